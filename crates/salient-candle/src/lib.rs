@@ -1,0 +1,2 @@
+//! The candle adapter.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The `salient` command.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,2 @@
+//! Reference implementations.
+#![forbid(unsafe_code)]

@@ -1,0 +1,85 @@
+//! What can go wrong, each variant naming both sides.
+
+/// A specialised `Result`.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Bad input, and what would have been right.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A slice does not have the length that the shapes ask for.
+    #[error("{what}: expected {expected} elements, got {actual}")]
+    LengthMismatch {
+        /// The argument.
+        what: &'static str,
+        /// The length that the other arguments imply.
+        expected: usize,
+        /// The length it has.
+        actual: usize,
+    },
+    /// A number lies outside what is allowed.
+    #[error("{what} is {value}, which must be {expected}")]
+    OutOfRange {
+        /// The argument.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// What is allowed, in words that complete "must be".
+        expected: &'static str,
+    },
+    /// A row, page or token index points outside its pool.
+    #[error("{what}: index {index} is not below {limit}")]
+    IndexOutOfBounds {
+        /// The list that holds the index.
+        what: &'static str,
+        /// The index; negative values are kept as they were.
+        index: i64,
+        /// One past the largest legal index.
+        limit: usize,
+    },
+    /// A list that must ascend strictly does not.
+    #[error("{what} must ascend strictly, but entry {index} does not exceed the one before")]
+    NotAscending {
+        /// The list.
+        what: &'static str,
+        /// The first entry at fault.
+        index: usize,
+    },
+    /// More tokens are protected than the budget keeps.
+    #[error("row {row}: the budget keeps {budget} tokens, but {protected} are protected")]
+    BudgetBelowProtected {
+        /// The row (sequence, or sequence and KV head).
+        row: usize,
+        /// Tokens that the budget keeps.
+        budget: usize,
+        /// Tokens that may not be dropped.
+        protected: usize,
+    },
+    /// A stage is placed at a layer that the model does not have.
+    #[error("a stage is at layer {layer}, but the model has layers 0 to {}", layers - 1)]
+    StageBeyondModel {
+        /// The stage's layer.
+        layer: usize,
+        /// The number of layers.
+        layers: usize,
+    },
+    /// A weight or input is NaN or infinite where only numbers are allowed.
+    #[error("{what}: entry {index} is not finite")]
+    NotFinite {
+        /// The argument.
+        what: &'static str,
+        /// The first entry at fault.
+        index: usize,
+    },
+    /// Sizes that multiply or add beyond what an index can hold.
+    #[error("{what}: the sizes overflow")]
+    Overflow {
+        /// The quantity.
+        what: &'static str,
+    },
+}
+
+/// Checks a length and names the argument when it is wrong.
+pub(crate) fn check_len(what: &'static str, expected: usize, actual: usize) -> Result<()> {
+    if expected == actual { Ok(()) } else { Err(Error::LengthMismatch { what, expected, actual }) }
+}

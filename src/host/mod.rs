@@ -1,0 +1,9 @@
+//! The CPU backend: always there, multi-threaded over rayon's current pool, no unsafe code.
+//!
+//! Storage may be f32, f16 or bf16 ([`Element`](crate::Element)); arithmetic is f32. The inner loops
+//! are vectorised at run time for the processor at hand.
+
+pub mod attend;
+pub mod compact;
+pub mod score;
+pub mod select;

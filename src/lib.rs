@@ -1,0 +1,29 @@
+//! Long prompts are expensive because every token pays for attention and for every layer, and most
+//! tokens do not matter. Salient finds the ones that do and drops the rest.
+//!
+//! Four verbs, the same on every backend:
+//!
+//! | verb | what it does |
+//! |---|---|
+//! | [`score`](host::score) | one `f32` per token (or per KV head and token) saying how much it matters |
+//! | [`select`](host::select) | which tokens stay: exact top-k or threshold, under protection rules |
+//! | [`compact`](host::compact) | moves the survivors together: hidden states, positions, KV caches |
+//! | [`attend`](host::attend) | attention over the survivors, exact in their original positions |
+//!
+//! A [`Schedule`](schedule::Schedule) decides, from prompt lengths alone, how many tokens each stage keeps, so every shape
+//! is known before anything runs. Sequences of a batch are packed along one token axis; see
+//! [`Ragged`].
+#![forbid(unsafe_code)]
+
+pub mod cost;
+pub mod dtype;
+pub mod error;
+pub mod host;
+pub mod layout;
+pub mod ragged;
+pub mod schedule;
+
+pub use dtype::{DType, Element};
+pub use error::{Error, Result};
+pub use layout::{Layout, View};
+pub use ragged::{Ragged, Span};
