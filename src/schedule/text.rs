@@ -58,7 +58,7 @@ impl fmt::Display for Stages {
     }
 }
 
-const NAMED: [(&str, Stages); 3] = [("dense", Stages::None), ("sdtp", SDTP), ("late", LATE)];
+const NAMED: [(&str, Stages); 2] = [("sdtp", SDTP), ("late", LATE)];
 
 fn write_list<T: fmt::Display>(
     f: &mut fmt::Formatter<'_>,
@@ -102,6 +102,9 @@ const OPTIONS: &str =
     "expected `sinks=COUNT`, `local=FRACTION`, `kv=pruned` or `kv=incoming` after `@`";
 
 fn parse_stages(text: &str) -> Result<Stages, String> {
+    if text == "dense" {
+        return Ok(Stages::None);
+    }
     if let Some((_, stages)) = NAMED.into_iter().find(|(name, _)| *name == text) {
         return Ok(stages);
     }
