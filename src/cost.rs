@@ -2,14 +2,15 @@
 //!
 //! Counted are the matrix products, at 2 operations per multiply-add: the linear layers of every
 //! block, the score and value products of attention, the head and, where a figure is given, the
-//! scorer. Norms, rotary embedding, softmax and activations are not: they are under a hundredth.
-//! Every figure is for the whole batch.
+//! scorer. Norms, rotary embedding, softmax and activations are not. Every figure is for the whole
+//! batch.
 //!
 //! # The paper's table
 //!
 //! Table 2 of SDTP (arXiv 2504.04514) gives prefill operations of Mistral-7B. Its unpruned figures
 //! are `a*n + 3*L*d*n^2` for `n` tokens, `L` layers of width `d` and `a` = 16.09e9, to 0.01%. No
-//! source says how they were counted; this reading reproduces them, and [`Convention::paper`] is it:
+//! source says how they were counted; this reading reproduces them, and [`Convention::paper`] is
+//! it:
 //!
 //! - `a` is twice the number of all matrix weights, 2 * 8046.8e6, with keys and values of all 32
 //!   heads (the model has 8) and the input embedding counted as if it were a matrix product
@@ -29,8 +30,8 @@ use crate::error::{Error, Result, check_len};
 use crate::ragged::Ragged;
 use crate::schedule::{KvAtStage, Plan, StagePlan};
 
-/// The sizes of a Llama-family decoder: grouped-query attention and a gated feed-forward layer (three
-/// matrices).
+/// The sizes of a Llama-family decoder: grouped-query attention and a gated feed-forward layer
+/// (three matrices).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelShape {
     /// The number of blocks.
@@ -72,8 +73,8 @@ pub struct Convention {
 pub enum Pairs {
     /// `4*d` for every key that a query row sees under the causal mask.
     ///
-    /// Exact, but for a block whose stage keeps incoming keys: what its queries see depends on which
-    /// tokens are kept, and the ones between the protected edges count as spread evenly.
+    /// Exact, but for a block whose stage keeps incoming keys: what its queries see depends on
+    /// which tokens are kept, and the ones between the protected edges count as spread evenly.
     #[default]
     Visible,
     /// `4*d*q*k`: no mask.
@@ -117,8 +118,8 @@ pub enum Counting {
     /// all that come in.
     #[default]
     Plain,
-    /// What the paper's authors seem to have counted: every linear layer of the block, and the keys,
-    /// for all tokens that come in; only attention's queries are pruned.
+    /// What the paper's authors seem to have counted: every linear layer of the block, and the
+    /// keys, for all tokens that come in; only attention's queries are pruned.
     Authors,
 }
 
@@ -213,8 +214,8 @@ pub fn prefill(shape: &ModelShape, plan: &Plan, convention: &Convention) -> Resu
     Ok(cost)
 }
 
-/// The operations of decode step `step`, from 0, of all sequences that have a prompt: one token each,
-/// which sees the cache that prefill left, `step` earlier tokens and itself.
+/// The operations of decode step `step`, from 0, of all sequences that have a prompt: one token
+/// each, which sees the cache that prefill left, `step` earlier tokens and itself.
 ///
 /// # Errors
 /// As [`prefill`].
@@ -255,8 +256,8 @@ pub fn kv_bytes(shape: &ModelShape, plan: &Plan, element_bytes: usize) -> Result
         .ok_or(Error::Overflow { what: "the bytes of the KV caches" })
 }
 
-/// The speed-up of prefill that the number of operations allows: those of the dense prompt over those
-/// under the plan, at the default [`Convention`]. 1 for a batch of no tokens.
+/// The speed-up of prefill that the number of operations allows: those of the dense prompt over
+/// those under the plan, at the default [`Convention`]. 1 for a batch of no tokens.
 ///
 /// # Errors
 /// As [`prefill`].
@@ -368,9 +369,9 @@ impl<'a> BlockWork<'a> {
     }
 }
 
-/// The pairs of `queries` kept rows that see the keys up to their own among all `keys` that come in.
-/// Of those between the edges, the `j`-th of `kept` from `middle` lies at row `j * (middle + 1) /
-/// (kept + 1)`: evenly spread, and where a uniform choice puts it on average.
+/// The pairs of `queries` kept rows that see the keys up to their own among all `keys` that come
+/// in. Of those between the edges, the `j`-th of `kept` from `middle` lies at row `j * (middle + 1)
+/// / (kept + 1)`: evenly spread, and where a uniform choice puts it on average.
 fn visible_through(queries: usize, keys: usize, sinks: usize, recent: usize) -> f64 {
     let kept = (queries - sinks - recent) as f64;
     let middle = (keys - sinks - recent) as f64;

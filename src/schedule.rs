@@ -3,8 +3,8 @@
 //!
 //! # Text form
 //!
-//! [`Schedule`] is read with [`FromStr`](std::str::FromStr) and written with [`Display`](std::fmt::Display), for command
-//! lines and records:
+//! [`Schedule`] is read with [`FromStr`](std::str::FromStr) and written with
+//! [`Display`](std::fmt::Display), for command lines and records:
 //!
 //! ```text
 //! schedule = stages [ "@" option { "," option } ]
@@ -81,8 +81,8 @@ pub enum KvAtStage {
 }
 
 /// The stages of a [`Schedule`]. A stage is on ENTRY to its layer, counted from 0; every ratio is
-/// the fraction of the ORIGINAL length that is kept, rounded to the nearest count, and raised to the
-/// protected count where it is below.
+/// the fraction of the ORIGINAL length that is kept, rounded to the nearest count, and raised to
+/// the protected count where it is below.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -285,7 +285,8 @@ impl Plan {
         self.share(alive / self.layers as f64)
     }
 
-    /// The share of the tokens that the last block hands out, in [0, 1]; 1 for a batch of no tokens.
+    /// The share of the tokens that the last block hands out, in [0, 1]; 1 for a batch of no
+    /// tokens.
     pub fn final_keep(&self) -> f64 {
         self.share(self.rows_at(self.layers).total() as f64)
     }
@@ -454,8 +455,8 @@ fn out_of_range(what: &'static str, value: f64, expected: &'static str) -> Error
     Error::OutOfRange { what, value, expected }
 }
 
-/// `ceil(fraction * len)`, where a fraction such as 0.07, which binary cannot hold, adds no token to
-/// what is a whole number in decimal.
+/// `ceil(fraction * len)`, where a fraction such as 0.07, which binary cannot hold, adds no token
+/// to what is a whole number in decimal.
 fn ceil_share(fraction: f64, len: usize) -> usize {
     let share = fraction * len as f64;
     let nearest = share.round();
