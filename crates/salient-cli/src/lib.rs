@@ -1,0 +1,10 @@
+//! What the `salient` command is made of: the asset cache, output files, interruption, and the parts
+//! of evaluation that need no model (corpora, needles, statistics, plots, pages).
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod fetch;
+pub mod interrupt;
+pub mod output;
+
+pub use error::{Error, Result};
