@@ -2,9 +2,12 @@
 //! of evaluation that need no model (corpora, needles, statistics, plots, pages).
 #![forbid(unsafe_code)]
 
+pub mod corpus;
 pub mod error;
 pub mod fetch;
 pub mod interrupt;
+pub mod needle;
 pub mod output;
+pub mod stats;
 
 pub use error::{Error, Result};
