@@ -5,9 +5,13 @@
 pub mod corpus;
 pub mod error;
 pub mod fetch;
+pub mod html;
 pub mod interrupt;
 pub mod needle;
 pub mod output;
+pub mod picture;
+pub mod plot;
 pub mod stats;
+pub mod terminal;
 
 pub use error::{Error, Result};
