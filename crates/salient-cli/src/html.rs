@@ -69,11 +69,9 @@ fn write_facts(page: &mut String, picture: &Picture) -> std::fmt::Result {
 }
 
 fn write_legend(page: &mut String, picture: &Picture) -> std::fmt::Result {
-    write!(page, "<div class=\"legend\" aria-label=\"Colours\">")?;
+    write!(page, "<div class=\"legend\"><b>dropped at layer</b>")?;
     for (index, stage) in picture.stages.iter().enumerate() {
-        let (class, layer) = (class(Some(index)), stage.layer);
-        let word = if index == 0 { "dropped at layer " } else { "" };
-        write!(page, "<span class=\"shade {class}\">{word}{layer}</span>")?;
+        write!(page, "<span class=\"shade {}\">{}</span>", class(Some(index)), stage.layer)?;
     }
     writeln!(page, "<span class=\"shade {}\">kept</span></div>", class(None))
 }

@@ -17,7 +17,7 @@ const percent = (count) => `${(100 * count / spans.length).toFixed(1)}%`;
 function show(step) {
   const gone = [];
   for (let stage = 0; step !== null && stage < step; stage++) gone.push(`#text .s${stage}`);
-  fading.textContent = gone.length ? `${gone.join(",")} { opacity: .13 }` : "";
+  fading.textContent = gone.length ? `${gone.join(",")} { opacity: .22 }` : "";
   all.setAttribute("aria-pressed", step === null);
   rows.forEach((row, index) => row.classList.toggle("now", index === step));
   if (step === null) {
