@@ -81,7 +81,8 @@ fn perplexity_and_next_tokens_are_golden() {
     }
 }
 
-/// Essay text of about `tokens` tokens with one fact in it, as a chat prompt, and the fact's number.
+/// Essay text of about `tokens` tokens with one fact in it, as a chat prompt with the answer's
+/// beginning as RULER gives it, and the fact's number.
 fn needle(loaded: &Loaded, essays: &str, tokens: usize, item: usize) -> (Vec<u32>, String) {
     let number = (1_234_567 + item * 756_839).to_string();
     let city = ["Lisbon", "Oslo", "Quito", "Cairo", "Hanoi"][item % 5];
@@ -99,7 +100,10 @@ fn needle(loaded: &Loaded, essays: &str, tokens: usize, item: usize) -> (Vec<u32
          I will quiz you about the numbers afterwards.\n{context}\nWhat is the special magic number \
          for {city} mentioned in the provided text?"
     );
-    (loaded.tokenizer.encode_chat(&[Message::user(prompt)]).unwrap(), number)
+    let mut tokens = loaded.tokenizer.encode_chat(&[Message::user(prompt)]).unwrap();
+    let answer = format!("The special magic number for {city} mentioned in the provided text is");
+    tokens.extend(loaded.tokenizer.encode_more(&answer).unwrap());
+    (tokens, number)
 }
 
 /// How many of five needles at depths 10% to 90% come back.

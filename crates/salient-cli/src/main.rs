@@ -11,7 +11,7 @@ use clap::builder::Styles;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use commands::fetch;
+use commands::{fetch, generate, inspect};
 use salient_cli::{Error, interrupt, output};
 
 /// Long prompts made cheap: drop the tokens that do not matter, and look at what was kept.
@@ -40,6 +40,8 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    Generate(generate::Arguments),
+    Inspect(inspect::Arguments),
     Fetch(fetch::Arguments),
 }
 
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
     start_logging(&cli.global);
     let ended =
         interrupt::install().map_err(anyhow::Error::from).and_then(|()| match cli.command {
+            Command::Generate(arguments) => generate::run(&arguments, &cli.global),
+            Command::Inspect(arguments) => inspect::run(&arguments, &cli.global),
             Command::Fetch(arguments) => fetch::run(&arguments, &cli.global),
         });
     match ended {

@@ -111,6 +111,13 @@ pub fn progress_bytes(quiet: bool, length: u64, message: impl Into<String>) -> P
     bar(quiet, "{msg} {wide_bar} {bytes}/{total_bytes} {elapsed}", length, message.into())
 }
 
+/// Something that takes a while and cannot say how long.
+pub fn spinner(quiet: bool, message: impl Into<String>) -> ProgressBar {
+    let bar = bar(quiet, "{spinner} {msg} {elapsed}", 0, message.into());
+    bar.tick();
+    bar
+}
+
 fn bar(quiet: bool, template: &str, length: u64, message: String) -> ProgressBar {
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let style = ProgressStyle::with_template(template).expect("a valid template");

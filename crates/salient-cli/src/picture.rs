@@ -1,9 +1,11 @@
 //! What became of every token of a document: the data behind the page and the terminal view.
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 
 /// A document and the stages that dropped its tokens.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Picture {
     /// What is shown, such as the document's name.
     pub title: String,
@@ -20,7 +22,7 @@ pub struct Picture {
 }
 
 /// A token of the document.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Token {
     /// Its text, whitespace included; empty where a character is spread over several tokens and is
     /// shown at another.
@@ -32,7 +34,7 @@ pub struct Token {
 }
 
 /// A stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Stage {
     /// The block on entry to which it drops tokens.
     pub layer: usize,

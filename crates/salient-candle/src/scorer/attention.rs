@@ -31,7 +31,6 @@ impl AttentionRule {
             HeadReduce::Mean => "mean",
             HeadReduce::Max => "max",
             HeadReduce::MaxNormalised => "max-normalised",
-            _ => "other",
         };
         match self.pool {
             0 | 1 => format!("{base}:{heads}"),

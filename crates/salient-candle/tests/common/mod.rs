@@ -1,5 +1,5 @@
 //! Tiny models with random weights, and the real one where it is at hand.
-#![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "every test file uses its own part")]
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -84,7 +84,7 @@ fn list(
     }
     bar.finish_and_clear();
     if global.json {
-        return print_json(&rows);
+        return super::print_json(&rows);
     }
     let mut out = output::stdout();
     writeln!(out, "{:10} {:>11} {:20} {:8} PATH", "NAME", "SIZE", "LICENCE", "STATE")?;
@@ -139,17 +139,11 @@ fn fetch(
         outcomes.push(Outcome { name: asset.name, path, outcome, error });
     }
     if global.json {
-        print_json(&outcomes)?;
+        super::print_json(&outcomes)?;
     }
     let last = failures.pop();
     for failure in failures {
         output::note(format_args!("{failure:#}"));
     }
     last.map_or(Ok(()), Err)
-}
-
-fn print_json(rows: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = output::stdout();
-    writeln!(out, "{}", serde_json::to_string_pretty(rows)?)?;
-    Ok(())
 }
