@@ -1,5 +1,7 @@
 //! The decoder's weights, and the steps of a block between which a runner prunes.
 
+use std::collections::HashMap;
+
 use candle_core::{Device, Tensor};
 
 use crate::config::ModelConfig;
@@ -125,6 +127,48 @@ impl Model {
     /// The blocks, first to last.
     pub fn blocks(&self) -> &[Block] {
         &self.blocks
+    }
+
+    /// Every weight by its Hugging Face name, as [`Model::new`] takes them; views where the model
+    /// keeps several in one matrix.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn tensors(&self) -> Result<HashMap<String, Tensor>> {
+        let c = &self.config;
+        let mut tensors = HashMap::from([
+            ("model.embed_tokens.weight".to_owned(), self.embedding.clone()),
+            ("model.norm.weight".to_owned(), self.norm.clone()),
+        ]);
+        if !c.tied {
+            tensors.insert("lm_head.weight".to_owned(), self.head.clone());
+        }
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let mut put = |part: &str, tensor: Tensor| {
+                tensors.insert(format!("model.layers.{layer}.{part}"), tensor);
+            };
+            put("input_layernorm.weight", block.attn_norm.clone());
+            put("post_attention_layernorm.weight", block.ffn_norm.clone());
+            for (name, which) in
+                [("q", Projection::Query), ("k", Projection::Key), ("v", Projection::Value)]
+            {
+                let (start, heads) = self.columns(which);
+                let rows = heads * c.head_dim;
+                put(&format!("self_attn.{name}_proj.weight"), block.qkv.narrow(0, start, rows)?);
+                if let Some(bias) = &block.qkv_bias {
+                    put(&format!("self_attn.{name}_proj.bias"), bias.narrow(0, start, rows)?);
+                }
+            }
+            if let Some((q_norm, k_norm)) = &block.qk_norm {
+                put("self_attn.q_norm.weight", q_norm.clone());
+                put("self_attn.k_norm.weight", k_norm.clone());
+            }
+            put("self_attn.o_proj.weight", block.output.clone());
+            put("mlp.gate_proj.weight", block.gate_up.narrow(0, 0, c.ffn)?);
+            put("mlp.up_proj.weight", block.gate_up.narrow(0, c.ffn, c.ffn)?);
+            put("mlp.down_proj.weight", block.down.clone());
+        }
+        Ok(tensors)
     }
 
     pub(crate) fn rope(&self) -> &RopeTable {

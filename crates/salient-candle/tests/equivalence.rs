@@ -4,7 +4,7 @@
 mod common;
 
 use candle_core::Tensor;
-use common::{RandomWeights, difference, prompt, tiny};
+use common::{difference, prompt, random_model, tiny};
 use salient::host::score::HeadReduce;
 use salient::schedule::{KvAtStage, Schedule, Stages};
 use salient_candle::scorer::{
@@ -142,7 +142,7 @@ fn schedules() -> Vec<Schedule> {
 
 #[test]
 fn masked_equals_gathered_for_every_schedule() {
-    let model = RandomWeights::new(1).model(tiny(Family::Llama));
+    let model = random_model(tiny(Family::Llama), 1);
     for schedule in schedules() {
         check(&model, &schedule, &mut LastQuery::default(), &[60]);
         check(&model, &schedule, &mut LastQuery::default(), &[90, 41, 70]);
@@ -152,7 +152,7 @@ fn masked_equals_gathered_for_every_schedule() {
 #[test]
 fn masked_equals_gathered_for_every_family() {
     for family in [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3] {
-        let model = RandomWeights::new(2).model(tiny(family));
+        let model = random_model(tiny(family), 2);
         for schedule in &schedules()[..2] {
             check(&model, schedule, &mut KeyNorm, &[64, 33]);
         }
@@ -167,7 +167,7 @@ fn masked_equals_gathered_under_a_sliding_window() {
             sliding_from: from,
             ..tiny(Family::Mistral)
         };
-        let model = RandomWeights::new(3).model(config);
+        let model = random_model(config, 3);
         for schedule in schedules() {
             check(&model, &schedule, &mut Random { seed: 5 }, &[60, 80]);
         }
@@ -176,7 +176,7 @@ fn masked_equals_gathered_under_a_sliding_window() {
 
 #[test]
 fn masked_equals_gathered_for_every_scorer() {
-    let model = RandomWeights::new(4).model(tiny(Family::Llama));
+    let model = random_model(tiny(Family::Llama), 4);
     let rule = AttentionRule { heads: HeadReduce::MaxNormalised, pool: 5 };
     let mut scorers: Vec<Box<dyn Scorer>> = vec![
         Box::new(LastQuery::lazyllm()),
@@ -197,7 +197,7 @@ fn masked_equals_gathered_for_every_scorer() {
 
 #[test]
 fn a_sequence_gets_the_same_bits_alone_and_in_a_batch() {
-    let model = RandomWeights::new(5).model(tiny(Family::Llama));
+    let model = random_model(tiny(Family::Llama), 5);
     let schedule = &schedules()[0];
     let prompts: Vec<Vec<u32>> =
         [40, 77, 12].iter().map(|&len| prompt(len, 101, len as u64)).collect();

@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Activation, VarBuilder};
 use candle_transformers::models::{llama, mistral, qwen2, qwen3};
-use common::{RandomWeights, difference, prompt, tiny};
+use common::{difference, prompt, random_model, tiny};
 use salient::schedule::Schedule;
 use salient_candle::scorer::Position;
 use salient_candle::{Family, Model, ModelConfig, RopeScaling};
@@ -30,9 +30,9 @@ fn check(
     theirs: impl Fn(VarBuilder<'_>) -> Box<dyn FnMut(&Tensor, usize) -> Tensor>,
 ) {
     for len in [1, 2, 37, 150] {
-        let mut weights = RandomWeights::new(len as u64);
-        let model = weights.model(config.clone());
-        let builder = VarBuilder::from_tensors(weights.tensors, DType::F32, &Device::Cpu);
+        let model = random_model(config.clone(), len as u64);
+        let tensors = model.tensors().unwrap();
+        let builder = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let mut theirs = theirs(builder);
         let tokens = prompt(len, config.vocab, 9);
         let more = [5, 77, 3];

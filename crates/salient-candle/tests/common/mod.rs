@@ -1,7 +1,6 @@
 //! Tiny models with random weights, and the real one where it is at hand.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part")]
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
@@ -32,32 +31,19 @@ pub fn tiny(family: Family) -> ModelConfig {
     }
 }
 
-/// Random weights by name, the same for the same seed.
-pub struct RandomWeights {
-    rng: ChaCha8Rng,
-    pub tensors: HashMap<String, Tensor>,
-}
-
-impl RandomWeights {
-    pub fn new(seed: u64) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), tensors: HashMap::new() }
-    }
-
-    /// Builds the model and keeps its tensors.
-    pub fn model(&mut self, config: ModelConfig) -> Model {
-        Model::new(config, |name, shape| {
-            let len: usize = shape.iter().product();
-            let norm = name.contains("norm");
-            let spread = if norm { 0.2 } else { 1.5 / (shape[shape.len() - 1] as f32).sqrt() };
-            let values: Vec<f32> = (0..len)
-                .map(|_| f32::from(norm) + spread * (self.rng.random::<f32>() * 2.0 - 1.0))
-                .collect();
-            let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
-            self.tensors.insert(name.to_owned(), tensor.clone());
-            Ok(tensor)
-        })
-        .expect("the tiny configuration is sound")
-    }
+/// A model with random weights, the same for the same seed.
+pub fn random_model(config: ModelConfig, seed: u64) -> Model {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    Model::new(config, |name, shape| {
+        let len: usize = shape.iter().product();
+        let norm = name.contains("norm");
+        let spread = if norm { 0.2 } else { 1.5 / (shape[shape.len() - 1] as f32).sqrt() };
+        let values: Vec<f32> = (0..len)
+            .map(|_| f32::from(norm) + spread * (rng.random::<f32>() * 2.0 - 1.0))
+            .collect();
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    })
+    .expect("the tiny configuration is sound")
 }
 
 /// A prompt of random tokens.
