@@ -1,2 +1,25 @@
-//! Reference implementations.
+//! Every operation of Salient once more, in f64 and plain loops; inputs that broke other people's
+//! kernels; and the suite that every implementation passes.
+//!
+//! An implementation is anything with the traits of [`implementation`]: the [`Oracle`] itself, the
+//! host backend, kernels under an emulator, kernels on a device. [`suite`] runs every property and
+//! every adversarial table on it and panics with the case at fault.
 #![forbid(unsafe_code)]
+
+pub mod generate;
+pub mod implementation;
+pub mod select;
+pub mod suite;
+
+use salient::Result;
+use salient::host::select::Request;
+
+/// The reference as an implementation.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Oracle;
+
+impl implementation::Select for Oracle {
+    fn select(&self, scores: &[f32], request: &Request<'_>) -> Result<select::Selected> {
+        select::select(scores, request)
+    }
+}

@@ -1,0 +1,8 @@
+//! The suite on the oracle: what is wrong here is wrong in the suite.
+
+use salient_oracle::{Oracle, suite};
+
+#[test]
+fn select() {
+    suite::select::all(&Oracle);
+}
