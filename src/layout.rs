@@ -52,6 +52,58 @@ impl Layout {
     }
 }
 
+/// Strides of a paged `[page, slot, head, dim]` pool, in elements. Token `i` of a sequence is slot
+/// `i % page_size` of the sequence's page `i / page_size`. The channels of one head of one token are
+/// contiguous; everything else is free, so `[pages, page_size, heads, dim]` and
+/// `[pages, heads, page_size, dim]` are one type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PagedLayout {
+    /// Tokens per page.
+    pub page_size: usize,
+    /// The number of heads.
+    pub heads: usize,
+    /// Channels per head.
+    pub dim: usize,
+    /// Elements from a page to the next.
+    pub page_stride: usize,
+    /// Elements from a token to the next in the same page.
+    pub token_stride: usize,
+    /// Elements from a head to the next.
+    pub head_stride: usize,
+}
+
+impl PagedLayout {
+    /// `[pages, page_size, heads, dim]`, contiguous.
+    pub fn nhd(page_size: usize, heads: usize, dim: usize) -> Self {
+        let page_stride = page_size * heads * dim;
+        let (token_stride, head_stride) = (heads * dim, dim);
+        Self { page_size, heads, dim, page_stride, token_stride, head_stride }
+    }
+
+    /// `[pages, heads, page_size, dim]`, contiguous.
+    pub fn hnd(page_size: usize, heads: usize, dim: usize) -> Self {
+        let page_stride = page_size * heads * dim;
+        let (token_stride, head_stride) = (dim, page_size * dim);
+        Self { page_size, heads, dim, page_stride, token_stride, head_stride }
+    }
+
+    /// The offset of the first channel.
+    pub fn offset(&self, page: usize, slot: usize, head: usize) -> usize {
+        page * self.page_stride + slot * self.token_stride + head * self.head_stride
+    }
+
+    /// The shortest slice that holds `pages` pages, or `None` on overflow.
+    pub fn required_len(&self, pages: usize) -> Option<usize> {
+        if pages == 0 || self.page_size == 0 || self.heads == 0 {
+            return Some(0);
+        }
+        let last_page = (pages - 1).checked_mul(self.page_stride)?;
+        let last_slot = (self.page_size - 1).checked_mul(self.token_stride)?;
+        let last_head = (self.heads - 1).checked_mul(self.head_stride)?;
+        last_page.checked_add(last_slot)?.checked_add(last_head)?.checked_add(self.dim)
+    }
+}
+
 /// A borrowed `[token, head, dim]` tensor.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a, T> {
@@ -79,5 +131,39 @@ impl<'a, T> View<'a, T> {
     pub fn row(&self, token: usize, head: usize) -> &'a [T] {
         let start = self.layout.offset(token, head);
         &self.data[start..start + self.layout.dim]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_page_orders_fill_the_pool_exactly() {
+        let (pages, page_size, heads, dim) = (3, 4, 2, 5);
+        for layout in
+            [PagedLayout::nhd(page_size, heads, dim), PagedLayout::hnd(page_size, heads, dim)]
+        {
+            let mut seen = vec![false; layout.required_len(pages).unwrap()];
+            for page in 0..pages {
+                for slot in 0..page_size {
+                    for head in 0..heads {
+                        let start = layout.offset(page, slot, head);
+                        for channel in &mut seen[start..start + dim] {
+                            assert!(!std::mem::replace(channel, true));
+                        }
+                    }
+                }
+            }
+            assert_eq!(seen.len(), pages * page_size * heads * dim);
+            assert!(seen.into_iter().all(|channel| channel));
+        }
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_seen() {
+        let layout = PagedLayout { page_stride: usize::MAX, ..PagedLayout::nhd(16, 2, 64) };
+        assert_eq!(layout.required_len(3), None);
+        assert_eq!(layout.required_len(0), Some(0));
     }
 }
