@@ -6,8 +6,11 @@
 //! every adversarial table on it and panics with the case at fault.
 #![forbid(unsafe_code)]
 
+pub mod attend;
+pub mod compact;
 pub mod generate;
 pub mod implementation;
+pub mod real;
 pub mod select;
 pub mod suite;
 

@@ -6,3 +6,8 @@ use salient_oracle::{Oracle, suite};
 fn select() {
     suite::select::all(&Oracle);
 }
+
+#[test]
+fn compact() {
+    suite::compact::all(&Oracle);
+}
