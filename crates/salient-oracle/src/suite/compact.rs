@@ -1,11 +1,12 @@
 //! The suite of **compact**: every byte that moves, and every byte that must not.
 
 use half::{bf16, f16};
+use proptest::prelude::*;
 use salient::{Element, Layout, PagedLayout, Ragged, Span};
 
 use super::{assert_same_bits, bits};
 use crate::compact::{self, Kept};
-use crate::generate::Random;
+use crate::generate::{Random, lengths};
 use crate::implementation::Compact;
 
 /// Which tokens a case keeps.
@@ -83,6 +84,26 @@ impl Case {
         };
         (0..len).map(value).map(T::from_f32).collect()
     }
+}
+
+/// Any case of sequences up to `longest` tokens.
+pub fn cases(longest: usize) -> impl Strategy<Value = Case> {
+    let keeping = prop_oneof![
+        Just(Keeping::All),
+        Just(Keeping::Nothing),
+        (0..=1000u32).prop_map(|share| Keeping::Share(f64::from(share) / 1000.0)),
+        (0..=longest).prop_map(Keeping::Last),
+    ];
+    (any::<u64>(), lengths(longest), 1..=4usize, 1..=24usize, any::<bool>(), keeping).prop_map(
+        |(seed, lens, kv_heads, dim, per_head, keeping)| Case {
+            seed,
+            lens,
+            kv_heads,
+            dim,
+            per_head,
+            keeping,
+        },
+    )
 }
 
 /// Runs every table and property.

@@ -24,3 +24,51 @@ pub fn assert_same_bits<T: Element>(actual: &[T], expected: &[T], context: &str)
         panic!("{context}: element {i} is {a:e}, expected {e:e}");
     }
 }
+
+/// Judges numbers by the relative rule: the largest error against the f64 oracle is at most twice
+/// that of the straightforward computation in f32, or below `floor`, which covers the luck of few
+/// numbers; NaN and infinities are where the oracle has them.
+///
+/// # Panics
+/// With the context and the worst element.
+pub fn assert_accurate(
+    actual: &[f64],
+    plain: &[f64],
+    exact: &[f64],
+    floor: f64,
+    context: &dyn Fn() -> String,
+) {
+    assert_eq!(actual.len(), exact.len(), "{}: length", context());
+    let (mut worst, mut error, mut allowed) = (0, 0.0, 0.0f64);
+    for (i, ((&actual, &plain), &exact)) in actual.iter().zip(plain).zip(exact).enumerate() {
+        if !exact.is_finite() {
+            let same = actual == exact || (actual.is_nan() && exact.is_nan());
+            assert!(same, "{}: element {i} is {actual:e}, expected {exact}", context());
+            continue;
+        }
+        assert!(actual.is_finite(), "{}: element {i} is {actual}, expected {exact:e}", context());
+        allowed = allowed.max((plain - exact).abs());
+        if (actual - exact).abs() > error {
+            (worst, error) = (i, (actual - exact).abs());
+        }
+    }
+    let bound = 2.0 * allowed + floor;
+    assert!(
+        error <= bound,
+        "{}: element {worst} is {:e}, expected {:e}: error {error:.3e}, allowed 2 * {allowed:.3e} \
+         + {floor:.3e}",
+        context(),
+        actual[worst],
+        exact[worst],
+    );
+}
+
+/// The largest finite magnitude.
+pub fn magnitude(values: &[f64]) -> f64 {
+    values.iter().filter(|value| value.is_finite()).fold(0.0, |max, value| value.abs().max(max))
+}
+
+/// Values as f64, exact.
+pub fn wide<T: Element>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|value| value.to_f32().into()).collect()
+}

@@ -1,9 +1,10 @@
 //! The suite of **select**: equality with the oracle, never overlap.
 
+use proptest::prelude::*;
 use salient::host::select::{Budget, Edges, PerSequence, Protect, Request};
-use salient::{Error, Ragged, Result};
+use salient::{Error, Ragged, Result, Span};
 
-use crate::generate::{Distribution, LENGTHS, Random};
+use crate::generate::{Distribution, LENGTHS, Random, distributions, lengths};
 use crate::implementation::Select;
 use crate::select::Selected;
 
@@ -76,6 +77,51 @@ impl Case {
         self.compare(self.run_built(on, &built), self.run_built(&crate::Oracle, &built));
     }
 
+    /// Checks that the sequences `order` select the same in that batch as in the whole one.
+    ///
+    /// # Panics
+    /// With the case, if they differ.
+    pub fn check_order(&self, on: &impl Select, order: &[usize]) {
+        let built = self.build();
+        let spans: Vec<Span> = built.rows.spans().collect();
+        let gather = |head: usize| -> Vec<f32> {
+            let row = &built.scores[head * built.rows.total()..];
+            order.iter().flat_map(|&sequence| &row[spans[sequence].range()]).copied().collect()
+        };
+        let reorder_mask = |mask: &Vec<bool>| {
+            order.iter().flat_map(|&sequence| &mask[spans[sequence].range()]).copied().collect()
+        };
+        let reordered = Self {
+            lens: order.iter().map(|&sequence| self.lens[sequence]).collect(),
+            keep: match &self.keep {
+                Keep::Counts(counts) => {
+                    Keep::Counts(order.iter().map(|&sequence| counts[sequence]).collect())
+                }
+                keep => keep.clone(),
+            },
+            ..self.clone()
+        };
+        let rebuilt = Built {
+            rows: Ragged::from_lens(&reordered.lens).expect("lengths of a case"),
+            scores: (0..self.heads).flat_map(gather).collect(),
+            mask: built.mask.as_ref().map(reorder_mask),
+            threshold: built.threshold,
+        };
+        let run = |case: &Self, built: &Built| case.run_built(on, built).map(|s| s.kept);
+        let (Ok(together), Ok(reordered)) = (run(self, &built), run(&reordered, &rebuilt)) else {
+            return assert!(
+                self.run_built(on, &built).is_err(),
+                "select: {self:?}: the sequences {order:?} are an error, the batch is not"
+            );
+        };
+        for (new, &old) in order.iter().enumerate() {
+            for head in 0..self.heads {
+                let same = together[old * self.heads + head] == reordered[new * self.heads + head];
+                assert!(same, "select: {self:?}: sequence {old} differs in the batch {order:?}");
+            }
+        }
+    }
+
     fn build(&self) -> Built {
         let rows = Ragged::from_lens(&self.lens).expect("lengths of a case");
         let mut scores = Vec::with_capacity(self.heads * rows.total());
@@ -145,6 +191,33 @@ impl Case {
             (Err(actual), Ok(_)) => panic!("select: {self:?}: Err({actual:?}), expected Ok"),
         }
     }
+}
+
+/// Any case of sequences up to `longest` tokens, good input all.
+pub fn cases(longest: usize) -> impl Strategy<Value = Case> {
+    let keeps = (0..5usize, 0..=longest + 9, 0.01..=1f64);
+    let edges = (0..9usize, 0..9usize, prop_oneof![Just(0usize), 1..9usize]);
+    (distributions(), any::<u64>(), lengths(longest), 1..=4usize, keeps, edges).prop_map(
+        |(
+            distribution,
+            seed,
+            lens,
+            heads,
+            (kind, count, ratio),
+            (sinks, recent, masked_one_in),
+        )| {
+            let mut random = Random::new(seed);
+            let keep = match kind {
+                0 => Keep::Count(count),
+                1 => Keep::Counts(lens.iter().map(|len| random.below(len + 2)).collect()),
+                2 => Keep::Ratio(ratio),
+                3 => Keep::Threshold(random.normal()),
+                _ => Keep::AtScore(count),
+            };
+            let edges = Edges { sinks, recent };
+            Case { distribution, seed, lens, heads, keep, edges, masked_one_in }
+        },
+    )
 }
 
 fn difference(actual: &[i32], expected: &[i32]) -> String {
@@ -287,25 +360,16 @@ pub fn heads_and_ragged_batches(on: &impl Select) {
 
 /// A row selects the same alone, in a batch, and in the batch turned round.
 pub fn neighbours_change_nothing(on: &impl Select) {
-    let lens = [33usize, 4097, 0, 257, 4096];
+    let lens = [33, 4097, 0, 257, 4096];
     for distribution in Distribution::ALL {
-        let scores: Vec<Vec<f32>> =
-            lens.iter().enumerate().map(|(i, &len)| distribution.scores(len, i as u64)).collect();
-        let mut turned = scores.clone();
-        turned.reverse();
-        let context = format!("select: {distribution:?}, lengths {lens:?}, keep 0.4");
-        let run = |rows: &[Vec<f32>]| {
-            let lens: Vec<usize> = rows.iter().map(Vec::len).collect();
-            let rows_of = Ragged::from_lens(&lens).expect("lengths of a case");
-            let request = plain_request(&rows_of, Budget::Ratio(0.4));
-            on.select(&rows.concat(), &request).unwrap_or_else(|e| panic!("{context}: {e}")).kept
-        };
-        let together = run(&scores);
-        let mut turned = run(&turned);
-        turned.reverse();
-        assert_eq!(together, turned, "{context}: the batch turned round");
-        for (row, alone) in scores.iter().enumerate() {
-            assert_eq!(run(std::slice::from_ref(alone))[0], together[row], "{context}: row {row}");
+        for keep in [Keep::Ratio(0.4), Keep::Counts(vec![30, 2000, 0, 256, 5000])] {
+            let mut case = Case::plain(distribution, 4, &lens, keep);
+            case.heads = 2;
+            case.edges = Edges { sinks: 4, recent: 2 };
+            case.check_order(on, &[4, 3, 2, 1, 0]);
+            for sequence in 0..lens.len() {
+                case.check_order(on, &[sequence]);
+            }
         }
     }
 }
