@@ -80,7 +80,7 @@ impl Case {
             0 => f32::NAN,
             1 => f32::NEG_INFINITY,
             2 => -0.0,
-            _ => random.normal(),
+            _ => random.unit() as f32 - 0.5,
         };
         (0..len).map(value).map(T::from_f32).collect()
     }
@@ -112,7 +112,7 @@ pub fn cases(longest: usize) -> impl Strategy<Value = Case> {
 /// With the case at fault.
 pub fn all(on: &impl Compact) {
     let batches: [&[usize]; 6] =
-        [&[], &[0, 0], &[1], &[5, 0, 33, 1], &[257, 64, 100], &[0, 1000, 3]];
+        [&[], &[0, 0], &[1], &[5, 0, 33, 1], &[257, 64, 100], &[0, 500, 3]];
     let keeps = [
         Keeping::All,
         Keeping::Nothing,
@@ -121,7 +121,7 @@ pub fn all(on: &impl Compact) {
         Keeping::Last(20),
         Keeping::Last(1),
     ];
-    let shapes = [(1, 1), (2, 3), (3, 64), (8, 16), (1, 80)];
+    let shapes = [(1, 1), (2, 3), (3, 64), (8, 16)];
     for (seed, lens) in batches.into_iter().enumerate() {
         for keeping in keeps {
             for (kv_heads, dim) in shapes {
