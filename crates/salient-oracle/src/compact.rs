@@ -3,6 +3,7 @@
 use salient::{Element, Error, Layout, PagedLayout, Ragged, Result, Span};
 
 use crate::Oracle;
+use crate::check::{at_least, same};
 use crate::implementation::Compact;
 
 /// Which tokens of which rows stay: the lists of a selection.
@@ -35,20 +36,6 @@ impl Kept<'_> {
             list.iter().map(|&i| sequence_of(row).start + i as usize).collect()
         };
         self.lists.iter().enumerate().flat_map(absolute).collect()
-    }
-
-    /// For every source row its row after compaction, or -1; `[heads, total]`, numbered list after
-    /// list.
-    pub fn inverse(&self) -> Vec<i32> {
-        let total = self.source.total();
-        let mut inverse = vec![-1; self.heads * total];
-        let heads = (0..self.lists.len()).map(|row| row % self.heads);
-        let lists =
-            self.lists.iter().zip(heads).flat_map(|(list, head)| list.iter().map(move |_| head));
-        for (new, (old, head)) in self.rows().into_iter().zip(lists).enumerate() {
-            inverse[head * total + old] = new as i32;
-        }
-        inverse
     }
 }
 
@@ -132,7 +119,7 @@ impl Compact for Oracle {
         let tokens = spans.iter().map(|span| span.end()).max().unwrap_or(0);
         for (cache, layout) in &*caches {
             check_heads(kept, layout.heads)?;
-            fits(layout.required_len(tokens), cache.len())?;
+            at_least("cache", layout.required_len(tokens), cache.len())?;
         }
         caches.iter_mut().for_each(|(cache, layout)| kv(kept, spans, cache, *layout));
         Ok(())
@@ -160,7 +147,8 @@ impl Compact for Oracle {
                     let index = page.into();
                     let page = usize::try_from(page);
                     let needed = page.map(|page| layout.required_len(page + 1));
-                    if needed.is_err() || fits(needed.unwrap_or_default(), pool.len()).is_err() {
+                    let held = needed.is_ok_and(|needed| at_least(what, needed, pool.len()).is_ok());
+                    if !held {
                         return Err(Error::IndexOutOfBounds { what, index, limit: pool.len() });
                     }
                 }
@@ -168,19 +156,6 @@ impl Compact for Oracle {
         }
         pools.iter_mut().for_each(|(pool, layout)| kv_paged(kept, pages, pool, *layout));
         Ok(freed(kept, pages, page_size))
-    }
-}
-
-fn same(what: &'static str, expected: usize, actual: usize) -> Result<()> {
-    if expected == actual { Ok(()) } else { Err(Error::LengthMismatch { what, expected, actual }) }
-}
-
-fn fits(needed: Option<usize>, actual: usize) -> Result<()> {
-    let expected = needed.ok_or(Error::Overflow { what: "cache" })?;
-    if expected <= actual {
-        Ok(())
-    } else {
-        Err(Error::LengthMismatch { what: "cache", expected, actual })
     }
 }
 

@@ -1,10 +1,91 @@
 //! What the suite runs on: one trait per verb, over plain slices and the vocabulary of `salient`.
 
+use salient::host::score::{AttentionScore, Per, Pool, PredictorWeights};
 use salient::host::select::Request;
-use salient::{Element, Layout, PagedLayout, Result, Span};
+use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View};
 
 use crate::compact::Kept;
 use crate::select::Selected;
+
+/// An implementation of **score**. Every error leaves `out` as it was.
+pub trait Score {
+    /// The SDTP predictor: `x` is `[tokens, hidden]`, `out` `[tokens]`.
+    ///
+    /// # Errors
+    /// On lengths that disagree, and weights that are not finite.
+    fn mlp<T: Element>(
+        &self,
+        x: &[T],
+        hidden: usize,
+        weights: &PredictorWeights,
+        out: &mut [f32],
+    ) -> Result<()>;
+
+    /// Attention of the last query of every sequence; `q` holds one row for each, which is not read
+    /// where the sequence is empty. `out` is `[total]` or `[kv_heads, total]`.
+    ///
+    /// # Errors
+    /// On shapes that disagree and options out of range.
+    fn last_query<T: Element>(
+        &self,
+        q: View<'_, T>,
+        k: View<'_, T>,
+        rows: &Ragged,
+        score: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()>;
+
+    /// Attention of the last queries of every sequence, packed as `queries` says.
+    ///
+    /// # Errors
+    /// As [`Score::last_query`], and if a sequence has more queries than keys.
+    fn window<T: Element>(
+        &self,
+        q: View<'_, T>,
+        queries: &Ragged,
+        k: View<'_, T>,
+        rows: &Ragged,
+        score: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()>;
+
+    /// Attention of all queries: a window as long as the sequence.
+    ///
+    /// # Errors
+    /// As [`Score::last_query`].
+    fn columns<T: Element>(
+        &self,
+        q: View<'_, T>,
+        k: View<'_, T>,
+        rows: &Ragged,
+        score: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()>;
+
+    /// Pools `[heads, total]` scores along tokens.
+    ///
+    /// # Errors
+    /// On a width that is even or above 33, and lengths that disagree.
+    fn pool(&self, scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()>;
+
+    /// Minus the norms of keys, `[kv_heads, tokens]`, or their mean over heads, `[tokens]`.
+    ///
+    /// # Errors
+    /// On lengths that disagree.
+    fn keynorm<T: Element>(&self, k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<()>;
+
+    /// Uniform in [0, 1), from seed and position alone.
+    ///
+    /// # Errors
+    /// On lengths that disagree.
+    fn random(&self, seed: u64, positions: &[i32], out: &mut [f32]) -> Result<()>;
+
+    /// The index in the sequence.
+    ///
+    /// # Errors
+    /// On lengths that disagree.
+    fn position(&self, rows: &Ragged, out: &mut [f32]) -> Result<()>;
+}
 
 /// An implementation of **select**.
 pub trait Select {

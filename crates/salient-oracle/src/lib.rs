@@ -7,22 +7,15 @@
 #![forbid(unsafe_code)]
 
 pub mod attend;
+mod check;
 pub mod compact;
 pub mod generate;
 pub mod implementation;
 pub mod real;
+pub mod score;
 pub mod select;
 pub mod suite;
-
-use salient::Result;
-use salient::host::select::Request;
 
 /// The reference as an implementation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Oracle;
-
-impl implementation::Select for Oracle {
-    fn select(&self, scores: &[f32], request: &Request<'_>) -> Result<select::Selected> {
-        select::select(scores, request)
-    }
-}

@@ -3,7 +3,11 @@
 use std::cmp::Ordering;
 
 use salient::host::select::{Budget, Edges, PerSequence, Request};
-use salient::{Error, Result};
+use salient::{Error, Ragged, Result};
+
+use crate::Oracle;
+use crate::check::{in_range, same};
+use crate::implementation::Select;
 
 /// What a selection must say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +15,10 @@ pub struct Selected {
     /// For every row (sequence * heads + head) the kept tokens, relative to the sequence's start,
     /// ascending.
     pub kept: Vec<Vec<i32>>,
+    /// For every token, `[heads, total]`, its place in its row's list, or -1.
+    pub inverse: Vec<i32>,
+    /// Where each row's list starts when all lists are packed, `[batch * heads + 1]`.
+    pub cu_seqlens: Vec<i32>,
     /// Whether any score was NaN.
     pub saw_nan: bool,
 }
@@ -56,13 +64,32 @@ pub fn select(scores: &[f32], request: &Request<'_>) -> Result<Selected> {
             kept.push(order.iter().map(|&i| i as i32).collect());
         }
     }
-    Ok(Selected { kept, saw_nan: scores.iter().any(|s| s.is_nan()) })
+    let inverse = inverse(rows, heads, &kept);
+    let mut cu_seqlens = vec![0];
+    for list in &kept {
+        cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + list.len() as i32);
+    }
+    Ok(Selected { kept, inverse, cu_seqlens, saw_nan: scores.iter().any(|s| s.is_nan()) })
+}
+
+/// For every token, `[heads, total]`, its place in its row's list, or -1.
+pub fn inverse(rows: &Ragged, heads: usize, kept: &[Vec<i32>]) -> Vec<i32> {
+    let mut inverse = vec![-1; heads * rows.total()];
+    for (row, list) in kept.iter().enumerate() {
+        let start = (row % heads) * rows.total() + rows.span(row / heads).start;
+        for (new, &old) in list.iter().enumerate() {
+            inverse[start + old as usize] = new as i32;
+        }
+    }
+    inverse
 }
 
 /// The smallest whole number that is no less than `ratio * len`, where a product that is whole but
 /// for rounding counts as whole.
 pub fn ratio_count(ratio: f64, len: usize) -> usize {
-    (ratio * len as f64 - 1e-9).ceil().max(0.0) as usize
+    let product = ratio * len as f64;
+    let rounding = (4.0 * f64::EPSILON * product).max(1e-9);
+    (product - rounding).ceil().max(0.0) as usize
 }
 
 /// Which tokens of a sequence may not be dropped.
@@ -93,18 +120,8 @@ fn descending(a: f32, b: f32) -> Ordering {
 }
 
 fn check(scores: &[f32], request: &Request<'_>) -> Result<()> {
-    let same = |what, expected: usize, actual: usize| {
-        if expected == actual {
-            Ok(())
-        } else {
-            Err(Error::LengthMismatch { what, expected, actual })
-        }
-    };
     let (batch, total, heads) = (request.rows.batch(), request.rows.total(), request.heads);
-    let outside = |what, value, expected| Err(Error::OutOfRange { what, value, expected });
-    if heads == 0 {
-        return outside("heads", 0.0, "at least 1");
-    }
+    in_range("heads", heads as f64, heads > 0, "at least 1")?;
     let expected = heads.checked_mul(total).ok_or(Error::Overflow { what: "scores" })?;
     same("scores", expected, scores.len())?;
     if let PerSequence::Each(edges) = request.protect.edges {
@@ -115,12 +132,16 @@ fn check(scores: &[f32], request: &Request<'_>) -> Result<()> {
     }
     match request.budget {
         Budget::Count(PerSequence::Each(counts)) => same("counts", batch, counts.len()),
-        Budget::Ratio(ratio) if !(ratio > 0.0 && ratio <= 1.0) => {
-            outside("ratio", ratio, "in (0, 1]")
-        }
-        Budget::Threshold(at_least) if at_least.is_nan() => {
-            outside("threshold", at_least.into(), "a number")
+        Budget::Ratio(ratio) => in_range("ratio", ratio, ratio > 0.0 && ratio <= 1.0, "in (0, 1]"),
+        Budget::Threshold(at_least) => {
+            in_range("threshold", at_least.into(), !at_least.is_nan(), "a number")
         }
         _ => Ok(()),
+    }
+}
+
+impl Select for Oracle {
+    fn select(&self, scores: &[f32], request: &Request<'_>) -> Result<Selected> {
+        select(scores, request)
     }
 }

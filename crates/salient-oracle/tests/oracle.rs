@@ -11,3 +11,8 @@ fn select() {
 fn compact() {
     suite::compact::all(&Oracle);
 }
+
+#[test]
+fn score() {
+    suite::score::all(&Oracle);
+}

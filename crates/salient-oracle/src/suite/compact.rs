@@ -8,6 +8,7 @@ use super::{assert_same_bits, bits};
 use crate::compact::{self, Kept};
 use crate::generate::{Random, lengths};
 use crate::implementation::Compact;
+use crate::select;
 
 /// Which tokens a case keeps.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -181,7 +182,7 @@ fn rows<T: Element>(on: &impl Compact, case: &Case) {
     let mut in_place: Vec<(Vec<T>, usize)> = tensors.iter().cloned().zip(widths).collect();
     on.rows_in_place(&kept, &mut in_place).unwrap_or_else(|e| panic!("{context}: {e}"));
     assert_eq!(gathered.len(), tensors.len(), "{context}: number of tensors");
-    let inverse = kept.inverse();
+    let inverse = select::inverse(&source, 1, &lists);
     for (t, (&(before, width), after)) in given.iter().zip(&gathered).enumerate() {
         let context = format!("{context}: tensor {t} of width {width}");
         assert_same_bits(after, &compact::rows(&kept, before, width), &context);
@@ -189,13 +190,21 @@ fn rows<T: Element>(on: &impl Compact, case: &Case) {
         if case.keeping == Keeping::All {
             assert_same_bits(after, before, &format!("{context}: all kept is the identity"));
         }
-        for (old, &new) in inverse.iter().enumerate() {
-            if let Ok(new) = usize::try_from(new) {
-                let (old, new) = (old * width..(old + 1) * width, new * width..(new + 1) * width);
-                assert_eq!(bits(&before[old]), bits(&after[new]), "{context}: scattered back");
+        let mut first = 0;
+        for (span, list) in source.spans().zip(&lists) {
+            for old in span.range() {
+                if let Ok(place) = usize::try_from(inverse[old]) {
+                    let (old, new) = (row(before, old, width), row(after, first + place, width));
+                    assert_eq!(bits(old), bits(new), "{context}: scattered back");
+                }
             }
+            first += list.len();
         }
     }
+}
+
+fn row<T>(tensor: &[T], row: usize, width: usize) -> &[T] {
+    &tensor[row * width..(row + 1) * width]
 }
 
 /// Contiguous caches in place: the kept tokens come to the front of their span, and nothing outside

@@ -3,6 +3,7 @@
 //! A failure is a panic whose message holds all that the case depends on.
 
 pub mod compact;
+pub mod score;
 pub mod select;
 
 use salient::Element;

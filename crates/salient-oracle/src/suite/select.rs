@@ -181,6 +181,9 @@ impl Case {
                     }
                 }
                 assert_eq!(actual.saw_nan, expected.saw_nan, "select: {self:?}: saw_nan");
+                let same = actual.cu_seqlens == expected.cu_seqlens;
+                assert!(same, "select: {self:?}: cu_seqlens {:?}", actual.cu_seqlens);
+                assert!(actual.inverse == expected.inverse, "select: {self:?}: inverse map");
             }
             (Err(actual), Err(expected)) => assert_eq!(
                 std::mem::discriminant(actual),

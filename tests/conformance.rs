@@ -1,0 +1,12 @@
+//! The conformance suite on the host backend.
+
+mod common;
+
+use salient_oracle::suite;
+
+use common::Host;
+
+#[test]
+fn select() {
+    suite::select::all(&Host);
+}
