@@ -10,3 +10,8 @@ use common::Host;
 fn select() {
     suite::select::all(&Host);
 }
+
+#[test]
+fn score() {
+    suite::score::all(&Host);
+}

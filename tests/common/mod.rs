@@ -1,12 +1,75 @@
 //! The host backend as an implementation of the conformance suite.
 
-use salient::Result;
+use salient::host::score::{self, AttentionScore, Per, Pool, Predictor, PredictorWeights};
 use salient::host::select::{self, Request};
-use salient_oracle::implementation::Select;
+use salient::{Element, Ragged, Result, View};
+use salient_oracle::implementation::{Score, Select};
 use salient_oracle::select::Selected;
 
 /// The host backend.
 pub struct Host;
+
+impl Score for Host {
+    fn mlp<T: Element>(
+        &self,
+        x: &[T],
+        hidden: usize,
+        weights: &PredictorWeights,
+        out: &mut [f32],
+    ) -> Result<()> {
+        score::mlp(x, &Predictor::new(hidden, weights.clone())?, out)
+    }
+
+    fn last_query<T: Element>(
+        &self,
+        q: View<'_, T>,
+        k: View<'_, T>,
+        rows: &Ragged,
+        params: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()> {
+        score::last_query(q, k, rows, params, out)
+    }
+
+    fn window<T: Element>(
+        &self,
+        q: View<'_, T>,
+        queries: &Ragged,
+        k: View<'_, T>,
+        rows: &Ragged,
+        params: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()> {
+        score::window(q, queries, k, rows, params, out)
+    }
+
+    fn columns<T: Element>(
+        &self,
+        q: View<'_, T>,
+        k: View<'_, T>,
+        rows: &Ragged,
+        params: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()> {
+        score::columns(q, k, rows, params, out)
+    }
+
+    fn pool(&self, scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()> {
+        score::pool(scores, rows, pool, out)
+    }
+
+    fn keynorm<T: Element>(&self, k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<()> {
+        score::keynorm(k, per, out)
+    }
+
+    fn random(&self, seed: u64, positions: &[i32], out: &mut [f32]) -> Result<()> {
+        score::random(seed, positions, out)
+    }
+
+    fn position(&self, rows: &Ragged, out: &mut [f32]) -> Result<()> {
+        score::position(rows, out)
+    }
+}
 
 impl Select for Host {
     fn select(&self, scores: &[f32], request: &Request<'_>) -> Result<Selected> {

@@ -147,7 +147,8 @@ impl Compact for Oracle {
                     let index = page.into();
                     let page = usize::try_from(page);
                     let needed = page.map(|page| layout.required_len(page + 1));
-                    let held = needed.is_ok_and(|needed| at_least(what, needed, pool.len()).is_ok());
+                    let held =
+                        needed.is_ok_and(|needed| at_least(what, needed, pool.len()).is_ok());
                     if !held {
                         return Err(Error::IndexOutOfBounds { what, index, limit: pool.len() });
                     }

@@ -157,9 +157,10 @@ pub fn key_norms<R: Real, T: Element>(k: View<'_, T>, tokens: usize, per: Per) -
     let heads = k.layout.heads;
     let norm = |token, head| dot::<R, T>(k.row(token, head), k.row(token, head)).sqrt();
     match per {
-        Per::KvHead => {
-            (0..heads).flat_map(|head| (0..tokens).map(move |t| (t, head))).map(|(t, h)| -norm(t, h)).collect()
-        }
+        Per::KvHead => (0..heads)
+            .flat_map(|head| (0..tokens).map(move |t| (t, head)))
+            .map(|(t, h)| -norm(t, h))
+            .collect(),
         Per::Token => (0..tokens)
             .map(|t| -((0..heads).map(|head| norm(t, head)).sum::<R>() / R::of(heads as f64)))
             .collect(),
@@ -258,7 +259,8 @@ impl Score for Oracle {
     fn random(&self, seed: u64, positions: &[i32], out: &mut [f32]) -> Result<()> {
         same("out", positions.len(), out.len())?;
         for (out, &position) in out.iter_mut().zip(positions) {
-            let mut random = Random::new(seed.wrapping_add(u64::from(position.cast_unsigned()) << 24));
+            let mut random =
+                Random::new(seed.wrapping_add(u64::from(position.cast_unsigned()) << 24));
             *out = (random.bits() >> 40) as f32 / (1 << 24) as f32;
         }
         Ok(())
