@@ -7,3 +7,5 @@ pub mod attend;
 pub mod compact;
 pub mod score;
 pub mod select;
+#[allow(dead_code, reason = "the verbs take these up one after the other")]
+pub(crate) mod simd;

@@ -1,0 +1,541 @@
+//! Vector kernels that the verbs share: small matrix products in registers, exponentials and row
+//! reductions. Functions that take a `simd` token are inlined into the caller's
+//! [`WithSimd`] body, so that one dispatch covers a whole tile; the others dispatch themselves.
+
+use pulp::{Arch, Simd, WithSimd, as_arrays};
+use rayon::prelude::*;
+
+use crate::dtype::Element;
+
+/// Vectors per row of a register block.
+pub(crate) const NV: usize = 3;
+
+/// Rows of a register block: `ROWS x NV` accumulators, [`NV`] operands and a broadcast must fit the
+/// vector registers.
+pub(crate) const fn rows<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
+}
+
+/// The number of f32 lanes of a vector on this processor.
+pub(crate) fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    Arch::new().dispatch(Lanes)
+}
+
+/// Columns of a packed panel of [`Packed`]: [`NV`] vectors.
+pub(crate) fn panel_width() -> usize {
+    NV * lanes()
+}
+
+/// `acc[i][j] += a[i][p] * b[p][j]`, summed over p: MR rows of A, each as long as `b`.
+///
+/// # Panics
+/// If a row of A is shorter than `b`.
+#[inline(always)]
+pub(crate) fn multiply_rows<S: Simd, const MR: usize, const N: usize>(
+    simd: S,
+    a: [&[f32]; MR],
+    b: &[[S::f32s; N]],
+    mut acc: [[S::f32s; N]; MR],
+) -> [[S::f32s; N]; MR] {
+    let a = a.map(|row| &row[..b.len()]);
+    for (p, b) in b.iter().enumerate() {
+        for i in 0..MR {
+            let x = simd.splat_f32s(a[i][p]);
+            for j in 0..N {
+                acc[i][j] = simd.mul_add_e_f32s(x, b[j], acc[i][j]);
+            }
+        }
+    }
+    acc
+}
+
+/// `acc[i][j] += a[p][i] * b[p][j]`, summed over p: A transposed, MR values of it at a time.
+#[inline(always)]
+pub(crate) fn multiply_columns<S: Simd, const MR: usize, const N: usize>(
+    simd: S,
+    a: &[[f32; MR]],
+    b: &[[S::f32s; N]],
+    mut acc: [[S::f32s; N]; MR],
+) -> [[S::f32s; N]; MR] {
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..MR {
+            let x = simd.splat_f32s(a[i]);
+            for j in 0..N {
+                acc[i][j] = simd.mul_add_e_f32s(x, b[j], acc[i][j]);
+            }
+        }
+    }
+    acc
+}
+
+/// 2^x to a relative error of 1.2e-7 for x up to 127; results below 2^-126 are 0, NaN stays NaN.
+/// Minimax polynomial of degree 6 on [-0.5, 0.5].
+#[inline(always)]
+pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    // 1.5 * 2^23: adding it leaves the nearest integer in the low bits of the mantissa.
+    let magic = simd.splat_f32s(12_582_912.0);
+    let lowest = simd.splat_f32s(-127.0);
+    let x = simd.select_f32s(simd.less_than_f32s(x, lowest), lowest, x);
+    let shifted = simd.add_f32s(x, magic);
+    let fraction = simd.sub_f32s(x, simd.sub_f32s(shifted, magic));
+    simd.mul_f32s(exp2_fraction(simd, fraction), exp2_integer(simd, shifted))
+}
+
+/// e^x to a relative error of 2e-7; results below 2^-125 are 0, results beyond f32 infinite, NaN
+/// stays NaN.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let magic = simd.splat_f32s(12_582_912.0);
+    let lowest = simd.splat_f32s(-87.4);
+    let highest = simd.splat_f32s(89.0);
+    let x = simd.select_f32s(simd.less_than_f32s(x, lowest), lowest, x);
+    let x = simd.select_f32s(simd.greater_than_f32s(x, highest), highest, x);
+    let shifted = simd.mul_add_f32s(x, simd.splat_f32s(std::f32::consts::LOG2_E), magic);
+    let n = simd.sub_f32s(shifted, magic);
+    // ln 2 in two parts, the first short enough that its product with n is exact.
+    let fraction = simd.mul_add_f32s(n, simd.splat_f32s(-0.693_359_4), x);
+    let fraction = simd.mul_add_f32s(n, simd.splat_f32s(2.121_944_4e-4), fraction);
+    let fraction = simd.mul_f32s(fraction, simd.splat_f32s(std::f32::consts::LOG2_E));
+    // 2^n as 2^(n-1) * 2, for n may be 128.
+    let half = exp2_integer(simd, simd.sub_f32s(shifted, simd.splat_f32s(1.0)));
+    let p = exp2_fraction(simd, fraction);
+    simd.mul_f32s(simd.mul_f32s(p, half), simd.splat_f32s(2.0))
+}
+
+#[inline(always)]
+fn exp2_fraction<S: Simd>(simd: S, r: S::f32s) -> S::f32s {
+    let mut p = simd.splat_f32s(1.559_467_8e-4);
+    for c in [1.340_664_4e-3, 9.617_693e-3, 5.550_310_6e-2, 0.240_226_53, 0.693_147_24, 1.0] {
+        p = simd.mul_add_f32s(p, r, simd.splat_f32s(c));
+    }
+    p
+}
+
+/// 2^n from `n + 1.5 * 2^23`; n = -127 gives 0.
+#[inline(always)]
+fn exp2_integer<S: Simd>(simd: S, shifted: S::f32s) -> S::f32s {
+    let exponent = simd.wrapping_dyn_shl_u32s(
+        simd.transmute_u32s_f32s(shifted),
+        simd.splat_u32s(f32::MANTISSA_DIGITS - 1),
+    );
+    simd.transmute_f32s_u32s(simd.add_u32s(exponent, simd.splat_u32s(1f32.to_bits())))
+}
+
+/// tanh x, for soft caps: `1 - 2 / (e^2x + 1)`, absolute error below 2e-7.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let one = simd.splat_f32s(1.0);
+    let e = exp(simd, simd.add_f32s(x, x));
+    simd.sub_f32s(one, simd.div_f32s(simd.splat_f32s(2.0), simd.add_f32s(e, one)))
+}
+
+/// The largest value of a row, -inf for an empty one; NaN values may or may not be passed over.
+#[inline(always)]
+pub(crate) fn row_max<S: Simd>(simd: S, row: &[f32]) -> f32 {
+    let (head, tail) = S::as_simd_f32s(row);
+    let mut max = simd.splat_f32s(f32::NEG_INFINITY);
+    for &x in head {
+        max = simd.max_f32s(max, x);
+    }
+    tail.iter().fold(simd.reduce_max_f32s(max), |max, &x| max.max(x))
+}
+
+/// Replaces x by `e^(x - max)` and returns the sum.
+#[inline(always)]
+pub(crate) fn exp_sum<S: Simd>(simd: S, row: &mut [f32], max: f32) -> f32 {
+    let shift = simd.splat_f32s(max);
+    let mut sum = simd.splat_f32s(0.0);
+    let (head, tail) = S::as_mut_simd_f32s(row);
+    for x in head {
+        *x = exp(simd, simd.sub_f32s(*x, shift));
+        sum = simd.add_f32s(sum, *x);
+    }
+    let last = exp(simd, simd.sub_f32s(simd.partial_load_f32s(tail), shift));
+    simd.partial_store_f32s(tail, last);
+    tail.iter().fold(simd.reduce_sum_f32s(sum), |sum, &x| sum + x)
+}
+
+/// The dot product of two rows of one length; the tail of the longer one is passed over.
+#[inline(always)]
+pub(crate) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let len = a.len().min(b.len());
+    let (a_head, a_tail) = S::as_simd_f32s(&a[..len]);
+    let (b_head, b_tail) = S::as_simd_f32s(&b[..len]);
+    let (a4, a_rest) = as_arrays::<4, _>(a_head);
+    let (b4, b_rest) = as_arrays::<4, _>(b_head);
+    let mut acc = [simd.splat_f32s(0.0); 4];
+    for (a, b) in a4.iter().zip(b4) {
+        for j in 0..4 {
+            acc[j] = simd.mul_add_e_f32s(a[j], b[j], acc[j]);
+        }
+    }
+    for (&a, &b) in a_rest.iter().zip(b_rest) {
+        acc[0] = simd.mul_add_e_f32s(a, b, acc[0]);
+    }
+    let (a, b) = (simd.partial_load_f32s(a_tail), simd.partial_load_f32s(b_tail));
+    acc[1] = simd.mul_add_e_f32s(a, b, acc[1]);
+    let sum = simd.add_f32s(simd.add_f32s(acc[0], acc[1]), simd.add_f32s(acc[2], acc[3]));
+    simd.reduce_sum_f32s(sum)
+}
+
+/// `y += alpha * x`, over the shorter length.
+#[inline(always)]
+pub(crate) fn axpy<S: Simd>(simd: S, alpha: f32, x: &[f32], y: &mut [f32]) {
+    let len = x.len().min(y.len());
+    let factor = simd.splat_f32s(alpha);
+    let (x_head, x_tail) = S::as_simd_f32s(&x[..len]);
+    let (y_head, y_tail) = S::as_mut_simd_f32s(&mut y[..len]);
+    for (&x, y) in x_head.iter().zip(y_head) {
+        *y = simd.mul_add_e_f32s(factor, x, *y);
+    }
+    for (&x, y) in x_tail.iter().zip(y_tail) {
+        *y += alpha * x;
+    }
+}
+
+/// `x *= alpha`.
+#[inline(always)]
+pub(crate) fn scale<S: Simd>(simd: S, alpha: f32, x: &mut [f32]) {
+    let factor = simd.splat_f32s(alpha);
+    let (head, tail) = S::as_mut_simd_f32s(x);
+    for x in head {
+        *x = simd.mul_f32s(*x, factor);
+    }
+    for x in tail {
+        *x *= alpha;
+    }
+}
+
+/// A `[k, n]` matrix in panels of [`panel_width`] columns: panel, row, column. Missing columns of
+/// the last panel are 0.
+#[derive(Debug, Clone)]
+pub(crate) struct Packed {
+    panels: Vec<f32>,
+    k: usize,
+    n: usize,
+    width: usize,
+}
+
+impl Packed {
+    /// Packs a row-major `[k, n]` matrix.
+    ///
+    /// # Panics
+    /// If `data` does not hold `k * n` elements.
+    pub(crate) fn from_rows<T: Element>(data: &[T], k: usize, n: usize) -> Self {
+        assert_eq!(data.len(), k * n, "[k, n]");
+        let mut packed = Self::zeroed(k, n);
+        let width = packed.width;
+        packed.panels.par_chunks_mut((width * k).max(1)).enumerate().for_each(|(j, panel)| {
+            let columns = j * width..n.min((j + 1) * width);
+            for (p, row) in panel.chunks_exact_mut(width).enumerate() {
+                let source = &data[p * n..][columns.clone()];
+                T::widen(source, &mut row[..source.len()]);
+            }
+        });
+        packed
+    }
+
+    /// Packs the transpose of a row-major `[n, k]` matrix, as weights of linear layers are stored.
+    ///
+    /// # Panics
+    /// If `data` does not hold `n * k` elements.
+    pub(crate) fn from_transposed<T: Element>(data: &[T], n: usize, k: usize) -> Self {
+        assert_eq!(data.len(), k * n, "[n, k]");
+        let mut packed = Self::zeroed(k, n);
+        let width = packed.width;
+        packed.panels.par_chunks_mut((width * k).max(1)).enumerate().for_each(|(j, panel)| {
+            let mut wide = vec![0f32; k];
+            for column in 0..width.min(n - j * width) {
+                T::widen(&data[(j * width + column) * k..][..k], &mut wide);
+                for (row, &value) in panel.chunks_exact_mut(width).zip(&wide) {
+                    row[column] = value;
+                }
+            }
+        });
+        packed
+    }
+
+    /// The number of columns.
+    pub(crate) fn columns(&self) -> usize {
+        self.n
+    }
+
+    fn zeroed(k: usize, n: usize) -> Self {
+        let width = panel_width();
+        Self { panels: vec![0f32; n.div_ceil(width) * width * k], k, n, width }
+    }
+}
+
+/// `c = a * b` on rayon's pool: `a` row-major `[m, k]`, `c` row-major `[m, n]`.
+///
+/// # Panics
+/// If the lengths of `a` and `c` are not `m * k` and `m * n` for one m.
+pub(crate) fn matmul(a: &[f32], b: &Packed, c: &mut [f32]) {
+    let (k, n) = (b.k, b.n);
+    if c.is_empty() || k == 0 {
+        c.fill(0.0);
+        return;
+    }
+    assert_eq!(a.len() / k, c.len() / n, "rows of a and c");
+    assert!(a.len().is_multiple_of(k) && c.len().is_multiple_of(n), "whole rows");
+    // Rows whose slice of A stays in the second-level cache while a panel of B passes over it.
+    const BLOCK: usize = 96;
+    let m = c.len() / n;
+    let threads = rayon::current_num_threads();
+    let block = m.div_ceil(4 * threads).next_multiple_of(8).min(BLOCK);
+    c.par_chunks_mut(block * n)
+        .zip(a.par_chunks(block * k))
+        .for_each(|(c, a)| matmul_block(a, b, c));
+}
+
+/// [`matmul`] of a few rows (about a hundred) on the calling thread.
+///
+/// # Panics
+/// If the lengths of `a` and `c` are not `m * k` and `m * n` for one m.
+pub(crate) fn matmul_block(a: &[f32], b: &Packed, c: &mut [f32]) {
+    if c.is_empty() || b.k == 0 {
+        c.fill(0.0);
+        return;
+    }
+    assert_eq!(a.len() / b.k, c.len() / b.n, "rows of a and c");
+    Arch::new().dispatch(Product { a, b, c });
+}
+
+struct Product<'a> {
+    a: &'a [f32],
+    b: &'a Packed,
+    c: &'a mut [f32],
+}
+
+impl WithSimd for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if rows::<S>() == 8 { self.run::<S, 8>(simd) } else { self.run::<S, 4>(simd) }
+    }
+}
+
+impl Product<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const MR: usize>(self, simd: S) {
+        // Depth of a panel that the first-level cache holds.
+        const DEPTH: usize = 192;
+        let Packed { ref panels, k, n, width } = *self.b;
+        let m = self.c.len() / n;
+        for depth in (0..k).step_by(DEPTH) {
+            let len = DEPTH.min(k - depth);
+            for column in (0..n).step_by(width) {
+                let panel = &panels[column * k..][depth * width..(depth + len) * width];
+                let (panel, _) = as_arrays::<NV, _>(S::as_simd_f32s(panel).0);
+                let valid = width.min(n - column);
+                for row in (0..m).step_by(MR) {
+                    let a: [&[f32]; MR] = std::array::from_fn(|i| {
+                        // Rows past the end repeat the last one and are not stored.
+                        &self.a[(row + i).min(m - 1) * k + depth..][..len]
+                    });
+                    let zero = [[simd.splat_f32s(0.0); NV]; MR];
+                    let acc = multiply_rows(simd, a, panel, zero);
+                    for (i, acc) in acc.iter().enumerate().take(m - row) {
+                        let out = &mut self.c[(row + i) * n + column..][..valid];
+                        store::<S>(simd, out, acc, depth > 0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Stores the first `out.len()` lanes of a register row, added to what is there if `add`.
+#[inline(always)]
+fn store<S: Simd>(simd: S, out: &mut [f32], acc: &[S::f32s; NV], add: bool) {
+    if out.len() == NV * S::F32_LANES {
+        let (out, _) = S::as_mut_simd_f32s(out);
+        for (out, &x) in out.iter_mut().zip(acc) {
+            *out = if add { simd.add_f32s(*out, x) } else { x };
+        }
+    } else {
+        let acc: &[f32] = bytemuck::cast_slice(acc);
+        for (out, &x) in out.iter_mut().zip(acc) {
+            *out = if add { *out + x } else { x };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+
+    /// Numbers in [-1, 1), the same every time.
+    fn numbers(len: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
+        (0..len)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    struct Map<'a>(Function, &'a mut [f32]);
+
+    #[derive(Clone, Copy)]
+    enum Function {
+        Exp,
+        Exp2,
+        Tanh,
+    }
+
+    impl WithSimd for Map<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            for x in self.1 {
+                let v = simd.splat_f32s(*x);
+                let y = match self.0 {
+                    Function::Exp => exp(simd, v),
+                    Function::Exp2 => exp2(simd, v),
+                    Function::Tanh => tanh(simd, v),
+                };
+                *x = simd.reduce_max_f32s(y);
+            }
+        }
+    }
+
+    fn map(function: Function, inputs: &[f32]) -> Vec<f32> {
+        let mut values = inputs.to_vec();
+        Arch::new().dispatch(Map(function, &mut values));
+        values
+    }
+
+    #[test]
+    fn exponentials_are_accurate() {
+        let xs: Vec<f32> = (-860_000..=887_000).map(|i| i as f32 * 1e-4).collect();
+        for (&x, y) in xs.iter().zip(map(Function::Exp, &xs)) {
+            let truth = f64::from(x).exp();
+            assert!((f64::from(y) / truth - 1.0).abs() < 2e-7, "e^{x} = {truth}, got {y}");
+        }
+        let xs: Vec<f32> = (-1_259_000..=1_269_000).map(|i| i as f32 * 1e-4).collect();
+        for (&x, y) in xs.iter().zip(map(Function::Exp2, &xs)) {
+            let truth = f64::from(x).exp2();
+            assert!((f64::from(y) / truth - 1.0).abs() < 1.2e-7, "2^{x} = {truth}, got {y}");
+        }
+        let xs: Vec<f32> = (-200_000..=200_000).map(|i| i as f32 * 1e-4).collect();
+        for (&x, y) in xs.iter().zip(map(Function::Tanh, &xs)) {
+            assert!((f64::from(y) - f64::from(x).tanh()).abs() < 2e-7, "tanh {x}, got {y}");
+        }
+    }
+
+    #[test]
+    fn exponentials_keep_their_limits() {
+        let inputs = [f32::NEG_INFINITY, -1e30, -200.0, 0.0];
+        assert_eq!(map(Function::Exp, &inputs), [0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(map(Function::Exp2, &inputs), [0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(map(Function::Exp, &[88.8, 1e30, f32::INFINITY]), [f32::INFINITY; 3]);
+        assert_eq!(map(Function::Tanh, &[f32::NEG_INFINITY, f32::INFINITY]), [-1.0, 1.0]);
+        // Two payloads, for integer arithmetic on the bits could turn a NaN into a number.
+        let nans = [f32::NAN, f32::from_bits(0x7fff_ffff), f32::from_bits(0xffc0_01ff)];
+        for function in [Function::Exp, Function::Exp2, Function::Tanh] {
+            let mut values = nans;
+            struct Lanewise<'a>(Function, &'a mut [f32]);
+            impl WithSimd for Lanewise<'_> {
+                type Output = ();
+
+                #[inline(always)]
+                fn with_simd<S: Simd>(self, simd: S) {
+                    let x = simd.partial_load_f32s(self.1);
+                    let y = match self.0 {
+                        Function::Exp => exp(simd, x),
+                        Function::Exp2 => exp2(simd, x),
+                        Function::Tanh => tanh(simd, x),
+                    };
+                    simd.partial_store_f32s(self.1, y);
+                }
+            }
+            for value in &mut values {
+                Arch::new().dispatch(Lanewise(function, std::slice::from_mut(value)));
+            }
+            assert!(values.iter().all(|x| x.is_nan()), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn rows_reduce_as_plain_loops_do() {
+        struct Rows<'a>(&'a [f32], &'a [f32]);
+        impl WithSimd for Rows<'_> {
+            type Output = (f32, f32, f32, Vec<f32>, Vec<f32>);
+
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+                let (mut exps, mut sums) = (self.0.to_vec(), self.1.to_vec());
+                let max = row_max(simd, self.0);
+                let sum = exp_sum(simd, &mut exps, max);
+                axpy(simd, 0.5, self.0, &mut sums);
+                scale(simd, 2.0, &mut sums);
+                (max, sum, dot(simd, self.0, self.1), exps, sums)
+            }
+        }
+        for len in (0..70).chain([127, 128, 1000]) {
+            let (a, b) = (numbers(len, 1), numbers(len, 2));
+            let (max, sum, product, exps, sums) = Arch::new().dispatch(Rows(&a, &b));
+            assert_eq!(max, a.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x)));
+            let truth: Vec<f32> = a.iter().map(|&x| (x - max).exp()).collect();
+            for (x, y) in exps.iter().zip(&truth) {
+                assert!((x - y).abs() <= 2e-7, "{x} {y}");
+            }
+            assert!((sum - truth.iter().sum::<f32>()).abs() <= 1e-6 * len as f32);
+            let truth: f32 = a.iter().zip(&b).map(|(x, y)| x * y).sum();
+            assert!((product - truth).abs() <= 1e-6 * len as f32);
+            for ((x, a), b) in sums.iter().zip(&a).zip(&b) {
+                assert!((x - (2.0 * b + a)).abs() <= 1e-6);
+            }
+        }
+    }
+
+    fn check_product(m: usize, k: usize, n: usize) {
+        let (a, b) = (numbers(m * k, 3), numbers(k * n, 4));
+        let bt: Vec<f32> = (0..k * n).map(|i| b[i % k * n + i / k]).collect();
+        let (half, brain): (Vec<_>, Vec<_>) =
+            b.iter().map(|&x| (f16::from_f32(x), bf16::from_f32(x))).unzip();
+        let check = |packed: &Packed, b: &dyn Fn(usize) -> f32| {
+            let mut c = vec![f32::NAN; m * n];
+            matmul(&a, packed, &mut c);
+            for i in 0..m {
+                for j in 0..n {
+                    let truth: f64 =
+                        (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b(p * n + j))).sum();
+                    let got = c[i * n + j];
+                    let bound = 1e-6 * k.max(1) as f64;
+                    assert!((f64::from(got) - truth).abs() <= bound, "{i} {j}: {got} {truth}");
+                }
+            }
+        };
+        check(&Packed::from_rows(&b, k, n), &|i| b[i]);
+        check(&Packed::from_transposed(&bt, n, k), &|i| b[i]);
+        check(&Packed::from_rows(&half, k, n), &|i| half[i].to_f32());
+        check(&Packed::from_rows(&brain, k, n), &|i| brain[i].to_f32());
+    }
+
+    #[test]
+    fn products_equal_plain_loops() {
+        for m in [0, 1, 7, 8, 9, 100] {
+            for k in [0, 1, 5, 64, 193] {
+                for n in [0, 1, 15, 16, 47, 48, 49, 97] {
+                    check_product(m, k, n);
+                }
+            }
+        }
+    }
+}
