@@ -15,3 +15,8 @@ fn select() {
 fn score() {
     suite::score::all(&Host);
 }
+
+#[test]
+fn compact() {
+    suite::compact::all(&Host);
+}

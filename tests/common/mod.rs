@@ -1,13 +1,73 @@
 //! The host backend as an implementation of the conformance suite.
 
+use salient::host::compact::{self, KvMut, PagedKvMut, RowTensor, RowTensorMut};
 use salient::host::score::{self, AttentionScore, Per, Pool, Predictor, PredictorWeights};
-use salient::host::select::{self, Request};
-use salient::{Element, Ragged, Result, View};
-use salient_oracle::implementation::{Score, Select};
+use salient::host::select::{self, Request, Selection};
+use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View};
+use salient_oracle::compact::Kept;
+use salient_oracle::implementation::{Compact, Score, Select};
 use salient_oracle::select::Selected;
 
 /// The host backend.
 pub struct Host;
+
+impl Compact for Host {
+    fn rows<T: Element>(&self, kept: &Kept<'_>, tensors: &[(&[T], usize)]) -> Result<Vec<Vec<T>>> {
+        let selection = selection(kept)?;
+        let outputs = tensors.iter().map(|(_, width)| selection.kept().len() * width);
+        let mut outputs: Vec<Vec<T>> = outputs.map(|len| vec![T::from_f32(0.0); len]).collect();
+        let mut moves = Vec::new();
+        for (&(src, width), dst) in tensors.iter().zip(&mut outputs) {
+            moves.push(RowTensor::new(src, width, dst)?);
+        }
+        compact::rows(&selection, &mut moves)?;
+        Ok(outputs)
+    }
+
+    fn rows_in_place<T: Element>(
+        &self,
+        kept: &Kept<'_>,
+        tensors: &mut [(Vec<T>, usize)],
+    ) -> Result<()> {
+        let selection = selection(kept)?;
+        let mut moves = Vec::new();
+        for (data, width) in &mut *tensors {
+            moves.push(RowTensorMut::new(data, *width)?);
+        }
+        compact::rows_in_place(&selection, &mut moves)?;
+        for (data, width) in tensors {
+            data.truncate(selection.kept().len() * *width);
+        }
+        Ok(())
+    }
+
+    fn kv<T: Element>(
+        &self,
+        kept: &Kept<'_>,
+        spans: &[Span],
+        layout: Layout,
+        layers: &mut [[&mut [T]; 2]],
+    ) -> Result<()> {
+        let layers = layers.iter_mut().map(|[k, v]| KvMut::new(k, v, layout, spans));
+        compact::kv(&selection(kept)?, &mut layers.collect::<Result<Vec<_>>>()?)
+    }
+
+    fn kv_paged<T: Element>(
+        &self,
+        kept: &Kept<'_>,
+        page_table: &[i32],
+        layout: PagedLayout,
+        layers: &mut [[&mut [T]; 2]],
+    ) -> Result<Vec<i32>> {
+        let layers = layers.iter_mut().map(|[k, v]| PagedKvMut::new(k, v, layout));
+        let mut layers = layers.collect::<Result<Vec<_>>>()?;
+        compact::kv_paged(&selection(kept)?, page_table, &mut layers)
+    }
+}
+
+fn selection(kept: &Kept<'_>) -> Result<Selection> {
+    Selection::from_lists(kept.source.clone(), kept.heads, kept.lists)
+}
 
 impl Score for Host {
     fn mlp<T: Element>(

@@ -3,7 +3,7 @@
 use salient::{Element, Error, Layout, PagedLayout, Ragged, Result, Span};
 
 use crate::Oracle;
-use crate::check::{at_least, same};
+use crate::check::{at_least, in_range, same};
 use crate::implementation::Compact;
 
 /// Which tokens of which rows stay: the lists of a selection.
@@ -59,10 +59,10 @@ pub fn kv<T: Element>(kept: &Kept<'_>, spans: &[Span], cache: &mut [T], layout: 
     }
 }
 
-/// The same for a paged pool: `pages[sequence]` lists its pages.
+/// The same for a paged pool; `pages[sequence]` are the pages that hold its tokens.
 pub fn kv_paged<T: Element>(
     kept: &Kept<'_>,
-    pages: &[Vec<i32>],
+    pages: &[&[i32]],
     pool: &mut [T],
     layout: PagedLayout,
 ) {
@@ -81,8 +81,29 @@ pub fn kv_paged<T: Element>(
     }
 }
 
+/// The pages that hold each sequence's tokens, of a `[batch, max_pages]` table.
+///
+/// # Errors
+/// If the table does not divide into the sequences or a sequence has too few pages.
+pub fn pages_of<'a>(
+    source: &Ragged,
+    page_table: &'a [i32],
+    page_size: usize,
+) -> Result<Vec<&'a [i32]>> {
+    let batch = source.batch();
+    in_range("page size", page_size as f64, page_size > 0, "at least 1")?;
+    let max_pages = page_table.len().checked_div(batch).unwrap_or(0);
+    same("page table", max_pages * batch, page_table.len())?;
+    let of = |(sequence, len): (usize, usize)| {
+        let used = len.div_ceil(page_size);
+        at_least("pages of a sequence", Some(used), max_pages)?;
+        Ok(&page_table[sequence * max_pages..][..used])
+    };
+    source.lens().enumerate().map(of).collect()
+}
+
 /// The pages that no kept token lies in any more, sequence after sequence, in table order.
-pub fn freed(kept: &Kept<'_>, pages: &[Vec<i32>], page_size: usize) -> Vec<i32> {
+pub fn freed(kept: &Kept<'_>, pages: &[&[i32]], page_size: usize) -> Vec<i32> {
     let used = |sequence| kept.longest(sequence).div_ceil(page_size);
     pages.iter().enumerate().flat_map(|(s, pages)| &pages[used(s)..]).copied().collect()
 }
@@ -110,53 +131,44 @@ impl Compact for Oracle {
         &self,
         kept: &Kept<'_>,
         spans: &[Span],
-        caches: &mut [(&mut [T], Layout)],
+        layout: Layout,
+        layers: &mut [[&mut [T]; 2]],
     ) -> Result<()> {
+        check_heads(kept, layout.heads)?;
         same("spans", kept.source.batch(), spans.len())?;
-        for (span, len) in spans.iter().zip(kept.source.lens()) {
+        for (i, (span, len)) in spans.iter().zip(kept.source.lens()).enumerate() {
             same("span", len, span.len)?;
+            let apart = |other: &Span| other.end() <= span.start || span.end() <= other.start;
+            in_range("span", span.start as f64, spans[..i].iter().all(apart), "apart")?;
         }
         let tokens = spans.iter().map(|span| span.end()).max().unwrap_or(0);
-        for (cache, layout) in &*caches {
-            check_heads(kept, layout.heads)?;
+        for cache in layers.iter().flatten() {
             at_least("cache", layout.required_len(tokens), cache.len())?;
         }
-        caches.iter_mut().for_each(|(cache, layout)| kv(kept, spans, cache, *layout));
+        layers.iter_mut().flatten().for_each(|cache| kv(kept, spans, cache, layout));
         Ok(())
     }
 
     fn kv_paged<T: Element>(
         &self,
         kept: &Kept<'_>,
-        pages: &[Vec<i32>],
-        pools: &mut [(&mut [T], PagedLayout)],
+        page_table: &[i32],
+        layout: PagedLayout,
+        layers: &mut [[&mut [T]; 2]],
     ) -> Result<Vec<i32>> {
-        same("pages", kept.source.batch(), pages.len())?;
-        let mut page_size = 1;
-        for (pool, layout) in &*pools {
-            page_size = layout.page_size;
-            check_heads(kept, layout.heads)?;
-            if page_size == 0 {
-                let (what, expected) = ("page size", "at least 1");
-                return Err(Error::OutOfRange { what, value: 0.0, expected });
+        check_heads(kept, layout.heads)?;
+        let pages = pages_of(kept.source, page_table, layout.page_size)?;
+        let shortest = layers.iter().flatten().map(|pool| pool.len()).min().unwrap_or(0);
+        for (i, &page) in pages.concat().iter().enumerate() {
+            let end = usize::try_from(page).ok().and_then(|page| layout.required_len(page + 1));
+            if end.is_none_or(|end| end > shortest) {
+                let (what, index, limit) = ("page table", page.into(), shortest);
+                return Err(Error::IndexOutOfBounds { what, index, limit });
             }
-            for (pages, len) in pages.iter().zip(kept.source.lens()) {
-                same("pages of a sequence", len.div_ceil(page_size), pages.len())?;
-                for &page in pages {
-                    let what = "page";
-                    let index = page.into();
-                    let page = usize::try_from(page);
-                    let needed = page.map(|page| layout.required_len(page + 1));
-                    let held =
-                        needed.is_ok_and(|needed| at_least(what, needed, pool.len()).is_ok());
-                    if !held {
-                        return Err(Error::IndexOutOfBounds { what, index, limit: pool.len() });
-                    }
-                }
-            }
+            in_range("page", page.into(), !pages.concat()[..i].contains(&page), "used once")?;
         }
-        pools.iter_mut().for_each(|(pool, layout)| kv_paged(kept, pages, pool, *layout));
-        Ok(freed(kept, pages, page_size))
+        layers.iter_mut().flatten().for_each(|pool| kv_paged(kept, &pages, pool, layout));
+        Ok(freed(kept, &pages, layout.page_size))
     }
 }
 

@@ -114,27 +114,29 @@ pub trait Compact {
         tensors: &mut [(Vec<T>, usize)],
     ) -> Result<()>;
 
-    /// Moves the kept tokens of contiguous caches to the front of their sequence's span, in place.
-    /// The lists have one head for all or one for each.
+    /// Moves the kept keys and values of every layer to the front of their sequence's span, in
+    /// place. The lists have one head for all or one for each.
     ///
     /// # Errors
-    /// On spans, caches or heads that do not fit the lists.
+    /// On spans, caches or heads that do not fit the lists or each other.
     fn kv<T: Element>(
         &self,
         kept: &Kept<'_>,
         spans: &[Span],
-        caches: &mut [(&mut [T], Layout)],
+        layout: Layout,
+        layers: &mut [[&mut [T]; 2]],
     ) -> Result<()>;
 
-    /// The same for paged caches; `pages[sequence]` lists a sequence's pages. Returns the pages that
-    /// hold no kept token any more.
+    /// The same for paged caches; `page_table` is `[batch, max_pages]`, and not read behind a
+    /// sequence's last page. Returns the pages that hold no kept token any more, in table order.
     ///
     /// # Errors
-    /// On pages, pools or heads that do not fit the lists.
+    /// On pages, pools or heads that do not fit the lists or each other.
     fn kv_paged<T: Element>(
         &self,
         kept: &Kept<'_>,
-        pages: &[Vec<i32>],
-        pools: &mut [(&mut [T], PagedLayout)],
+        page_table: &[i32],
+        layout: PagedLayout,
+        layers: &mut [[&mut [T]; 2]],
     ) -> Result<Vec<i32>>;
 }

@@ -232,7 +232,7 @@ fn contiguous<T: Element>(on: &impl Compact, case: &Case, store: Store) {
     let before: [Vec<T>; 2] = [case.values(len, 1), case.values(len, 2)];
     let mut after = before.clone();
     let [k, v] = &mut after;
-    on.kv(&kept, &spans, &mut [(&mut k[..], layout), (&mut v[..], layout)])
+    on.kv(&kept, &spans, layout, &mut [[&mut k[..], &mut v[..]]])
         .unwrap_or_else(|e| panic!("{context}: {e}"));
     for (before, after) in before.iter().zip(&after) {
         let mut expected = before.clone();
@@ -259,12 +259,13 @@ fn paged<T: Element>(on: &impl Compact, case: &Case, page_size: usize, heads_fir
     let (source, lists) = (case.source(), case.lists());
     let kept = Kept { source: &source, heads: case.heads(), lists: &lists };
     let needed: usize = case.lens.iter().map(|len| len.div_ceil(page_size)).sum();
-    let mut free_pages = Random::new(!case.seed).permutation(needed + 3).into_iter();
-    let pages: Vec<Vec<i32>> = case
-        .lens
-        .iter()
-        .map(|len| free_pages.by_ref().take(len.div_ceil(page_size)).map(|p| p as i32).collect())
-        .collect();
+    let most = case.lens.iter().map(|len| len.div_ceil(page_size)).max().unwrap_or(0) + 1;
+    let mut unused = Random::new(!case.seed).permutation(needed + 3).into_iter();
+    let mut page_table = vec![i32::MAX; source.batch() * most];
+    for (row, len) in page_table.chunks_exact_mut(most).zip(&case.lens) {
+        row[..len.div_ceil(page_size)].fill_with(|| unused.next().expect("pages enough") as i32);
+    }
+    let pages = compact::pages_of(&source, &page_table, page_size).expect("pages enough");
     let make = if heads_first { PagedLayout::hnd } else { PagedLayout::nhd };
     let layout = make(page_size, case.kv_heads, case.dim);
     let len = layout.required_len(needed + 3).expect("a small pool");
@@ -276,7 +277,7 @@ fn paged<T: Element>(on: &impl Compact, case: &Case, page_size: usize, heads_fir
     let mut after = before.clone();
     let [k, v] = &mut after;
     let freed = on
-        .kv_paged(&kept, &pages, &mut [(&mut k[..], layout), (&mut v[..], layout)])
+        .kv_paged(&kept, &page_table, layout, &mut [[&mut k[..], &mut v[..]]])
         .unwrap_or_else(|e| panic!("{context}: {e}"));
     assert_eq!(freed, compact::freed(&kept, &pages, page_size), "{context}: freed pages");
     for (before, after) in before.iter().zip(&after) {
@@ -322,7 +323,7 @@ pub fn bad_input(on: &impl Compact) {
     let layout = Layout::token_major(2, 3);
     let reject = |what: &str, kept: &Kept<'_>, spans: &[Span], lens: [usize; 2], layout| {
         let [mut k, mut v] = lens.map(painted);
-        let result = on.kv(kept, spans, &mut [(&mut k[..], layout), (&mut v[..], layout)]);
+        let result = on.kv(kept, spans, layout, &mut [[&mut k[..], &mut v[..]]]);
         assert!(result.is_err(), "compact kv: bad input accepted: {what}");
         assert_same_bits(&k, &painted(lens[0]), &format!("compact kv: written on {what}"));
         assert_same_bits(&v, &painted(lens[1]), &format!("compact kv: written on {what}"));
@@ -333,6 +334,8 @@ pub fn bad_input(on: &impl Compact) {
     reject("a span shorter than its sequence", &kept, &wrong_len, [42, 42], layout);
     let outside = [spans[0], Span { start: 5, len: 3 }];
     reject("a span past the end", &kept, &outside, [42, 42], layout);
+    let overlapping = [spans[0], Span { start: 3, len: 3 }];
+    reject("spans that overlap", &kept, &overlapping, [42, 42], layout);
     let three = [vec![0], vec![0], vec![0], vec![1], vec![1], vec![1]];
     let per_head = Kept { source: &source, heads: 3, lists: &three };
     reject("lists of 3 heads for 2", &per_head, &spans, [42, 42], layout);
@@ -340,19 +343,19 @@ pub fn bad_input(on: &impl Compact) {
     reject("strides that overflow", &kept, &spans, [42, 42], huge);
 
     let layout = PagedLayout::nhd(2, 2, 3);
-    let reject = |what: &str, kept: &Kept<'_>, pages: &[Vec<i32>], layout: PagedLayout| {
+    let reject = |what: &str, kept: &Kept<'_>, page_table: &[i32], layout: PagedLayout| {
         let len = 4 * 12;
         let [mut k, mut v] = [painted(len), painted(len)];
-        let result = on.kv_paged(kept, pages, &mut [(&mut k[..], layout), (&mut v[..], layout)]);
+        let result = on.kv_paged(kept, page_table, layout, &mut [[&mut k[..], &mut v[..]]]);
         assert!(result.is_err(), "compact paged kv: bad input accepted: {what}");
         assert_same_bits(&k, &painted(len), &format!("compact paged kv: written on {what}"));
         assert_same_bits(&v, &painted(len), &format!("compact paged kv: written on {what}"));
     };
-    reject("a page past the pool", &kept, &[vec![0, 1], vec![2, 4]], layout);
-    reject("a negative page", &kept, &[vec![0, 1], vec![2, -1]], layout);
-    reject("too few pages", &kept, &[vec![0], vec![2, 3]], layout);
-    reject("no pages for a sequence", &kept, &[vec![0, 1]], layout);
-    reject("lists of 3 heads for 2", &per_head, &[vec![0, 1], vec![2, 3]], layout);
-    let no_page = PagedLayout { page_size: 0, ..layout };
-    reject("pages of no tokens", &kept, &[vec![0, 1], vec![2, 3]], no_page);
+    reject("a page past the pool", &kept, &[0, 1, 2, 4], layout);
+    reject("a negative page", &kept, &[0, 1, 2, -1], layout);
+    reject("one page twice", &kept, &[0, 1, 2, 1], layout);
+    reject("too few pages", &kept, &[0, 2], layout);
+    reject("an odd table", &kept, &[0, 1, 2, 3, 3], layout);
+    reject("lists of 3 heads for 2", &per_head, &[0, 1, 2, 3], layout);
+    reject("pages of no tokens", &kept, &[0, 1, 2, 3], PagedLayout { page_size: 0, ..layout });
 }
