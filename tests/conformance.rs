@@ -20,3 +20,8 @@ fn score() {
 fn compact() {
     suite::compact::all(&Host);
 }
+
+#[test]
+fn attend() {
+    suite::attend::all(&Host);
+}

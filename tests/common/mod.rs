@@ -1,15 +1,43 @@
 //! The host backend as an implementation of the conformance suite.
 
+use salient::host::attend::{self, Attention, KeyLists, Keys, RowLimit};
 use salient::host::compact::{self, KvMut, PagedKvMut, RowTensor, RowTensorMut};
 use salient::host::score::{self, AttentionScore, Per, Pool, Predictor, PredictorWeights};
 use salient::host::select::{self, Request, Selection};
-use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View};
+use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 use salient_oracle::compact::Kept;
-use salient_oracle::implementation::{Compact, Score, Select};
+use salient_oracle::implementation::{Attend, Compact, Score, Select};
 use salient_oracle::select::Selected;
 
 /// The host backend.
 pub struct Host;
+
+impl Attend for Host {
+    fn prefill<T: Element>(
+        &self,
+        q: View<'_, T>,
+        queries: &Ragged,
+        keys: &Keys<'_, T>,
+        limit: RowLimit<'_>,
+        attention: &Attention,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        attend::prefill(q, queries, keys, limit, attention, out, lse)
+    }
+
+    fn decode<T: Element>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, T>,
+        lists: KeyLists<'_>,
+        attention: &Attention,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        attend::decode(q, keys, lists, attention, out, lse)
+    }
+}
 
 impl Compact for Host {
     fn rows<T: Element>(&self, kept: &Kept<'_>, tensors: &[(&[T], usize)]) -> Result<Vec<Vec<T>>> {

@@ -1,8 +1,9 @@
 //! What the suite runs on: one trait per verb, over plain slices and the vocabulary of `salient`.
 
+use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
 use salient::host::score::{AttentionScore, Per, Pool, PredictorWeights};
 use salient::host::select::Request;
-use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View};
+use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 
 use crate::compact::Kept;
 use crate::select::Selected;
@@ -139,4 +140,39 @@ pub trait Compact {
         layout: PagedLayout,
         layers: &mut [[&mut [T]; 2]],
     ) -> Result<Vec<i32>>;
+}
+
+/// An implementation of **attend**. Every error leaves `out` and `lse` as they were.
+pub trait Attend {
+    /// Attention of packed queries over the keys of their sequences: `q` is `[total, q heads, dim]`,
+    /// `out` `[total, q heads, value dim]`, `lse` `[total, q heads]`.
+    ///
+    /// # Errors
+    /// On shapes that disagree, and row limits, pages or spans beyond the keys.
+    #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
+    fn prefill<T: Element>(
+        &self,
+        q: View<'_, T>,
+        queries: &Ragged,
+        keys: &Keys<'_, T>,
+        limit: RowLimit<'_>,
+        attention: &Attention,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()>;
+
+    /// Attention of one query per sequence over the keys that its lists name: `q` is `[batch, q
+    /// heads, dim]`, `out` `[batch, q heads, value dim]`, `lse` `[batch, q heads]`.
+    ///
+    /// # Errors
+    /// As [`Attend::prefill`], and on lists that do not ascend or point beyond the keys.
+    fn decode<T: Element>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, T>,
+        lists: KeyLists<'_>,
+        attention: &Attention,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()>;
 }

@@ -16,3 +16,8 @@ fn compact() {
 fn score() {
     suite::score::all(&Oracle);
 }
+
+#[test]
+fn attend() {
+    suite::attend::all(&Oracle);
+}

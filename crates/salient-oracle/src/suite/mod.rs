@@ -2,6 +2,7 @@
 //!
 //! A failure is a panic whose message holds all that the case depends on.
 
+pub mod attend;
 pub mod compact;
 pub mod score;
 pub mod select;
