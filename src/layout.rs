@@ -134,6 +134,57 @@ impl<'a, T> View<'a, T> {
     }
 }
 
+/// A mutable `[token, head, dim]` tensor.
+#[derive(Debug)]
+pub struct ViewMut<'a, T> {
+    /// The elements.
+    pub data: &'a mut [T],
+    /// Where they lie.
+    pub layout: Layout,
+}
+
+impl<'a, T> ViewMut<'a, T> {
+    /// A view of `data` laid out as `layout`.
+    pub fn new(data: &'a mut [T], layout: Layout) -> Self {
+        Self { data, layout }
+    }
+
+    /// A contiguous `[token, head, dim]` tensor.
+    pub fn token_major(data: &'a mut [T], heads: usize, dim: usize) -> Self {
+        Self::new(data, Layout::token_major(heads, dim))
+    }
+
+    /// Every row (the channels of one head of one token) by itself, `[token, head]`.
+    pub(crate) fn into_rows(self, what: &'static str, tokens: usize) -> Result<Vec<&'a mut [T]>> {
+        let Layout { heads, dim, token_stride, head_stride } = self.layout;
+        self.layout.check(what, tokens, self.data.len())?;
+        let token_outer = token_stride >= head_stride;
+        let (outer, inner) = if token_outer { (tokens, heads) } else { (heads, tokens) };
+        let (wide, narrow) =
+            if token_outer { (token_stride, head_stride) } else { (head_stride, token_stride) };
+        let mut rows: Vec<&mut [T]> = Vec::new();
+        rows.resize_with(tokens * heads, Default::default);
+        let (mut rest, mut at) = (self.data, 0);
+        for i in 0..outer {
+            for j in 0..inner {
+                let start = i * wide + j * narrow;
+                if start < at {
+                    return Err(Error::OutOfRange {
+                        what,
+                        value: start as f64,
+                        expected: "laid out so that no row begins inside the one before",
+                    });
+                }
+                let (row, tail) = rest.split_at_mut(start - at).1.split_at_mut(dim);
+                let (token, head) = if token_outer { (i, j) } else { (j, i) };
+                rows[token * heads + head] = row;
+                (rest, at) = (tail, start + dim);
+            }
+        }
+        Ok(rows)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,5 +216,23 @@ mod tests {
         let layout = PagedLayout { page_stride: usize::MAX, ..PagedLayout::nhd(16, 2, 64) };
         assert_eq!(layout.required_len(3), None);
         assert_eq!(layout.required_len(0), Some(0));
+    }
+
+    #[test]
+    fn mutable_rows_are_disjoint_in_any_order() {
+        let mut data: Vec<usize> = (0..60).collect();
+        for layout in [
+            Layout::token_major(2, 5),
+            Layout::head_major(2, 5, 6),
+            Layout { heads: 2, dim: 4, token_stride: 5, head_stride: 30 },
+        ] {
+            let view = View::new(&data, layout);
+            let expected: Vec<Vec<usize>> =
+                (0..12).map(|row| view.row(row / 2, row % 2).to_vec()).collect();
+            let rows = ViewMut::new(&mut data, layout).into_rows("out", 6).unwrap();
+            assert_eq!(rows, expected);
+        }
+        let overlapping = Layout { heads: 2, dim: 5, token_stride: 8, head_stride: 4 };
+        assert!(ViewMut::new(&mut data, overlapping).into_rows("out", 6).is_err());
     }
 }

@@ -25,5 +25,5 @@ pub mod schedule;
 
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
-pub use layout::{Layout, PagedLayout, View};
+pub use layout::{Layout, PagedLayout, View, ViewMut};
 pub use ragged::{Ragged, Span};

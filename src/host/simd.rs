@@ -35,6 +35,42 @@ pub(crate) fn panel_width() -> usize {
     NV * lanes()
 }
 
+/// [`rows`] on this processor.
+pub(crate) fn block_rows() -> usize {
+    struct Rows;
+    impl WithSimd for Rows {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            rows::<S>()
+        }
+    }
+    Arch::new().dispatch(Rows)
+}
+
+/// A buffer that begins on a cache line, for vectors that straddle two load at half the rate.
+#[derive(Debug, Default)]
+pub(crate) struct Aligned {
+    data: Vec<f32>,
+}
+
+impl Aligned {
+    const LINE: usize = 64;
+
+    /// The first `len` elements, with whatever they held; new ones are 0.
+    pub(crate) fn slice(&mut self, len: usize) -> &mut [f32] {
+        let padded = len + Self::LINE / size_of::<f32>();
+        if self.data.len() < padded {
+            self.data.resize(padded, 0.0);
+        }
+        // An offset of `usize::MAX` means that none could be found.
+        let start = self.data.as_ptr().align_offset(Self::LINE);
+        let start = if start > padded - len { 0 } else { start };
+        &mut self.data[start..start + len]
+    }
+}
+
 /// `acc[i][j] += a[i][p] * b[p][j]`, summed over p: MR rows of A, each as long as `b`.
 ///
 /// # Panics
@@ -136,6 +172,17 @@ pub(crate) fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let one = simd.splat_f32s(1.0);
     let e = exp(simd, simd.add_f32s(x, x));
     simd.sub_f32s(one, simd.div_f32s(simd.splat_f32s(2.0), simd.add_f32s(e, one)))
+}
+
+/// Replaces x by tanh x.
+#[inline(always)]
+pub(crate) fn tanh_row<S: Simd>(simd: S, row: &mut [f32]) {
+    let (head, tail) = S::as_mut_simd_f32s(row);
+    for x in head {
+        *x = tanh(simd, *x);
+    }
+    let last = tanh(simd, simd.partial_load_f32s(tail));
+    simd.partial_store_f32s(tail, last);
 }
 
 /// The largest value of a row, -inf for an empty one; NaN values may or may not be passed over.

@@ -1,0 +1,395 @@
+//! One query per sequence.
+//!
+//! Bound by memory: every key and value is read once, for all query heads that share it. Long key
+//! lists are cut into chunks of a fixed length whose partial results are combined in order
+//! (split softmax: Dao et al., Flash-Decoding, 2023), so the result does not depend on the number
+//! of threads.
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{Attention, Keys, check};
+use crate::dtype::Element;
+use crate::error::{Error, Result, check_len};
+use crate::host::simd;
+use crate::layout::{View, ViewMut};
+use crate::ragged::Ragged;
+
+/// Which key rows a query reads. Rows count from the sequence's first key; lists ascend strictly.
+#[derive(Debug, Clone, Copy)]
+pub enum KeyLists<'a> {
+    /// All of them.
+    Dense,
+    /// One list per sequence.
+    Shared {
+        /// The key rows, packed.
+        keys: &'a [i32],
+        /// The extent of each list, `batch` of them.
+        lists: &'a Ragged,
+    },
+    /// One list per sequence and KV head: list `sequence * kv heads + head`.
+    PerHead {
+        /// The key rows, packed.
+        keys: &'a [i32],
+        /// The extent of each list, `batch * kv heads` of them.
+        lists: &'a Ragged,
+    },
+}
+
+/// Keys per chunk.
+const CHUNK: usize = 512;
+
+/// Below so many bytes of keys and values another thread takes longer to wake than to read them.
+const SERIAL_BYTES: usize = 1 << 18;
+
+/// Keys per step over values, for each of which a weighted sum is loaded and stored once.
+const STEP: usize = 4;
+
+/// Query heads per pass over keys.
+const HEADS: usize = 4;
+
+/// Attention of one query per sequence over the keys that its lists name.
+///
+/// `q` is `[batch, q heads, dim]`, `out` `[batch, q heads, value dim]`, `lse` `[batch, q heads]`:
+/// the natural log of the sum of exponentials of a row's logits. Query heads
+/// `h * group..(h + 1) * group` read KV head h. With an empty list the row is 0, its `lse` -inf.
+/// Keys outside a list are never read. A sliding window of w leaves those of a list that are among
+/// the last w key rows.
+///
+/// # Errors
+/// If shapes disagree, the number of query heads is no multiple of the number of KV heads, a list
+/// does not ascend, or a page, span or list points beyond the keys.
+pub fn decode<T: Element>(
+    q: View<'_, T>,
+    keys: &Keys<'_, T>,
+    lists: KeyLists<'_>,
+    attention: &Attention,
+    out: ViewMut<'_, f32>,
+    lse: Option<&mut [f32]>,
+) -> Result<()> {
+    check(keys.batch(), &q, keys, attention, &out, lse.as_deref())?;
+    check_lists(keys, &lists)?;
+    let (heads, dim, value_dim) = (keys.heads(), q.layout.dim, keys.value_dim());
+    let group = q.layout.heads / heads;
+    let mut outs = out.into_rows("out", keys.batch())?;
+
+    if group == 0 {
+        return Ok(());
+    }
+    let mut chunks = Vec::new();
+    for sequence in 0..keys.batch() {
+        for head in 0..heads {
+            let rows = visible(keys, &lists, attention, sequence, head);
+            chunks.extend(rows.chunks().map(|rows| Chunk { sequence, head, rows }));
+        }
+    }
+    let stride = group * (value_dim + 2);
+    let mut partials = vec![0f32; chunks.len() * stride];
+    let problem = Problem { q, keys, attention, group };
+    let read: usize = chunks.iter().map(|chunk| chunk.rows.len()).sum();
+    if read * (dim + value_dim) * size_of::<T>() < SERIAL_BYTES || chunks.len() < 2 {
+        let mut scratch = Scratch::default();
+        for (chunk, partial) in chunks.iter().zip(partials.chunks_mut(stride)) {
+            problem.run(chunk, partial, &mut scratch);
+        }
+    } else {
+        chunks
+            .par_iter()
+            .zip(partials.par_chunks_mut(stride))
+            .for_each_init(Scratch::default, |scratch, (chunk, partial)| {
+                problem.run(chunk, partial, scratch)
+            });
+    }
+
+    let mut lse = lse;
+    let mut at = 0;
+    for pair in 0..keys.batch() * heads {
+        let count = chunks[at..]
+            .iter()
+            .take_while(|chunk| chunk.sequence * heads + chunk.head == pair)
+            .count();
+        let partials = &partials[at * stride..(at + count) * stride];
+        for member in 0..group {
+            let slot = pair * group + member;
+            let sum = combine(partials, stride, group, member, outs[slot]);
+            if let Some(lse) = &mut lse {
+                lse[slot] = sum;
+            }
+        }
+        at += count;
+    }
+    Ok(())
+}
+
+fn check_lists<T: Element>(keys: &Keys<'_, T>, lists: &KeyLists<'_>) -> Result<()> {
+    const WHAT: &str = "key list";
+    let (entries, lists, per_sequence) = match *lists {
+        KeyLists::Dense => return Ok(()),
+        KeyLists::Shared { keys, lists } => (keys, lists, 1),
+        KeyLists::PerHead { keys: entries, lists } => (entries, lists, keys.heads()),
+    };
+    check_len("key lists", keys.batch() * per_sequence, lists.batch())?;
+    check_len("entries of key lists", lists.total(), entries.len())?;
+    for (list, span) in lists.spans().enumerate() {
+        let limit = keys.len(list / per_sequence);
+        let rows = &entries[span.range()];
+        if let Some(at) = rows.windows(2).position(|pair| pair[1] <= pair[0]) {
+            return Err(Error::NotAscending { what: WHAT, index: span.start + at + 1 });
+        }
+        let edges = [rows.first(), rows.last()];
+        let beyond = |row: &i32| usize::try_from(*row).map_or(true, |row| row >= limit);
+        if let Some(&row) = edges.into_iter().flatten().find(|row| beyond(row)) {
+            return Err(Error::IndexOutOfBounds { what: WHAT, index: row.into(), limit });
+        }
+    }
+    Ok(())
+}
+
+/// The key rows that the queries of one KV head read.
+fn visible<'a, T: Element>(
+    keys: &Keys<'_, T>,
+    lists: &KeyLists<'a>,
+    attention: &Attention,
+    sequence: usize,
+    head: usize,
+) -> Rows<'a> {
+    let len = keys.len(sequence);
+    let first = attention.first(len);
+    let (entries, span) = match *lists {
+        KeyLists::Dense => return Rows::Range(first..len),
+        KeyLists::Shared { keys, lists } => (keys, lists.span(sequence)),
+        KeyLists::PerHead { keys: entries, lists } => {
+            (entries, lists.span(sequence * keys.heads() + head))
+        }
+    };
+    let list = &entries[span.range()];
+    Rows::List(&list[list.partition_point(|&row| (row as usize) < first)..])
+}
+
+/// Key rows of a sequence.
+#[derive(Debug, Clone)]
+enum Rows<'a> {
+    Range(Range<usize>),
+    List(&'a [i32]),
+}
+
+impl<'a> Rows<'a> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Range(range) => range.len(),
+            Self::List(list) => list.len(),
+        }
+    }
+
+    fn row(&self, index: usize) -> usize {
+        match self {
+            Self::Range(range) => range.start + index,
+            Self::List(list) => list[index] as usize,
+        }
+    }
+
+    /// Cut into pieces of [`CHUNK`] rows.
+    fn chunks(&self) -> impl Iterator<Item = Rows<'a>> {
+        (0..self.len()).step_by(CHUNK).map(|start| {
+            let end = self.len().min(start + CHUNK);
+            match self {
+                Self::Range(range) => Rows::Range(range.start + start..range.start + end),
+                Self::List(list) => Rows::List(&list[start..end]),
+            }
+        })
+    }
+}
+
+struct Chunk<'a> {
+    sequence: usize,
+    head: usize,
+    rows: Rows<'a>,
+}
+
+struct Problem<'a, T> {
+    q: View<'a, T>,
+    keys: &'a Keys<'a, T>,
+    attention: &'a Attention,
+    group: usize,
+}
+
+/// What a thread reuses from chunk to chunk.
+#[derive(Default)]
+struct Scratch {
+    /// `[member][channel]`.
+    q: Vec<f32>,
+    /// `[member][key]`.
+    weights: Vec<f32>,
+    /// [`STEP`] widened rows.
+    wide: Vec<f32>,
+}
+
+impl<T: Element> Problem<'_, T> {
+    /// Writes the group's sums of weighted values, then its largest logits, then its sums of
+    /// weights.
+    fn run(&self, chunk: &Chunk<'_>, partial: &mut [f32], scratch: &mut Scratch) {
+        let dim = self.q.layout.dim;
+        scratch.q.resize(self.group * dim, 0.0);
+        scratch.weights.resize(self.group * CHUNK, 0.0);
+        scratch.wide.resize(STEP * dim.max(self.keys.value_dim()), 0.0);
+        for (member, q) in scratch.q.chunks_exact_mut(dim).enumerate() {
+            T::widen(self.q.row(chunk.sequence, chunk.head * self.group + member), q);
+        }
+        Arch::new().dispatch(Step { problem: self, chunk, partial, scratch });
+    }
+}
+
+struct Step<'a, T> {
+    problem: &'a Problem<'a, T>,
+    chunk: &'a Chunk<'a>,
+    partial: &'a mut [f32],
+    scratch: &'a mut Scratch,
+}
+
+impl<T: Element> WithSimd for Step<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Problem { keys, attention, group, q } = *self.problem;
+        let Chunk { sequence, head, ref rows } = *self.chunk;
+        let (dim, value_dim, len) = (q.layout.dim, keys.value_dim(), rows.len());
+        let Scratch { q, weights, wide } = self.scratch;
+        let (sums, stats) = self.partial.split_at_mut(group * value_dim);
+
+        for index in 0..len {
+            let (key, _) = keys.row(sequence, head, rows.row(index));
+            let key = widened(key, wide);
+            let members = q.chunks(HEADS * dim).zip(weights.chunks_mut(HEADS * CHUNK));
+            for (q, weights) in members {
+                match q.len() / dim {
+                    1 => dots::<S, 1>(simd, key, q, weights, index),
+                    2 => dots::<S, 2>(simd, key, q, weights, index),
+                    3 => dots::<S, 3>(simd, key, q, weights, index),
+                    _ => dots::<S, HEADS>(simd, key, q, weights, index),
+                }
+            }
+        }
+        for (member, weights) in weights.chunks_exact_mut(CHUNK).enumerate() {
+            let logits = &mut weights[..len];
+            match attention.softcap {
+                None => simd::scale(simd, attention.scale, logits),
+                Some(cap) => {
+                    simd::scale(simd, attention.scale / cap, logits);
+                    simd::tanh_row(simd, logits);
+                    simd::scale(simd, cap, logits);
+                }
+            }
+            let max = simd::row_max(simd, logits);
+            stats[member] = max;
+            stats[group + member] = simd::exp_sum(simd, logits, max);
+        }
+        sums.fill(0.0);
+        let wide_len = wide.len() / STEP;
+        for index in (0..len).step_by(STEP) {
+            let count = STEP.min(len - index);
+            let mut buffers = wide.chunks_exact_mut(wide_len);
+            // Past the end the first row again, with a weight of its own below.
+            let values: [&[f32]; STEP] = std::array::from_fn(|i| {
+                let index = if i < count { index + i } else { index };
+                let (_, value) = keys.row(sequence, head, rows.row(index));
+                widened(value, buffers.next().unwrap_or_default())
+            });
+            for (sums, weights) in sums.chunks_exact_mut(value_dim).zip(weights.chunks(CHUNK)) {
+                let weights = &weights[index..index + count];
+                match *weights {
+                    [a, b, c, d] => add_scaled(simd, [a, b, c, d], values, sums),
+                    _ => {
+                        for (&weight, value) in weights.iter().zip(values) {
+                            simd::axpy(simd, weight, value, sums);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A row as f32, in `buffer` if it is not yet.
+#[inline(always)]
+fn widened<'a, T: Element>(row: &'a [T], buffer: &'a mut [f32]) -> &'a [f32] {
+    T::as_f32(row).unwrap_or_else(|| {
+        let wide = &mut buffer[..row.len()];
+        T::widen(row, wide);
+        wide
+    })
+}
+
+/// Dot products of a key with G queries, `weights[member][index]`.
+#[inline(always)]
+fn dots<S: Simd, const G: usize>(
+    simd: S,
+    key: &[f32],
+    q: &[f32],
+    weights: &mut [f32],
+    index: usize,
+) {
+    let (key_head, key_tail) = S::as_simd_f32s(key);
+    let queries: [&[f32]; G] = std::array::from_fn(|g| &q[g * key.len()..][..key.len()]);
+    let heads = queries.map(|q| &S::as_simd_f32s(q).0[..key_head.len()]);
+    let mut acc = [simd.splat_f32s(0.0); G];
+    for (i, &x) in key_head.iter().enumerate() {
+        for g in 0..G {
+            acc[g] = simd.mul_add_e_f32s(heads[g][i], x, acc[g]);
+        }
+    }
+    if !key_tail.is_empty() {
+        let x = simd.partial_load_f32s(key_tail);
+        for g in 0..G {
+            let q = simd.partial_load_f32s(S::as_simd_f32s(queries[g]).1);
+            acc[g] = simd.mul_add_e_f32s(q, x, acc[g]);
+        }
+    }
+    for g in 0..G {
+        weights[g * CHUNK + index] = simd.reduce_sum_f32s(acc[g]);
+    }
+}
+
+/// `sums += weights[0] * values[0] + ...`.
+#[inline(always)]
+fn add_scaled<S: Simd>(simd: S, weights: [f32; STEP], values: [&[f32]; STEP], sums: &mut [f32]) {
+    let values = values.map(|value| S::as_simd_f32s(&value[..sums.len()]));
+    let (head, tail) = S::as_mut_simd_f32s(sums);
+    let heads = values.map(|(value, _)| &value[..head.len()]);
+    let factors = weights.map(|weight| simd.splat_f32s(weight));
+    for (i, sum) in head.iter_mut().enumerate() {
+        for (factor, value) in factors.iter().zip(heads) {
+            *sum = simd.mul_add_e_f32s(*factor, value[i], *sum);
+        }
+    }
+    for (i, sum) in tail.iter_mut().enumerate() {
+        for (weight, (_, value)) in weights.iter().zip(values) {
+            *sum += weight * value[i];
+        }
+    }
+}
+
+/// Adds up the chunks of one query head and returns its log-sum-exp.
+fn combine(partials: &[f32], stride: usize, group: usize, member: usize, out: &mut [f32]) -> f32 {
+    out.fill(0.0);
+    let value_dim = out.len();
+    let stats = group * value_dim;
+    let max = partials
+        .chunks_exact(stride)
+        .fold(f32::NEG_INFINITY, |max, partial| max.max(partial[stats + member]));
+    if partials.is_empty() {
+        return f32::NEG_INFINITY;
+    }
+    let mut total = 0.0;
+    for partial in partials.chunks_exact(stride) {
+        let factor = (partial[stats + member] - max).exp();
+        total += partial[stats + group + member] * factor;
+        for (out, &sum) in out.iter_mut().zip(&partial[member * value_dim..]) {
+            *out += sum * factor;
+        }
+    }
+    out.iter_mut().for_each(|out| *out /= total);
+    max + total.ln()
+}

@@ -1,0 +1,362 @@
+//! Many queries per sequence.
+//!
+//! Work is cut into blocks of query rows of one KV head; the queries of all heads that share it are
+//! rows of one block, so a key is read once for all of them. A block walks over the keys in tiles
+//! and keeps, per row, a running maximum and sum (online softmax: Milakov and Gimelshein,
+//! arXiv 1805.02867; the tiling is that of FlashAttention, arXiv 2205.14135).
+//!
+//! The arithmetic of a tile is in [`tile`](super::tile).
+
+use std::iter;
+use std::ops::Range;
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::tile::{KEY_TILE, Logits, STATS, Step, Tile};
+use super::{Attention, Keys, check};
+use crate::dtype::Element;
+use crate::error::{Error, Result, check_len};
+use crate::host::simd::{self, Aligned};
+use crate::layout::{View, ViewMut};
+use crate::ragged::Ragged;
+
+/// Which key rows of its sequence a query sees: those below its row limit. Rows count from the
+/// sequence's first key.
+#[derive(Debug, Clone, Copy)]
+pub enum RowLimit<'a> {
+    /// Aligned at the end: query i of n over m keys sees the first `m - n + i + 1`, none if negative.
+    Causal,
+    /// All of them.
+    Full,
+    /// `[total queries]`, the row limit of each.
+    PerRow(&'a [i32]),
+    /// The rows from `first` to below `limit`, both `[total queries]`.
+    Between {
+        /// The first row that each query sees.
+        first: &'a [i32],
+        /// The row limit of each.
+        limit: &'a [i32],
+    },
+}
+
+/// Row tiles per block at most: every key tile is widened and packed once for all of them.
+const MAX_ROW_TILES: usize = 8;
+
+/// Below so many floating-point operations another thread takes longer to wake than to do it.
+const SERIAL_WORK: usize = 2_000_000;
+
+/// Attention of packed queries over the keys of their sequences.
+///
+/// `q` is `[total, q heads, dim]`, `queries` says which rows belong to which sequence, `out` is
+/// `[total, q heads, value dim]`, `lse` `[total, q heads]`: the natural log of the sum of
+/// exponentials of a row's logits. Query heads `h * group..(h + 1) * group` read KV head h. A row
+/// that sees no key becomes 0, its `lse` -inf. Keys that a row does not see have no influence on
+/// it, even if they are NaN. The result depends neither on the number of threads nor on the other
+/// sequences.
+///
+/// # Errors
+/// If shapes disagree, the number of query heads is no multiple of the number of KV heads, a page,
+/// span or row limit points beyond the keys, or a parameter is out of range.
+pub fn prefill<T: Element>(
+    q: View<'_, T>,
+    queries: &Ragged,
+    keys: &Keys<'_, T>,
+    limit: RowLimit<'_>,
+    attention: &Attention,
+    out: ViewMut<'_, f32>,
+    lse: Option<&mut [f32]>,
+) -> Result<()> {
+    check_len("sequences of keys", queries.batch(), keys.batch())?;
+    check(queries.total(), &q, keys, attention, &out, lse.as_deref())?;
+    let visible = visible_rows(queries, keys, limit, attention)?;
+    let problem = Problem { q, queries, keys, visible: &visible, logits: Logits::new(attention) };
+    let outs = out.into_rows("out", queries.total())?;
+    let (work, mut blocks) = problem.plan(outs, lse);
+    if work < SERIAL_WORK || blocks.len() < 2 {
+        let mut scratch = Scratch::default();
+        blocks.into_iter().for_each(|block| problem.run(block, &mut scratch));
+    } else {
+        // Longest first, drawn from one queue, so that the threads finish together.
+        blocks.sort_by_key(|block| std::cmp::Reverse(block.work));
+        blocks
+            .into_iter()
+            .par_bridge()
+            .for_each_init(Scratch::default, |scratch, block| problem.run(block, scratch));
+    }
+    Ok(())
+}
+
+/// Per query, the rows it sees.
+fn visible_rows<T: Element>(
+    queries: &Ragged,
+    keys: &Keys<'_, T>,
+    limit: RowLimit<'_>,
+    attention: &Attention,
+) -> Result<Vec<Range<u32>>> {
+    let lists = match limit {
+        RowLimit::Causal | RowLimit::Full => [None, None],
+        RowLimit::PerRow(limit) => [None, Some(("row limits", limit))],
+        RowLimit::Between { first, limit } => {
+            [Some(("first rows", first)), Some(("row limits", limit))]
+        }
+    };
+    for (what, list) in lists.into_iter().flatten() {
+        check_len(what, queries.total(), list.len())?;
+        for (sequence, span) in queries.spans().enumerate() {
+            let len = keys.len(sequence);
+            let beyond = |&&row: &&i32| usize::try_from(row).map_or(true, |row| row > len);
+            if let Some(&row) = list[span.range()].iter().find(beyond) {
+                let expected = "no less than 0 and no more than the number of key rows";
+                return Err(Error::OutOfRange { what, value: row.into(), expected });
+            }
+        }
+    }
+    let mut visible = Vec::with_capacity(queries.total());
+    for (sequence, span) in queries.spans().enumerate() {
+        let len = keys.len(sequence);
+        visible.extend((0..span.len).map(|i| {
+            let (first, limit) = match limit {
+                RowLimit::Causal => (0, (len + i + 1).saturating_sub(span.len)),
+                RowLimit::Full => (0, len),
+                RowLimit::PerRow(limit) => (0, limit[span.start + i] as usize),
+                RowLimit::Between { first, limit } => {
+                    (first[span.start + i] as usize, limit[span.start + i] as usize)
+                }
+            };
+            let first = first.max(attention.first(limit)).min(limit);
+            first as u32..limit as u32
+        }));
+    }
+    Ok(visible)
+}
+
+struct Problem<'a, T> {
+    q: View<'a, T>,
+    queries: &'a Ragged,
+    keys: &'a Keys<'a, T>,
+    visible: &'a [Range<u32>],
+    logits: Logits,
+}
+
+/// Consecutive query rows of one KV head of one sequence: query by query, and in each the heads of
+/// the group.
+struct Block<'o> {
+    sequence: usize,
+    head: usize,
+    /// In rows, from the first of the sequence.
+    start: usize,
+    rows: Vec<RowOut<'o>>,
+    work: usize,
+}
+
+struct RowOut<'o> {
+    out: &'o mut [f32],
+    lse: Option<&'o mut f32>,
+}
+
+/// What a thread reuses from block to block.
+#[derive(Default)]
+struct Scratch {
+    /// `[tile][channel][lane]`.
+    q: Aligned,
+    /// `[tile][value channel][lane]`.
+    out: Aligned,
+    /// `[key][lane]`.
+    weights: Aligned,
+    /// `[key][channel]`.
+    k: Aligned,
+    /// `[panel][key][rows of a register block]`.
+    v: Aligned,
+    wide: Vec<f32>,
+    tiles: Vec<Tile>,
+    /// `[tile][`[`STATS`]`][lane]`.
+    stats: Aligned,
+    visible: Vec<u32>,
+}
+
+impl<T: Element> Problem<'_, T> {
+    fn group(&self) -> usize {
+        self.q.layout.heads / self.keys.heads()
+    }
+
+    /// Cuts the work into blocks; also its floating-point operations.
+    fn plan<'o>(
+        &self,
+        mut outs: Vec<&'o mut [f32]>,
+        lse: Option<&'o mut [f32]>,
+    ) -> (usize, Vec<Block<'o>>) {
+        let (heads, group) = (self.keys.heads(), self.group());
+        let width = simd::panel_width();
+        let tiles: usize =
+            self.queries.lens().map(|len| (len * group).div_ceil(width) * heads).sum();
+        // How rows fall into blocks changes no result, so it may depend on the number of threads.
+        let per_thread = tiles / (8 * rayon::current_num_threads());
+        let block_rows = per_thread.clamp(1, MAX_ROW_TILES) * width;
+        let mut lses: Vec<Option<&mut f32>> = match lse {
+            Some(lse) => lse.iter_mut().map(Some).collect(),
+            None => iter::repeat_with(|| None).take(outs.len()).collect(),
+        };
+        let per_key = 2 * (self.q.layout.dim + self.keys.value_dim());
+        let mut blocks = Vec::new();
+        for (sequence, span) in self.queries.spans().enumerate() {
+            for head in 0..heads {
+                for start in (0..span.len * group).step_by(block_rows) {
+                    let end = (start + block_rows).min(span.len * group);
+                    let mut work = 0;
+                    let rows = (start..end)
+                        .map(|row| {
+                            let token = span.start + row / group;
+                            let slot = token * heads * group + head * group + row % group;
+                            work += self.visible[token].len() * per_key;
+                            RowOut { out: std::mem::take(&mut outs[slot]), lse: lses[slot].take() }
+                        })
+                        .collect();
+                    blocks.push(Block { sequence, head, start, rows, work });
+                }
+            }
+        }
+        (blocks.iter().map(|block| block.work).sum(), blocks)
+    }
+
+    fn run(&self, mut block: Block<'_>, scratch: &mut Scratch) {
+        let (lanes, width) = (simd::lanes(), simd::panel_width());
+        let (dim, value_dim) = (self.q.layout.dim, self.keys.value_dim());
+        let block_rows = simd::block_rows();
+        let padded_dim = value_dim.next_multiple_of(block_rows);
+        let tiles = block.rows.len().div_ceil(width);
+        scratch.wide.resize(dim.max(padded_dim), 0.0);
+        scratch.out.slice(tiles * padded_dim * width).fill(0.0);
+        self.pack_queries(&block, scratch, lanes, width);
+
+        let seen = scratch.tiles.iter().filter(|tile| !tile.seen.is_empty());
+        let first = seen.clone().map(|tile| tile.seen.start).min().unwrap_or(0);
+        let end = seen.map(|tile| tile.seen.end).max().unwrap_or(0);
+        // Tiles begin at multiples of their size, whatever rows are seen: a row's sums are the same
+        // in every block.
+        for start in (first / KEY_TILE * KEY_TILE..end).step_by(KEY_TILE) {
+            let keys = start..end.min(start + KEY_TILE);
+            match block_rows {
+                8 => self.pack_keys::<8>(&block, keys.clone(), scratch),
+                _ => self.pack_keys::<4>(&block, keys.clone(), scratch),
+            }
+            Arch::new().dispatch(Step {
+                keys,
+                dim,
+                padded_dim,
+                logits: self.logits,
+                tiles: &scratch.tiles,
+                visible: &scratch.visible,
+                q: scratch.q.slice(tiles * dim * width),
+                k: scratch.k.slice(KEY_TILE * dim),
+                v: scratch.v.slice(KEY_TILE * padded_dim),
+                weights: scratch.weights.slice(KEY_TILE * width),
+                out: scratch.out.slice(tiles * padded_dim * width),
+                stats: scratch.stats.slice(tiles * STATS * width),
+            });
+        }
+
+        let out = scratch.out.slice(tiles * padded_dim * width);
+        let stats = scratch.stats.slice(tiles * STATS * width);
+        for (index, tile) in scratch.tiles.iter().enumerate() {
+            let lanes = tile.vectors * lanes;
+            let out = &out[index * padded_dim * width..][..padded_dim * lanes];
+            let stats = &stats[index * STATS * width..][..STATS * lanes];
+            let visible = &scratch.visible[index * 2 * width..][..2 * lanes];
+            let rows = block.rows.iter_mut().skip(index * width).take(width);
+            for (lane, row) in rows.enumerate() {
+                let blind = visible[lane] == visible[lanes + lane];
+                let (shift, sum) = (stats[lanes + lane], stats[2 * lanes + lane]);
+                for (channel, value) in row.out.iter_mut().enumerate() {
+                    *value = if blind { 0.0 } else { out[channel * lanes + lane] / sum };
+                }
+                if let Some(lse) = &mut row.lse {
+                    **lse = match (blind, sum == 0.0) {
+                        (true, _) => f32::NEG_INFINITY,
+                        // Every logit is -inf.
+                        (false, true) => f32::NAN,
+                        (false, false) => shift * std::f32::consts::LN_2 + sum.ln(),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Packs queries, what they see and the tiles of a block.
+    fn pack_queries(&self, block: &Block<'_>, scratch: &mut Scratch, lanes: usize, width: usize) {
+        let (dim, group) = (self.q.layout.dim, self.group());
+        let span = self.queries.span(block.sequence);
+        let tiles = block.rows.len().div_ceil(width);
+        let q = scratch.q.slice(tiles * dim * width);
+        let stats = scratch.stats.slice(tiles * STATS * width);
+        stats.fill(0.0);
+        scratch.visible.clear();
+        scratch.visible.resize(tiles * 2 * width, 0);
+        scratch.tiles.clear();
+        for index in 0..tiles {
+            let first_row = block.start + index * width;
+            let rows = width.min(block.rows.len() - index * width);
+            let vectors = rows.div_ceil(lanes);
+            let lanes = vectors * lanes;
+            let q = &mut q[index * dim * width..][..dim * lanes];
+            stats[index * STATS * width..][..lanes].fill(f32::NEG_INFINITY);
+            let (firsts, limits) =
+                scratch.visible[index * 2 * width..][..2 * lanes].split_at_mut(lanes);
+            let mut tile = Tile { vectors, seen: usize::MAX..0, body: 0..usize::MAX };
+            if rows < lanes {
+                q.fill(0.0);
+            }
+            for lane in 0..rows {
+                let (query, member) = ((first_row + lane) / group, (first_row + lane) % group);
+                let source = self.q.row(span.start + query, block.head * group + member);
+                let source = widened(source, &mut scratch.wide);
+                for (q, &x) in q.iter_mut().skip(lane).step_by(lanes).zip(source) {
+                    *q = x * self.logits.query_factor;
+                }
+                let Range { start, end } = self.visible[span.start + query];
+                (firsts[lane], limits[lane]) = (start, end);
+                let (start, end) = (start as usize, end as usize);
+                if start < end {
+                    tile.seen = tile.seen.start.min(start)..tile.seen.end.max(end);
+                }
+                tile.body = tile.body.start.max(start)..tile.body.end.min(end);
+            }
+            scratch.tiles.push(tile);
+        }
+    }
+
+    /// Widens a tile of keys and values; values in panels of MR channels.
+    fn pack_keys<const MR: usize>(
+        &self,
+        block: &Block<'_>,
+        keys: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let (dim, value_dim) = (self.q.layout.dim, self.keys.value_dim());
+        let k = scratch.k.slice(KEY_TILE * dim);
+        let v = scratch.v.slice(KEY_TILE * value_dim.next_multiple_of(MR));
+        let (v, _) = v.as_chunks_mut::<MR>();
+        for (slot, row) in keys.enumerate() {
+            let (key, value) = self.keys.row(block.sequence, block.head, row);
+            T::widen(key, &mut k[slot * dim..][..dim]);
+            let (chunks, rest) = widened(value, &mut scratch.wide).as_chunks::<MR>();
+            for (panel, chunk) in chunks.iter().enumerate() {
+                v[panel * KEY_TILE + slot] = *chunk;
+            }
+            if !rest.is_empty() {
+                let last = &mut v[chunks.len() * KEY_TILE + slot];
+                *last = [0.0; MR];
+                last[..rest.len()].copy_from_slice(rest);
+            }
+        }
+    }
+}
+
+/// A row as f32, in `buffer` if it is not yet.
+fn widened<'a, T: Element>(row: &'a [T], buffer: &'a mut [f32]) -> &'a [f32] {
+    T::as_f32(row).unwrap_or_else(|| {
+        let wide = &mut buffer[..row.len()];
+        T::widen(row, wide);
+        wide
+    })
+}
