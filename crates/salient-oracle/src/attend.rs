@@ -157,7 +157,7 @@ fn shape<T>(keys: &Keys<'_, T>) -> (usize, usize, usize) {
 }
 
 /// The key and the value of one head of one row of a sequence.
-fn key_value<'a, T>(
+fn key_value<'a, T: Element>(
     keys: &Keys<'a, T>,
     sequence: usize,
     head: usize,
@@ -199,7 +199,8 @@ impl Attend for Oracle {
             same("row limits", queries.total(), list.len())?;
             for (sequence, span) in queries.spans().enumerate() {
                 for &row in &list[span.range()] {
-                    let right = usize::try_from(row).is_ok_and(|row| row <= keys_of(keys, sequence));
+                    let right =
+                        usize::try_from(row).is_ok_and(|row| row <= keys_of(keys, sequence));
                     in_range("row limit", row.into(), right, "within the keys")?;
                 }
             }

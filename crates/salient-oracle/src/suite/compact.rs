@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use salient::{Element, Layout, PagedLayout, Ragged, Span};
 
-use super::{assert_same_bits, bits};
+use super::{assert_same_bits, bits, run_all};
 use crate::compact::{self, Kept};
 use crate::generate::{Random, lengths};
 use crate::implementation::Compact;
@@ -112,6 +112,14 @@ pub fn cases(longest: usize) -> impl Strategy<Value = Case> {
 /// # Panics
 /// With the case at fault.
 pub fn all(on: &impl Compact) {
+    run_all(&[
+        ("every_batch_shape_and_choice", &|| every_batch_shape_and_choice(on)),
+        ("bad_input", &|| bad_input(on)),
+    ]);
+}
+
+/// Ragged batches, head sizes and choices of tokens, in every type and store.
+pub fn every_batch_shape_and_choice(on: &impl Compact) {
     let batches: [&[usize]; 6] =
         [&[], &[0, 0], &[1], &[5, 0, 33, 1], &[257, 64, 100], &[0, 500, 3]];
     let keeps = [
@@ -142,7 +150,6 @@ pub fn all(on: &impl Compact) {
         keeping: Keeping::Share(0.35),
     };
     check(on, &long);
-    bad_input(on);
 }
 
 /// Every property of one case, in every element type.

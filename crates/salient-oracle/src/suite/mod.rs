@@ -7,7 +7,19 @@ pub mod compact;
 pub mod score;
 pub mod select;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use salient::Element;
+
+/// Runs every property, then panics if any did, so that one failure does not hide another.
+fn run_all(properties: &[(&str, &dyn Fn())]) {
+    let failed: Vec<&str> = properties
+        .iter()
+        .filter(|(_, property)| catch_unwind(AssertUnwindSafe(property)).is_err())
+        .map(|(name, _)| *name)
+        .collect();
+    assert!(failed.is_empty(), "{failed:?} failed; the case of each is above");
+}
 
 /// The exact values, NaN alike.
 pub fn bits<T: Element>(values: &[T]) -> Vec<u32> {

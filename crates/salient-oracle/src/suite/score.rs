@@ -6,7 +6,7 @@ use salient::host::score::{
 };
 use salient::{Element, Layout, Ragged, Span, View};
 
-use super::{assert_accurate, assert_same_bits, magnitude, wide};
+use super::{assert_accurate, assert_same_bits, magnitude, run_all, wide};
 use crate::generate::Random;
 use crate::implementation::Score;
 use crate::score as oracle;
@@ -138,17 +138,19 @@ impl Case {
 /// # Panics
 /// With the case at fault.
 pub fn all(on: &impl Score) {
-    attention_shapes(on);
-    attention_options(on);
-    neighbours_change_nothing(on);
-    the_three_are_one(on);
-    nan_stays_where_it_reaches(on);
-    predictors(on);
-    pools(on);
-    key_norms(on);
-    random_scores(on);
-    positions(on);
-    bad_input(on);
+    run_all(&[
+        ("attention_shapes", &|| attention_shapes(on)),
+        ("attention_options", &|| attention_options(on)),
+        ("neighbours_change_nothing", &|| neighbours_change_nothing(on)),
+        ("the_three_are_one", &|| the_three_are_one(on)),
+        ("nan_stays_where_it_reaches", &|| nan_stays_where_it_reaches(on)),
+        ("predictors", &|| predictors(on)),
+        ("pools", &|| pools(on)),
+        ("key_norms", &|| key_norms(on)),
+        ("random_scores", &|| random_scores(on)),
+        ("positions", &|| positions(on)),
+        ("bad_input", &|| bad_input(on)),
+    ]);
 }
 
 fn plain_case(seed: u64, lens: &[usize], queries: Queries) -> Case {

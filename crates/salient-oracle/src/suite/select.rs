@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use salient::host::select::{Budget, Edges, PerSequence, Protect, Request};
 use salient::{Error, Ragged, Result, Span};
 
+use super::run_all;
 use crate::generate::{Distribution, LENGTHS, Random, distributions, lengths};
 use crate::implementation::Select;
 use crate::select::Selected;
@@ -239,17 +240,21 @@ fn difference(actual: &[i32], expected: &[i32]) -> String {
 /// # Panics
 /// With the case at fault.
 pub fn all(on: &impl Select) {
-    every_distribution_length_and_count(on);
-    one_long_row(on);
-    thresholds(on);
-    ratios(on);
-    protection(on);
-    a_budget_below_the_protected_is_rejected(on);
-    heads_and_ragged_batches(on);
-    neighbours_change_nothing(on);
-    the_same_every_time(on);
-    rules_by_hand(on);
-    bad_input(on);
+    run_all(&[
+        ("every_distribution_length_and_count", &|| every_distribution_length_and_count(on)),
+        ("one_long_row", &|| one_long_row(on)),
+        ("thresholds", &|| thresholds(on)),
+        ("ratios", &|| ratios(on)),
+        ("protection", &|| protection(on)),
+        ("a_budget_below_the_protected_is_rejected", &|| {
+            a_budget_below_the_protected_is_rejected(on)
+        }),
+        ("heads_and_ragged_batches", &|| heads_and_ragged_batches(on)),
+        ("neighbours_change_nothing", &|| neighbours_change_nothing(on)),
+        ("the_same_every_time", &|| the_same_every_time(on)),
+        ("rules_by_hand", &|| rules_by_hand(on)),
+        ("bad_input", &|| bad_input(on)),
+    ]);
 }
 
 /// Each distribution at each length with the counts at which kernels err.

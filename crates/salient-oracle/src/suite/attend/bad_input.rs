@@ -63,7 +63,8 @@ pub fn bad_input(on: &impl Attend) {
         lse_len: 5 * HEADS,
     };
     let pool = &data[..3 * PAGED.page_stride];
-    let paged = |page_table, lens| Keys::Paged { k: pool, v: pool, layout: PAGED, page_table, lens };
+    let paged =
+        |page_table, lens| Keys::Paged { k: pool, v: pool, layout: PAGED, page_table, lens };
     let prefill = |what: &str, problem: Problem<'_>| {
         problem.run(what, |p, out, lse| {
             on.prefill(p.q, p.queries, &p.keys, p.limit, &p.attention, out, Some(lse))
@@ -115,7 +116,10 @@ pub fn bad_input(on: &impl Attend) {
     both("short k", Problem { keys: Keys::Contiguous { k: short, v: kv, spans: &spans }, ..good });
     both("short v", Problem { keys: Keys::Contiguous { k: kv, v: short, spans: &spans }, ..good });
     let other = View::token_major(&data[..7 * DIM], 1, DIM);
-    both("V of one head", Problem { keys: Keys::Contiguous { k: kv, v: other, spans: &spans }, ..good });
+    both(
+        "V of one head",
+        Problem { keys: Keys::Contiguous { k: kv, v: other, spans: &spans }, ..good },
+    );
     for far in [Span { start: 5, len: 3 }, Span { start: usize::MAX, len: 3 }] {
         let spans = [spans[0], far];
         let keys = Keys::Contiguous { k: kv, v: kv, spans: &spans };

@@ -340,29 +340,31 @@ pub fn cases(longest: usize, decode: bool) -> impl Strategy<Value = Case> {
     let lens = prop::collection::vec((0..=longest, 0..=longest), 0..4);
     let shape = (1..=3usize, 1..=4usize, 1..=40usize);
     let options = (0..5usize, 0..6usize, any::<bool>(), 0..=longest + 1);
-    (any::<u64>(), lens, shape, options, share).prop_map(move |(seed, lens, shape, options, share)| {
-        let (kv_heads, group, dim) = shape;
-        let (sees, store, softcap, window) = options;
-        let share = f64::from(share) / 100.0;
-        let prefills = [Sees::Causal, Sees::Full, Sees::PerRow, Sees::Between, Sees::Nothing];
-        let decodes = [Sees::Dense, Sees::Shared(share), Sees::PerHead(share)];
-        let attention = Attention {
-            scale: (dim as f32).powf(-0.5),
-            softcap: softcap.then_some(1.5),
-            sliding_window: (window > 0).then_some(window),
-        };
-        Case {
-            seed,
-            lens: lens.into_iter().map(|(q, k)| (if decode { 1 } else { q }, k)).collect(),
-            kv_heads,
-            group,
-            dim,
-            store: Store::ALL[store],
-            sees: if decode { decodes[sees % 3] } else { prefills[sees] },
-            values: Values::Normal,
-            attention,
-        }
-    })
+    (any::<u64>(), lens, shape, options, share).prop_map(
+        move |(seed, lens, shape, options, share)| {
+            let (kv_heads, group, dim) = shape;
+            let (sees, store, softcap, window) = options;
+            let share = f64::from(share) / 100.0;
+            let prefills = [Sees::Causal, Sees::Full, Sees::PerRow, Sees::Between, Sees::Nothing];
+            let decodes = [Sees::Dense, Sees::Shared(share), Sees::PerHead(share)];
+            let attention = Attention {
+                scale: (dim as f32).powf(-0.5),
+                softcap: softcap.then_some(1.5),
+                sliding_window: (window > 0).then_some(window),
+            };
+            Case {
+                seed,
+                lens: lens.into_iter().map(|(q, k)| (if decode { 1 } else { q }, k)).collect(),
+                kv_heads,
+                group,
+                dim,
+                store: Store::ALL[store],
+                sees: if decode { decodes[sees % 3] } else { prefills[sees] },
+                values: Values::Normal,
+                attention,
+            }
+        },
+    )
 }
 
 /// Keys and values where a [`Store`] puts them.
@@ -434,7 +436,9 @@ impl<T: Element> Stored<T> {
 impl Place {
     fn offset(&self, sequence: usize, token: usize, head: usize) -> usize {
         match self {
-            Self::Contiguous { layout, spans } => layout.offset(spans[sequence].start + token, head),
+            Self::Contiguous { layout, spans } => {
+                layout.offset(spans[sequence].start + token, head)
+            }
             Self::Paged { layout, page_table, lens } => {
                 let max_pages = page_table.len() / lens.len();
                 let page = page_table[sequence * max_pages + token / layout.page_size];

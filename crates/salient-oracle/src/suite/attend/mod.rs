@@ -10,7 +10,7 @@ use salient::{Layout, Span, View, ViewMut};
 pub use bad_input::bad_input;
 pub use case::{Built, Case, Outcome, Sees, Store, Values, cases, judge};
 
-use super::assert_same_bits;
+use super::{assert_same_bits, run_all};
 use crate::attend::row;
 use crate::generate::Random;
 use crate::implementation::Attend;
@@ -25,18 +25,20 @@ const DECODES: [Sees; 5] =
 /// # Panics
 /// With the case at fault.
 pub fn all(on: &impl Attend) {
-    shapes(on);
-    long_rows(on);
-    options(on);
-    a_store_changes_no_bit(on);
-    one_limit_in_several_words(on);
-    one_list_in_several_words(on);
-    neighbours_change_nothing(on);
-    pruned_is_masked(on);
-    nan_stays_where_it_is_seen(on);
-    infinite_values_arrive(on);
-    the_output_has_any_layout(on);
-    bad_input(on);
+    run_all(&[
+        ("shapes", &|| shapes(on)),
+        ("long_rows", &|| long_rows(on)),
+        ("options", &|| options(on)),
+        ("a_store_changes_no_bit", &|| a_store_changes_no_bit(on)),
+        ("one_limit_in_several_words", &|| one_limit_in_several_words(on)),
+        ("one_list_in_several_words", &|| one_list_in_several_words(on)),
+        ("neighbours_change_nothing", &|| neighbours_change_nothing(on)),
+        ("pruned_is_masked", &|| pruned_is_masked(on)),
+        ("nan_stays_where_it_is_seen", &|| nan_stays_where_it_is_seen(on)),
+        ("infinite_values_arrive", &|| infinite_values_arrive(on)),
+        ("the_output_has_any_layout", &|| the_output_has_any_layout(on)),
+        ("bad_input", &|| bad_input(on)),
+    ]);
 }
 
 /// Odd head sizes, groups of 1 to 8, queries longer and shorter than keys, empty sequences.
@@ -101,8 +103,9 @@ pub fn options(on: &impl Attend) {
                         _ => &[(20, 40), (40, 20), (33, 150)],
                     };
                     let case = Case::plain(3, lens, sees);
-                    Case { attention: Attention { scale, softcap, sliding_window }, ..case }
-                        .check_built(on, &case.build::<f32>());
+                    let attention = Attention { scale, softcap, sliding_window };
+                    let case = Case { attention, ..case };
+                    case.check_built(on, &case.build::<f32>());
                 }
             }
         }
@@ -210,7 +213,8 @@ pub fn pruned_is_masked(on: &impl Attend) {
         };
         let (out, lse) = pruned.run(on, &compacted);
         let (exact, plain) = (masked::<f64>(&dense, &built, &kept), masked(&dense, &built, &kept));
-        let context = |what| format!("attend: pruned {what}, {len} rows, share {share}, seed {len}");
+        let context =
+            |what| format!("attend: pruned {what}, {len} rows, share {share}, seed {len}");
         judge(&out, &plain.0, &exact.0, &|| context("output"));
         judge(&lse, &plain.1, &exact.1, &|| context("LSE"));
         if share == 1.0 {
@@ -232,7 +236,8 @@ fn masked<R: Real>(case: &Case, built: &Built<f32>, kept: &[i32]) -> (Vec<R>, Ve
             let kv_head = head / case.group;
             let seen: Vec<_> = seen.map(|t| (k.row(t, kv_head), v.row(t, kv_head))).collect();
             let scale = case.attention.scale;
-            let (row, log_sum) = row::<R, f32>(q.row(query as usize, head), &seen, case.dim, scale, None);
+            let (row, log_sum) =
+                row::<R, f32>(q.row(query as usize, head), &seen, case.dim, scale, None);
             out.extend(row);
             lse.push(log_sum);
         }
@@ -267,10 +272,9 @@ pub fn nan_stays_where_it_is_seen(on: &impl Attend) {
 
 /// An infinite value makes its channel infinite in the rows that see it.
 pub fn infinite_values_arrive(on: &impl Attend) {
-    for case in [
-        Case::plain(10, &[(65, 130)], Sees::Causal),
-        Case::decode(10, &[600, 3], Sees::Dense),
-    ] {
+    for case in
+        [Case::plain(10, &[(65, 130)], Sees::Causal), Case::decode(10, &[600, 3], Sees::Dense)]
+    {
         let mut built = case.build::<f32>();
         built.v[2 * case.kv_heads * case.dim + 1] = f32::INFINITY;
         built.v[2 * case.kv_heads * case.dim + 2] = f32::NEG_INFINITY;
