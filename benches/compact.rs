@@ -28,7 +28,7 @@ fn rows<T: Pod + Send + Sync>(criterion: &mut Criterion, name: &str, width: usiz
         for (survivors, selection) in [("random", random(keep)), ("clustered", clustered(keep))] {
             let kept = selection.kept_rows().total();
             let mut dst = vec![T::zeroed(); kept * width];
-            let mut run = |src: &[T], dst: &mut [T]| {
+            let run = |src: &[T], dst: &mut [T]| {
                 let tensor = RowTensor::new(src, width, dst).expect("rows have bytes");
                 compact::rows(&selection, &mut [tensor]).expect("the tensor has the rows");
             };
@@ -108,12 +108,13 @@ fn kv(criterion: &mut Criterion) {
             });
         });
     }
-    let mut dst = vec![bf16::ZERO; bytes / size_of::<bf16>() / LAYERS / 2];
+    let len = bytes / size_of::<bf16>() / LAYERS / 2;
+    let mut dst = vec![bf16::ZERO; len];
     group.bench_function("copy, one thread", |bencher| {
         bencher.iter(|| {
             for (k, v) in &caches {
-                dst.copy_from_slice(black_box(&k[..dst.len()]));
-                dst.copy_from_slice(black_box(&v[..dst.len()]));
+                dst.copy_from_slice(black_box(&k[..len]));
+                dst.copy_from_slice(black_box(&v[..len]));
             }
         });
     });

@@ -52,34 +52,20 @@ impl<'a> Keys<'a> {
         Self { scores: &self.scores[start..end], mask: self.mask.map(|mask| &mask[start..end]) }
     }
 
+    /// The first key in `range`, or if there is none the least.
+    fn first_in(&self, range: KeyRange) -> u32 {
+        let key = |i: usize| match self.mask {
+            Some(mask) if mask[i] => u32::MAX,
+            _ => key_of(self.scores[i]),
+        };
+        (0..self.len()).map(key).find(|&key| range.contains(key)).unwrap_or(range.low)
+    }
+
     /// Runs `work` on every chunk, in parallel where there are several.
     fn chunks<R: Send>(&self, work: impl Fn(Self) -> R + Sync) -> Vec<R> {
         match self.len().div_ceil(CHUNK) {
             0 | 1 => vec![work(*self)],
             chunks => (0..chunks).into_par_iter().map(|index| work(self.chunk(index))).collect(),
-        }
-    }
-
-    #[inline(always)]
-    fn for_blocks(&self, mut visit: impl FnMut(&[u32])) {
-        let mut block = [0; BLOCK];
-        match self.mask {
-            None => {
-                for scores in self.scores.chunks(BLOCK) {
-                    for (key, &score) in block.iter_mut().zip(scores) {
-                        *key = key_of(score);
-                    }
-                    visit(&block[..scores.len()]);
-                }
-            }
-            Some(mask) => {
-                for (scores, mask) in self.scores.chunks(BLOCK).zip(mask.chunks(BLOCK)) {
-                    for ((key, &score), &masked) in block.iter_mut().zip(scores).zip(mask) {
-                        *key = if masked { u32::MAX } else { key_of(score) };
-                    }
-                    visit(&block[..scores.len()]);
-                }
-            }
         }
     }
 }
@@ -104,10 +90,8 @@ pub(super) fn any_nan(scores: &[f32]) -> bool {
 
 /// How many keys a cut that keeps all ties lets through.
 pub(super) fn count(keys: Keys<'_>, cut: Cut) -> usize {
-    keys.chunks(|chunk| Arch::new().dispatch(Count { keys: chunk, key: cut.key }))
-        .into_iter()
-        .map(|(above, equal)| above + equal)
-        .sum()
+    let (above, equal) = count_around(keys, cut.key);
+    above + equal
 }
 
 /// Finds the cut that lets exactly `k` keys through, where `0 < k < keys.len()`.
@@ -134,7 +118,16 @@ pub(super) fn cut(keys: Keys<'_>, k: usize, scratch: &mut Scratch) -> Cut {
         if digit + 1 == SHIFTS.len() {
             return Cut { key: range.low, ties: missing, equal: count };
         }
-        if count > FEW && (!in_row || count > keys.len() / 4) {
+        if count > FEW && !in_row {
+            continue;
+        }
+        if count > FEW && count > keys.len() / 4 {
+            // One value may be behind so full a bin; to try one that is in it costs little.
+            let guess = keys.first_in(range);
+            let (above, equal) = count_around(keys, guess);
+            if above < k && k <= above + equal {
+                return Cut { key: guess, ties: k - above, equal };
+            }
             continue;
         }
         next.clear();
@@ -225,11 +218,38 @@ enum Source<'a> {
 
 impl Source<'_> {
     #[inline(always)]
-    fn for_blocks(self, mut visit: impl FnMut(&[u32])) {
+    fn blocks(&self) -> usize {
         match self {
-            Self::Row(keys) => keys.for_blocks(visit),
-            Self::Gathered(keys) => keys.chunks(BLOCK).for_each(&mut visit),
+            Self::Row(keys) => keys.len().div_ceil(BLOCK),
+            Self::Gathered(keys) => keys.len().div_ceil(BLOCK),
         }
+    }
+
+    /// The keys from `index * BLOCK` on, as many as fit a block.
+    #[inline(always)]
+    fn block<'b>(&'b self, index: usize, buffer: &'b mut [u32; BLOCK]) -> &'b [u32] {
+        let keys = match self {
+            Self::Row(keys) => keys,
+            Self::Gathered(keys) => {
+                return &keys[index * BLOCK..keys.len().min((index + 1) * BLOCK)];
+            }
+        };
+        let range = index * BLOCK..keys.len().min((index + 1) * BLOCK);
+        let scores = &keys.scores[range.clone()];
+        let block = &mut buffer[..scores.len()];
+        match keys.mask {
+            None => {
+                for (key, &score) in block.iter_mut().zip(scores) {
+                    *key = key_of(score);
+                }
+            }
+            Some(mask) => {
+                for ((key, &score), &masked) in block.iter_mut().zip(scores).zip(&mask[range]) {
+                    *key = if masked { u32::MAX } else { key_of(score) };
+                }
+            }
+        }
+        block
     }
 }
 
@@ -258,6 +278,13 @@ fn find_bin(counts: &[Box<[u32; BINS]>], missing: usize) -> (usize, usize) {
         above += count;
     }
     unreachable!("more keys are missing than there are")
+}
+
+/// How many keys lie above `key`, and how many equal it.
+fn count_around(keys: Keys<'_>, key: u32) -> (usize, usize) {
+    keys.chunks(|keys| Arch::new().dispatch(Count { keys, key }))
+        .into_iter()
+        .fold((0, 0), |sum, chunk| (sum.0 + chunk.0, sum.1 + chunk.1))
 }
 
 /// Collects the keys in `range`, of which chunk `i` holds `held[i]`.
@@ -333,10 +360,12 @@ impl WithSimd for Count<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> (usize, usize) {
         let (mut above, mut equal) = (0, 0);
-        self.keys.for_blocks(|block| {
+        let (source, mut buffer) = (Source::Row(self.keys), [0; BLOCK]);
+        for index in 0..source.blocks() {
+            let block = source.block(index, &mut buffer);
             above += block.iter().map(|&key| u32::from(key > self.key)).sum::<u32>() as usize;
             equal += block.iter().map(|&key| u32::from(key == self.key)).sum::<u32>() as usize;
-        });
+        }
         (above, equal)
     }
 }
@@ -353,22 +382,26 @@ impl WithSimd for AfterEqual<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> usize {
-        let (mut missing, mut start, mut after) = (self.nth, 0, 0);
-        self.keys.for_blocks(|block| {
-            if missing == 0 {
-                return;
-            }
+        if self.nth == 0 {
+            return 0;
+        }
+        let (source, mut buffer) = (Source::Row(self.keys), [0; BLOCK]);
+        let mut missing = self.nth;
+        for index in 0..source.blocks() {
+            let block = source.block(index, &mut buffer);
             let equal = block.iter().map(|&key| u32::from(key == self.key)).sum::<u32>() as usize;
             if equal < missing {
                 missing -= equal;
-                start += block.len();
-                return;
+                continue;
             }
-            let last = (0..block.len()).filter(|&i| block[i] == self.key).nth(missing - 1);
-            after = start + last.map_or(0, |last| last + 1);
-            missing = 0;
-        });
-        after
+            for (i, &key) in block.iter().enumerate() {
+                missing -= usize::from(key == self.key);
+                if missing == 0 {
+                    return index * BLOCK + i + 1;
+                }
+            }
+        }
+        self.keys.len()
     }
 }
 
@@ -388,7 +421,9 @@ impl WithSimd for CountDigits<'_> {
         // increment need not wait for the one before. The bin after the last takes what lies outside.
         let mut counts = [[0u32; BINS + 1]; 4];
         let mut bins = [0u32; BLOCK];
-        self.source.for_blocks(|block| {
+        let mut buffer = [0; BLOCK];
+        for index in 0..self.source.blocks() {
+            let block = self.source.block(index, &mut buffer);
             for (bin, &key) in bins.iter_mut().zip(block) {
                 let digit = (key >> self.shift) & (BINS as u32 - 1);
                 *bin = if self.range.contains(key) { digit } else { BINS as u32 };
@@ -402,7 +437,7 @@ impl WithSimd for CountDigits<'_> {
             for &bin in rest {
                 counts[0][bin as usize] += 1;
             }
-        });
+        }
         let mut sums = Box::new([0; BINS]);
         let [a, b, c, d] = &counts;
         for (i, sum) in sums.iter_mut().enumerate() {
@@ -427,8 +462,9 @@ impl<const INDICES: bool> WithSimd for Compress<'_, INDICES> {
         let Self { source, range, mut first, out } = self;
         // Every value is written where the next winner goes and only winners move that place on, so
         // nothing branches on the data. One past the end, losers have nowhere to go.
-        let mut at = 0;
-        source.for_blocks(|block| {
+        let (mut at, mut buffer) = (0, [0; BLOCK]);
+        for index in 0..source.blocks() {
+            let block = source.block(index, &mut buffer);
             for (i, &key) in (first..).zip(block) {
                 if let Some(out) = out.get_mut(at) {
                     *out = if INDICES { i } else { key };
@@ -436,7 +472,7 @@ impl<const INDICES: bool> WithSimd for Compress<'_, INDICES> {
                 at += usize::from(range.contains(key));
             }
             first += block.len() as u32;
-        });
+        }
     }
 }
 
@@ -457,8 +493,9 @@ impl<const INDICES: bool> pulp::NullaryFnOnce for CompressV4<'_, INDICES> {
         let lane: [u32; LANES] = std::array::from_fn(|i| i as u32);
         let splat = |value: u32| pulp::cast([value; LANES]);
         let (low, extent) = (splat(range.low), splat(range.extent));
-        let mut at = 0;
-        source.for_blocks(|block| {
+        let (mut at, mut buffer) = (0, [0; BLOCK]);
+        for index in 0..source.blocks() {
+            let block = source.block(index, &mut buffer);
             let (vectors, rest) = block.as_chunks::<LANES>();
             for vector in vectors {
                 let keys = pulp::cast(*vector);
@@ -485,7 +522,7 @@ impl<const INDICES: bool> pulp::NullaryFnOnce for CompressV4<'_, INDICES> {
                 }
                 first += 1;
             }
-        });
+        }
     }
 }
 
