@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn params(heads: HeadReduce, per: Per) -> AttentionScore {
-        AttentionScore { scale: 0.7, heads, per, pool: None, query_weights: QueryWeights::Uniform }
+        AttentionScore { scale: 0.25, heads, per, pool: None, query_weights: QueryWeights::Uniform }
     }
 
     /// The module's definition in f64, before pooling.
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(actual.len(), expected.len());
         for (t, (&actual, &expected)) in actual.iter().zip(expected).enumerate() {
             let error = (f64::from(actual) - expected).abs();
-            // A logit adds up as much as 64 * 2 * 2 * 0.7, rounded; its error is relative here.
+            // A logit adds up as much as 64 * 2 * 2 * 0.25, rounded; its error is relative here.
             assert!(error <= 1e-5 * expected + 1e-12, "token {t}: {actual} for {expected}");
         }
     }

@@ -98,9 +98,9 @@ pub enum QueryWeights {
     /// Evenly spaced from the window's first query to its last; PyramidInfer goes from 1 to 1.2. A
     /// window of one query gives it everything.
     Ramp {
-        /// The first query's weight: finite, not negative.
+        /// The first query's weight: finite, not negative, not 0 if the last's is.
         first: f32,
-        /// The last query's weight: finite, above 0.
+        /// The last query's weight: finite, not negative.
         last: f32,
     },
 }
