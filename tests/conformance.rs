@@ -1,10 +1,11 @@
 //! The conformance suite on the host backend.
 
-mod common;
+#[path = "common/host.rs"]
+mod host;
 
 use salient_oracle::suite;
 
-use common::Host;
+use host::Host;
 
 #[test]
 fn select() {

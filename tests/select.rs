@@ -1,7 +1,10 @@
 //! Selection on the host: equality with the oracle on any input, and independence of everything
 //! else.
 
-mod common;
+#[path = "common/host.rs"]
+mod host;
+#[path = "common/pools.rs"]
+mod pools;
 
 use proptest::prelude::*;
 use salient::Ragged;
@@ -9,7 +12,8 @@ use salient::host::select::Selection;
 use salient_oracle::generate::Random;
 use salient_oracle::suite::select::{Case, cases};
 
-use common::{Host, in_pools};
+use host::Host;
+use pools::in_pools;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]

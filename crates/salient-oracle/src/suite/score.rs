@@ -1,13 +1,15 @@
 //! The suite of **score**: the relative rule against the oracle, and what must hold bit for bit.
 
 use half::{bf16, f16};
+use proptest::prelude::*;
+use proptest::sample::select;
 use salient::host::score::{
     AttentionScore, HeadReduce, Per, Pool, PoolKind, PredictorWeights, QueryWeights,
 };
 use salient::{Element, Layout, Ragged, Span, View};
 
 use super::{assert_accurate, assert_same_bits, magnitude, run_all, wide};
-use crate::generate::Random;
+use crate::generate::{Random, lengths};
 use crate::implementation::Score;
 use crate::score as oracle;
 
@@ -109,6 +111,14 @@ impl Case {
         out
     }
 
+    /// An implementation's scores.
+    ///
+    /// # Panics
+    /// With the case, if it is refused.
+    pub fn scores<T: Element>(&self, on: &impl Score) -> Vec<f32> {
+        self.run::<T>(on, &self.q(), &self.k())
+    }
+
     /// Compares an implementation with the oracle in every element type.
     ///
     /// # Panics
@@ -131,6 +141,32 @@ impl Case {
         let actual = self.run(on, q, k);
         assert_accurate(&wide(&actual), &wide(&plain), &exact, floor, &context);
     }
+}
+
+/// Any case of sequences up to `longest` tokens.
+pub fn cases(longest: usize) -> impl Strategy<Value = Case> {
+    let shape = (1..=3usize, 1..=4usize, 1..=40usize, any::<bool>());
+    let queries = prop_oneof![
+        Just(Queries::Last),
+        Just(Queries::All),
+        (0..=64usize).prop_map(Queries::Window),
+    ];
+    let heads = select(&[HeadReduce::Mean, HeadReduce::Max, HeadReduce::MaxNormalised][..]);
+    let pool = (select(&[PoolKind::Average, PoolKind::Max][..]), 0..=16usize)
+        .prop_map(|(kind, reach)| Pool { kind, width: 2 * reach + 1 });
+    let weights = prop_oneof![
+        Just(QueryWeights::Uniform),
+        (0..5u8, 1..5u8).prop_map(|(a, b)| QueryWeights::Ramp { first: a.into(), last: b.into() }),
+    ];
+    let score = (heads, select(&[Per::Token, Per::KvHead][..]), prop::option::of(pool), weights);
+    (any::<u64>(), lengths(longest), shape, queries, score).prop_map(
+        |(seed, lens, (kv_heads, group, dim, head_major), queries, score)| {
+            let (heads, per, pool, query_weights) = score;
+            let scale = (dim as f32).powf(-0.5);
+            let score = AttentionScore { scale, heads, per, pool, query_weights };
+            Case { seed, lens, kv_heads, group, dim, head_major, queries, score }
+        },
+    )
 }
 
 /// Runs every table and property.

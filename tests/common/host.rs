@@ -10,7 +10,7 @@ use salient_oracle::implementation::{Attend, Compact, Score, Select};
 use salient_oracle::select::Selected;
 
 /// The host backend.
-pub struct Host;
+pub(crate) struct Host;
 
 impl Attend for Host {
     fn prefill<T: Element>(
@@ -170,14 +170,4 @@ impl Select for Host {
             saw_nan: selection.saw_nan(),
         })
     }
-}
-
-/// Runs the same work on 1, 2 and 3 threads and compares the outcomes.
-pub fn in_pools<R: PartialEq + Send>(work: impl Fn() -> R + Send + Sync) {
-    let mut outcomes = [1, 2, 3].map(|threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.expect("a pool of three threads at most").install(&work)
-    });
-    let first = outcomes.split_first_mut().expect("three outcomes");
-    assert!(first.1.iter().all(|other| other == &*first.0), "threads change the outcome");
 }
