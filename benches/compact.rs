@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use bytemuck::Pod;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use rayon::prelude::*;
 use salient::host::compact::{self, KvMut, PagedKvMut, RowTensor, RowTensorMut};
@@ -41,6 +41,7 @@ fn rows<T: Pod + Send + Sync>(criterion: &mut Criterion, name: &str, width: usiz
             }
 
             let mut group = criterion.benchmark_group(format!("compact/{name}/{keep}/{survivors}"));
+            group.sampling_mode(SamplingMode::Flat);
             group.throughput(Throughput::Bytes(size_of_val(&dst[..]) as u64));
             group.bench_function("rows", |bencher| {
                 bencher.iter(|| run(black_box(&src), &mut dst));
@@ -81,6 +82,7 @@ fn kv(criterion: &mut Criterion) {
 
     let bytes = LAYERS * 2 * kept.len() * HEADS * DIM * size_of::<bf16>();
     let mut group = criterion.benchmark_group("compact/kv of 4 layers/0.35/random");
+    group.sampling_mode(SamplingMode::Flat);
     group.throughput(Throughput::Bytes(bytes as u64));
     for (lists, selection) in [("shared", &shared), ("per head", &per_head)] {
         for (order, layout) in [
@@ -155,7 +157,7 @@ fn bytes_of(i: usize) -> [u8; 8] {
 criterion_group! {
     name = benches;
     config = Criterion::default()
-        .sample_size(20)
+        .sample_size(60)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(800));
     targets = bench

@@ -3,7 +3,9 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
+};
 use half::bf16;
 use salient::Ragged;
 use salient::host::select::{Budget, PerSequence, Protect, Request, select};
@@ -25,6 +27,7 @@ fn bench(criterion: &mut Criterion) {
     let rows = Ragged::from_lens(&[4096; 64]).expect("a small batch");
     let request = request(&rows, 1434);
     let mut group = criterion.benchmark_group("select/64 rows of 4k/normal/0.35");
+    group.sampling_mode(SamplingMode::Flat);
     group.throughput(Throughput::Elements(scores.len() as u64));
     group.bench_function("salient", |bencher| bencher.iter(|| select(&scores, &request)));
     group.bench_function("nth and sort", |bencher| {
@@ -40,6 +43,7 @@ fn one(criterion: &mut Criterion, name: &str, scores: &[f32], k: usize) {
     assert_eq!(nth_and_sort(scores, k), expected);
 
     let mut group = criterion.benchmark_group(format!("select/{name}"));
+    group.sampling_mode(SamplingMode::Flat);
     group.throughput(Throughput::Elements(scores.len() as u64));
     group.bench_function("salient", |bencher| {
         bencher.iter(|| select(black_box(scores), &request));
@@ -97,7 +101,7 @@ fn normal(len: usize) -> Vec<f32> {
 criterion_group! {
     name = benches;
     config = Criterion::default()
-        .sample_size(20)
+        .sample_size(60)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(600));
     targets = bench

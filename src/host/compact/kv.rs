@@ -177,12 +177,13 @@ mod tests {
         [Span { start: 7, len: 4 }, Span { start: 2, len: 0 }, Span { start: 1, len: 3 }];
     const TOKENS: usize = 12;
 
-    fn layouts() -> [Layout; 3] {
+    fn layouts() -> [Layout; 4] {
         [
             Layout::token_major(2, 3),
+            Layout::token_major(2, 32),
             Layout::head_major(2, 3, TOKENS),
             // Keys within a wider row.
-            Layout { token_stride: 11, ..Layout::token_major(2, 3) },
+            Layout { token_stride: 69, ..Layout::token_major(2, 32) },
         ]
     }
 
@@ -198,7 +199,7 @@ mod tests {
         for layout in layouts() {
             for heads in [1, 2] {
                 let selection = lists(heads);
-                let len = layout.required_len(TOKENS).unwrap();
+                let (dim, len) = (layout.dim, layout.required_len(TOKENS).unwrap());
                 let before: Vec<u16> = (0..len as u16).collect();
                 let negative: Vec<u16> = before.iter().map(|x| u16::MAX - x).collect();
                 let (mut keys, mut values) = (before.clone(), negative.clone());
@@ -216,12 +217,12 @@ mod tests {
                         for (new, &old) in list.iter().enumerate() {
                             let to = layout.offset(span.start + new, head);
                             let from = layout.offset(span.start + old as usize, head);
-                            assert_eq!(keys[to..to + 3], before[from..from + 3]);
-                            assert_eq!(values[to..to + 3], negative[from..from + 3]);
+                            assert_eq!(keys[to..to + dim], before[from..from + dim]);
+                            assert_eq!(values[to..to + dim], negative[from..from + dim]);
                         }
                         for token in span.range() {
                             let offset = layout.offset(token, head);
-                            free[offset..offset + 3].fill(false);
+                            free[offset..offset + dim].fill(false);
                         }
                     }
                 }
@@ -236,7 +237,7 @@ mod tests {
     fn bad_layers_are_refused_before_anything_moves() {
         let layout = Layout::token_major(2, 3);
         let new = |layout, len: usize, spans| {
-            KvMut::new(&mut vec![0u8; 72], &mut vec![0u8; len], layout, spans).map(|_| ())
+            KvMut::new(&mut [0u8; 72], &mut [0u8; 72][..len], layout, spans).map(|_| ())
         };
         assert!(new(layout, 72, &SPANS).is_ok());
         assert!(new(layout, 65, &SPANS).is_err());

@@ -45,6 +45,40 @@ pub(super) fn move_down(
     from: impl Fn(usize) -> Place,
     to: impl Fn(usize) -> Place,
 ) {
+    match unit {
+        4 => move_lines::<4>(data, list, unit, from, to),
+        8 => move_lines::<8>(data, list, unit, from, to),
+        64..1024 if unit.is_multiple_of(64) => move_lines::<64>(data, list, unit, from, to),
+        _ => move_runs(data, list, unit, from, to),
+    }
+}
+
+/// For many tokens of few bytes: no calls, and nothing branches on the list.
+fn move_lines<const BYTES: usize>(
+    data: &mut [u8],
+    list: &[i32],
+    unit: usize,
+    from: impl Fn(usize) -> Place,
+    to: impl Fn(usize) -> Place,
+) {
+    for (i, &token) in list.iter().enumerate() {
+        let (src, dst) = (from(token as usize).offset, to(i).offset);
+        for at in (0..unit).step_by(BYTES) {
+            let mut line = [0; BYTES];
+            line.copy_from_slice(&data[src + at..][..BYTES]);
+            data[dst + at..][..BYTES].copy_from_slice(&line);
+        }
+    }
+}
+
+/// For tokens of any size: adjacent ones in one call.
+fn move_runs(
+    data: &mut [u8],
+    list: &[i32],
+    unit: usize,
+    from: impl Fn(usize) -> Place,
+    to: impl Fn(usize) -> Place,
+) {
     for run in Runs::of(list) {
         let mut moved = 0;
         while moved < run.len {

@@ -172,10 +172,11 @@ mod tests {
         Selection::from_lists(rows, heads, &lists).unwrap()
     }
 
-    fn layouts() -> [PagedLayout; 3] {
+    fn layouts() -> [PagedLayout; 4] {
         [
             PagedLayout::nhd(3, 2, 5),
             PagedLayout::hnd(3, 2, 5),
+            PagedLayout::hnd(3, 2, 8),
             // Pages of several layers side by side.
             PagedLayout { page_stride: 70, ..PagedLayout::nhd(3, 2, 5) },
         ]
@@ -186,7 +187,7 @@ mod tests {
         for layout in layouts() {
             for (heads, freed) in [(1, [7, 0, 2, 3].as_slice()), (2, &[7, 2, 3])] {
                 let selection = selection(heads);
-                let len = layout.required_len(POOL).unwrap();
+                let (dim, len) = (layout.dim, layout.required_len(POOL).unwrap());
                 let before: Vec<f64> = (0..len).map(|i| i as f64).collect();
                 let negative: Vec<f64> = before.iter().map(|x| -x).collect();
                 let (mut keys, mut values) = (before.clone(), negative.clone());
@@ -201,15 +202,15 @@ mod tests {
                         let list = selection.row(sequence, head * (heads - 1));
                         for (new, &old) in list.iter().enumerate() {
                             let (to, from) = (offset(new), offset(old as usize));
-                            assert_eq!(keys[to..to + 5], before[from..from + 5]);
-                            assert_eq!(values[to..to + 5], negative[from..from + 5]);
+                            assert_eq!(keys[to..to + dim], before[from..from + dim]);
+                            assert_eq!(values[to..to + dim], negative[from..from + dim]);
                         }
                     }
                 }
                 for page in [5, 6] {
                     for slot in 0..3 {
                         let at = layout.offset(page, slot, 0);
-                        assert_eq!(keys[at..at + 5], before[at..at + 5]);
+                        assert_eq!(keys[at..at + dim], before[at..at + dim]);
                     }
                 }
             }
