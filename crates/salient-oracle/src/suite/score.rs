@@ -124,12 +124,12 @@ impl Case {
     /// # Panics
     /// With the case, if it errs by more than the relative rule allows.
     pub fn check(&self, on: &impl Score) {
-        self.check_type(on, &self.q::<f32>(), &self.k::<f32>());
-        self.check_type(on, &self.q::<f16>(), &self.k::<f16>());
-        self.check_type(on, &self.q::<bf16>(), &self.k::<bf16>());
+        self.check_type(on, &self.q::<f32>(), &self.k::<f32>(), "");
+        self.check_type(on, &self.q::<f16>(), &self.k::<f16>(), "");
+        self.check_type(on, &self.q::<bf16>(), &self.k::<bf16>(), "");
     }
 
-    fn check_type<T: Element>(&self, on: &impl Score, q: &[T], k: &[T]) {
+    fn check_type<T: Element>(&self, on: &impl Score, q: &[T], k: &[T], changed: &str) {
         let rows = self.rows();
         let queries = self.query_spans();
         let q_view = View::token_major(q, self.kv_heads * self.group, self.dim);
@@ -137,7 +137,7 @@ impl Case {
         let exact = oracle::attention::<f64, T>(q_view, &queries, k_view, &rows, &self.score);
         let plain = oracle::attention::<f32, T>(q_view, &queries, k_view, &rows, &self.score);
         let floor = FLOOR * magnitude(&exact);
-        let context = || format!("score: {:?} {self:?}", T::DTYPE);
+        let context = || format!("score: {:?} {self:?} {changed}", T::DTYPE);
         let actual = self.run(on, q, k);
         assert_accurate(&wide(&actual), &wide(&plain), &exact, floor, &context);
     }
@@ -289,11 +289,11 @@ pub fn nan_stays_where_it_reaches(on: &impl Score) {
                 case.score = AttentionScore { heads, per, ..case.score };
                 let (q, mut k): (Vec<f32>, Vec<f32>) = (case.q(), case.k());
                 k[(50 + 66) * case.kv_heads * case.dim + 3] = f32::NAN;
-                case.check_type(on, &q, &k);
+                case.check_type(on, &q, &k, "with NaN in key 66 of sequence 1");
                 let (mut q, k): (Vec<f32>, Vec<f32>) = (case.q(), case.k());
                 let token = case.queries().span(1).end() - 4;
                 q[token * case.kv_heads * case.group * case.dim] = f32::NAN;
-                case.check_type(on, &q, &k);
+                case.check_type(on, &q, &k, "with NaN in query -4 of sequence 1");
             }
         }
     }

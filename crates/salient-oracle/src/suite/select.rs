@@ -398,47 +398,35 @@ pub fn the_same_every_time(on: &impl Select) {
 pub fn rules_by_hand(on: &impl Select) {
     let nan = f32::NAN;
     let inf = f32::INFINITY;
-    let kept = |scores: &[f32], budget: Budget<'_>, sinks: usize, recent: usize| {
+    let keeps = |scores: &[f32], budget: Budget<'_>, sinks, recent, expected: &[i32]| {
+        let context = format!("select: {scores:?} {budget:?}, sinks {sinks}, recent {recent}");
         let rows = Ragged::from_lens(&[scores.len()]).expect("a short row");
         let mut request = plain_request(&rows, budget);
         request.protect.edges = PerSequence::All(Edges { sinks, recent });
-        let selected = on
-            .select(scores, &request)
-            .unwrap_or_else(|e| panic!("select: {scores:?} {budget:?}: {e}"));
-        assert_eq!(
-            selected.saw_nan,
-            scores.iter().any(|s| s.is_nan()),
-            "select: {scores:?} {budget:?}: saw_nan"
-        );
-        selected.kept[0].clone()
+        let selected = on.select(scores, &request).unwrap_or_else(|e| panic!("{context}: {e}"));
+        assert_eq!(selected.kept, [expected], "{context}");
+        let has_nan = scores.iter().any(|score| score.is_nan());
+        assert_eq!(selected.saw_nan, has_nan, "{context}: saw_nan");
     };
     let count = |k| Budget::Count(PerSequence::All(k));
-    let table: [(&[f32], Budget<'_>, usize, usize, &[i32]); 17] = [
-        (&[1.0, 3.0, 2.0], count(2), 0, 0, &[1, 2]),
-        (&[1.0, 1.0, 1.0, 1.0], count(2), 0, 0, &[0, 1]),
-        (&[-0.0, 0.0, -0.0, 0.0], count(3), 0, 0, &[0, 1, 2]),
-        (&[nan, -inf, 1.0, nan], count(2), 0, 0, &[1, 2]),
-        (&[nan, -inf, -nan, nan], count(2), 0, 0, &[0, 1]),
-        (&[nan, nan, nan], count(2), 0, 0, &[0, 1]),
-        (&[nan, -nan, 7.0], count(2), 0, 0, &[0, 2]),
-        (&[inf, f32::MAX, inf, f32::MAX], count(3), 0, 0, &[0, 1, 2]),
-        (&[0.0, f32::from_bits(1), -f32::from_bits(1)], count(1), 0, 0, &[1]),
-        (&[9.0, 8.0, 7.0, 0.0, 1.0], count(3), 0, 2, &[0, 3, 4]),
-        (&[0.0, 1.0, 9.0, 8.0], count(2), 1, 0, &[0, 2]),
-        (&[nan, 1.0, 2.0], count(1), 1, 0, &[0]),
-        (&[1.0, 2.0, 3.0], Budget::Threshold(2.0), 0, 0, &[1, 2]),
-        (&[-0.0, 0.0, -1.0, nan], Budget::Threshold(0.0), 0, 0, &[0, 1]),
-        (&[-0.0, 0.0, -1.0, nan], Budget::Threshold(-0.0), 0, 1, &[0, 1, 3]),
-        (&[1.0; 10], Budget::Ratio(0.3), 0, 0, &[0, 1, 2]),
-        (&[1.0, 2.0, 3.0], Budget::Ratio(0.34), 0, 0, &[1, 2]),
-    ];
-    for (scores, budget, sinks, recent, expected) in table {
-        assert_eq!(
-            kept(scores, budget, sinks, recent),
-            expected,
-            "select: {scores:?} {budget:?}, sinks {sinks}, recent {recent}"
-        );
-    }
+    keeps(&[1.0, 3.0, 2.0], count(2), 0, 0, &[1, 2]);
+    keeps(&[1.0, 1.0, 1.0, 1.0], count(2), 0, 0, &[0, 1]);
+    keeps(&[-0.0, 0.0, -0.0, 0.0], count(3), 0, 0, &[0, 1, 2]);
+    keeps(&[nan, -inf, 1.0, nan], count(2), 0, 0, &[1, 2]);
+    keeps(&[nan, -inf, -nan, nan], count(2), 0, 0, &[0, 1]);
+    keeps(&[nan, nan, nan], count(2), 0, 0, &[0, 1]);
+    keeps(&[nan, -nan, 7.0], count(2), 0, 0, &[0, 2]);
+    keeps(&[nan, 1.0], count(2), 0, 0, &[0, 1]);
+    keeps(&[inf, f32::MAX, inf, f32::MAX], count(3), 0, 0, &[0, 1, 2]);
+    keeps(&[0.0, f32::from_bits(1), -f32::from_bits(1)], count(1), 0, 0, &[1]);
+    keeps(&[9.0, 8.0, 7.0, 0.0, 1.0], count(3), 0, 2, &[0, 3, 4]);
+    keeps(&[0.0, 1.0, 9.0, 8.0], count(2), 1, 0, &[0, 2]);
+    keeps(&[nan, 1.0, 2.0], count(1), 1, 0, &[0]);
+    keeps(&[1.0, 2.0, 3.0], Budget::Threshold(2.0), 0, 0, &[1, 2]);
+    keeps(&[-0.0, 0.0, -1.0, nan], Budget::Threshold(0.0), 0, 0, &[0, 1]);
+    keeps(&[-0.0, 0.0, -1.0, nan], Budget::Threshold(-0.0), 0, 1, &[0, 1, 3]);
+    keeps(&[1.0; 10], Budget::Ratio(0.3), 0, 0, &[0, 1, 2]);
+    keeps(&[1.0, 2.0, 3.0], Budget::Ratio(0.34), 0, 0, &[1, 2]);
 }
 
 /// Every documented error.

@@ -296,16 +296,16 @@ impl Case {
     /// # Panics
     /// With the case, if it errs by more than the relative rule allows.
     pub fn check(&self, on: &impl Attend) {
-        self.check_built(on, &self.build::<f32>());
-        self.check_built(on, &self.build::<f16>());
-        self.check_built(on, &self.build::<bf16>());
+        self.check_built(on, &self.build::<f32>(), "");
+        self.check_built(on, &self.build::<f16>(), "");
+        self.check_built(on, &self.build::<bf16>(), "");
     }
 
-    /// Compares with the oracle on given tensors.
+    /// Compares with the oracle on given tensors; `changed` says in what they differ from the case's.
     ///
     /// # Panics
     /// As [`Case::check`].
-    pub fn check_built<T: Element>(&self, on: &impl Attend, built: &Built<T>) {
+    pub fn check_built<T: Element>(&self, on: &impl Attend, built: &Built<T>, changed: &str) {
         let (out, lse) = self.run(on, built);
         let flat = Self { store: Store::TokenMajor, ..self.clone() };
         let stored = Stored::new(&flat, built);
@@ -322,7 +322,7 @@ impl Case {
             let exact = attend::prefill::<f64, T>(q, &queries, &keys, limit, attention);
             (exact, attend::prefill::<f32, T>(q, &queries, &keys, limit, attention))
         };
-        let context = |what| format!("attend: {what} of {:?} {self:?}", T::DTYPE);
+        let context = |what| format!("attend: {what} of {:?} {self:?} {changed}", T::DTYPE);
         judge(&out, &plain.0, &exact.0, &|| context("output"));
         judge(&lse, &plain.1, &exact.1, &|| context("LSE"));
     }

@@ -105,7 +105,7 @@ pub fn options(on: &impl Attend) {
                     let case = Case::plain(3, lens, sees);
                     let attention = Attention { scale, softcap, sliding_window };
                     let case = Case { attention, ..case };
-                    case.check_built(on, &case.build::<f32>());
+                    case.check_built(on, &case.build::<f32>(), "");
                 }
             }
         }
@@ -258,15 +258,15 @@ pub fn nan_stays_where_it_is_seen(on: &impl Attend) {
         for (sequence, token) in [(0, 0), (0, 65), (1, 20), (2, 129), (2, 64)] {
             let mut k = clean.clone();
             k.k[key(sequence, token, 1) + 5] = bf16::NAN;
-            case.check_built(on, &k);
+            case.check_built(on, &k, &format!("with NaN in key {token} of sequence {sequence}"));
             let mut v = clean.clone();
             v.v[key(sequence, token, 0) + 15] = bf16::NAN;
-            case.check_built(on, &v);
+            case.check_built(on, &v, &format!("with NaN in value {token} of sequence {sequence}"));
         }
         let mut q = clean.clone();
         let rows = q.q.len() / case.dim;
         q.q[rows / 2 * case.dim] = bf16::NAN;
-        case.check_built(on, &q);
+        case.check_built(on, &q, &format!("with NaN in row {} of the queries", rows / 2));
     }
 }
 
@@ -278,7 +278,7 @@ pub fn infinite_values_arrive(on: &impl Attend) {
         let mut built = case.build::<f32>();
         built.v[2 * case.kv_heads * case.dim + 1] = f32::INFINITY;
         built.v[2 * case.kv_heads * case.dim + 2] = f32::NEG_INFINITY;
-        case.check_built(on, &built);
+        case.check_built(on, &built, "with infinities in value 2");
     }
 }
 
