@@ -86,6 +86,12 @@ impl<T: Element> Batch<T> {
         }
     }
 
+    fn row(&self, sequence: usize, head: usize, row: usize) -> (&[T], &[T]) {
+        let keys = self.keys();
+        let place = keys.place(sequence, row);
+        (keys.key(place, head), keys.value(place, head))
+    }
+
     fn prefill(&self, limit: RowLimit<'_>, attention: &Attention) -> (Vec<f32>, Vec<f32>) {
         let rows = self.queries.total() * self.shape.q_heads;
         let (mut out, mut lse) = (vec![7.0; rows * self.shape.value_dim], vec![7.0; rows]);
@@ -117,7 +123,7 @@ impl<T: Element> Batch<T> {
                     let kv_head = head / (q_heads / kv_heads);
                     let seen: Vec<_> = (0..self.spans[sequence].len)
                         .filter(|&key| sees(sequence, query, kv_head, key))
-                        .map(|key| self.keys().row(sequence, kv_head, key))
+                        .map(|key| self.row(sequence, kv_head, key))
                         .collect();
                     let row = (span.start + query) * q_heads + head;
                     let got = &out[row * value_dim..][..value_dim];
@@ -247,7 +253,7 @@ fn errors_are_those_of_f32() {
         // Sums of squares: prefill, decode, straightforward.
         let mut errors = [0f64; 3];
         for row in 0..80 {
-            let rows: Vec<_> = (0..500).map(|key| batch.keys().row(row / 2, 0, key)).collect();
+            let rows: Vec<_> = (0..500).map(|key| batch.row(row / 2, 0, key)).collect();
             let q = batch.q().row(row / 2, row % 2);
             let (truth, _) = plain(q, &rows, &attention);
             let logits: Vec<f32> = rows
@@ -293,7 +299,7 @@ fn layouts_and_pages_change_no_bit() {
                     *entry = next as i32;
                 }
                 for head in 0..2 {
-                    let (key, value) = batch.keys().row(sequence, head, row);
+                    let (key, value) = batch.row(sequence, head, row);
                     let at = layout.offset(*entry as usize, row % page_size, head);
                     k[at..at + 24].copy_from_slice(key);
                     v[at..at + 24].copy_from_slice(value);
