@@ -63,6 +63,14 @@ pub enum Error {
         /// The number of layers.
         layers: usize,
     },
+    /// The text form of a schedule cannot be read.
+    #[error("the schedule `{text}` is not valid: {reason}")]
+    InvalidSchedule {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A weight or input is NaN or infinite where only numbers are allowed.
     #[error("{what}: entry {index} is not finite")]
     NotFinite {

@@ -5,6 +5,7 @@
 
 pub mod attend;
 pub mod compact;
+pub mod elementwise;
 pub mod score;
 pub mod select;
 #[allow(dead_code, reason = "the verbs take these up one after the other")]

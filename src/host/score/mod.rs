@@ -42,7 +42,6 @@ use crate::error::{Error, Result};
 
 /// How the query heads' scores become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum HeadReduce {
     /// Their mean: what most heads look at (LazyLLM, FastV, SnapKV).
     Mean,
@@ -52,6 +51,9 @@ pub enum HeadReduce {
     /// a head that spreads its attention counts as much as one that does not.
     MaxNormalised,
 }
+
+/// The widest [`Pool`].
+pub const MAX_POOL_WIDTH: usize = 33;
 
 /// What gets a score of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,7 +84,7 @@ pub struct Pool {
 
 impl Pool {
     fn check(&self) -> Result<()> {
-        if self.width % 2 == 1 && self.width <= 33 {
+        if self.width % 2 == 1 && self.width <= MAX_POOL_WIDTH {
             return Ok(());
         }
         let value = self.width as f64;

@@ -1,0 +1,125 @@
+//! What can go wrong while loading or running a model.
+
+use std::path::PathBuf;
+
+/// A specialised `Result`.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure, saying what was wrong and what would be right.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file cannot be opened or read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not what its format asks for: truncated, corrupt or of another kind.
+    #[error("{} is not a valid {format} file: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The format expected.
+        format: &'static str,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The model is of a kind that the runner does not know.
+    #[error("{what} `{name}` is not supported; supported: {supported}")]
+    Unsupported {
+        /// What is unsupported: an architecture, a tensor type, a tokenizer.
+        what: &'static str,
+        /// Its name in the file.
+        name: String,
+        /// What is supported.
+        supported: &'static str,
+    },
+    /// A tensor that the architecture needs is not in the file.
+    #[error("tensor `{name}` is missing")]
+    MissingTensor {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("tensor `{name}` has shape {actual:?}, expected {expected:?}")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// The shape that the configuration implies.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        actual: Vec<usize>,
+    },
+    /// A weight is NaN or infinite.
+    #[error("tensor `{name}` holds a value that is not finite, at element {index}")]
+    NotFinite {
+        /// Its name.
+        name: String,
+        /// The first element at fault.
+        index: usize,
+    },
+    /// A configuration value is missing or impossible.
+    #[error("model configuration: {reason}")]
+    Config {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tokenizer cannot do what was asked.
+    #[error("tokenizer: {reason}")]
+    Tokenizer {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The chat template does not render.
+    #[error("chat template")]
+    Template(#[from] minijinja::Error),
+    /// A prompt has no tokens.
+    #[error("prompt {sequence} is empty")]
+    EmptyPrompt {
+        /// Its place in the batch.
+        sequence: usize,
+    },
+    /// A prompt, with the tokens to generate, does not fit the model's context.
+    #[error("{tokens} tokens do not fit the model's context of {context}")]
+    ContextExceeded {
+        /// The tokens asked for.
+        tokens: usize,
+        /// The tokens that fit.
+        context: usize,
+    },
+    /// A token id is beyond the vocabulary.
+    #[error("token id {id} is beyond the vocabulary of {vocab}")]
+    UnknownToken {
+        /// The id.
+        id: u32,
+        /// The vocabulary's size.
+        vocab: usize,
+    },
+    /// A sampling option is out of its range.
+    #[error("{what} is {value}, which must be {expected}")]
+    Sampling {
+        /// The option.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// What is allowed, in words that complete "must be".
+        expected: &'static str,
+    },
+    /// A scorer needs something that this stage or model does not offer.
+    #[error("scorer `{scorer}`: {reason}")]
+    Scorer {
+        /// The scorer.
+        scorer: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// The verbs refused their input.
+    #[error(transparent)]
+    Salient(#[from] salient::Error),
+    /// candle failed.
+    #[error("candle")]
+    Candle(#[from] candle_core::Error),
+}

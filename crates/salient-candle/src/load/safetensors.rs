@@ -1,0 +1,113 @@
+//! Folders of safetensors, single or sharded, as Hugging Face models ship them.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+
+use super::{Loaded, Weights, assemble, check_tensor, read_text};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+
+/// The longest header that is read; real ones have kilobytes.
+const MAX_HEADER: u64 = 100_000_000;
+
+pub(super) fn load(folder: &Path) -> Result<Loaded> {
+    let config = ModelConfig::from_json(&read_text(&folder.join("config.json"))?)?;
+    let tokenizer = Tokenizer::from_folder(folder)?;
+    let mut shards = Shards::open(folder)?;
+    let model = assemble(config, &mut shards)?;
+    Ok(Loaded { model, tokenizer })
+}
+
+/// One file per shard, and where each tensor lies in which.
+struct Shards {
+    files: Vec<Shard>,
+    tensors: HashMap<String, (usize, TensorInfo)>,
+}
+
+struct Shard {
+    path: PathBuf,
+    file: File,
+    data_start: u64,
+}
+
+impl Shards {
+    fn open(folder: &Path) -> Result<Self> {
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
+            .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect())
+            .map_err(|source| Error::Read { path: folder.to_owned(), source })?;
+        paths.retain(|path| path.extension().is_some_and(|e| e == "safetensors"));
+        paths.sort();
+        if paths.is_empty() {
+            return Err(Error::Config {
+                reason: format!("{} holds no .safetensors file", folder.display()),
+            });
+        }
+        let mut shards = Self { files: Vec::new(), tensors: HashMap::new() };
+        for path in paths {
+            let (shard, metadata) = Shard::open(path)?;
+            for (name, info) in metadata.tensors() {
+                shards.tensors.insert(name, (shards.files.len(), info.clone()));
+            }
+            shards.files.push(shard);
+        }
+        Ok(shards)
+    }
+}
+
+impl Shard {
+    fn open(path: PathBuf) -> Result<(Self, Metadata)> {
+        let read = |source| Error::Read { path: path.clone(), source };
+        let malformed =
+            |reason: String| Error::Malformed { path: path.clone(), format: "safetensors", reason };
+        let mut file = File::open(&path).map_err(read)?;
+        let size = file.metadata().map_err(read)?.len();
+        let mut length = [0u8; 8];
+        file.read_exact(&mut length).map_err(|_| malformed("it ends before its header".into()))?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER || length.checked_add(8).is_none_or(|end| end > size) {
+            return Err(malformed(format!("its header of {length} bytes does not fit the file")));
+        }
+        let mut header = vec![0u8; length as usize];
+        file.read_exact(&mut header).map_err(read)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header).map_err(|e| malformed(format!("header: {e}")))?;
+        let data_start = 8 + length;
+        if data_start + metadata.data_len() as u64 > size {
+            return Err(malformed(format!("it is truncated at {size} bytes")));
+        }
+        Ok((Self { path, file, data_start }, metadata))
+    }
+}
+
+impl Weights for Shards {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let (shard, info) =
+            self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+        let dtype = match info.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => {
+                return Err(Error::Unsupported {
+                    what: "tensor type",
+                    name: format!("{other:?}"),
+                    supported: "F32, F16, BF16",
+                });
+            }
+        };
+        let shard = &mut self.files[*shard];
+        let read = |source| Error::Read { path: shard.path.clone(), source };
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0u8; end - start];
+        shard.file.seek(SeekFrom::Start(shard.data_start + start as u64)).map_err(read)?;
+        shard.file.read_exact(&mut bytes).map_err(read)?;
+        let tensor = Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu)?;
+        check_tensor(name, shape, tensor.to_dtype(DType::F32)?)
+    }
+}

@@ -1,0 +1,258 @@
+//! The decoder's weights, and the steps of a block between which a runner prunes.
+
+use candle_core::{Device, Tensor};
+
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::ops::{self, Heads};
+use crate::rope::RopeTable;
+
+/// Rows that go through the feed-forward network at once: enough for the matrix products to run at
+/// full speed, few enough that the wide activations stay in cache and memory does not grow with the
+/// prompt.
+const FFN_ROWS: usize = 1024;
+
+/// A Llama-family decoder in f32 on the host.
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    embedding: Tensor,
+    blocks: Vec<Block>,
+    norm: Tensor,
+    head: Tensor,
+    rope: RopeTable,
+}
+
+/// One transformer block's weights. Matrices are `[out, in]`; Q, K and V are one matrix, and so
+/// are the gate and up projections, so that each needs one product.
+#[derive(Debug)]
+pub struct Block {
+    pub(crate) attn_norm: Tensor,
+    pub(crate) qkv: Tensor,
+    pub(crate) qkv_bias: Option<Tensor>,
+    /// RMSNorm weights of the heads of Q and K.
+    pub(crate) qk_norm: Option<(Tensor, Tensor)>,
+    pub(crate) output: Tensor,
+    pub(crate) ffn_norm: Tensor,
+    pub(crate) gate_up: Tensor,
+    pub(crate) down: Tensor,
+}
+
+/// Which of Q, K and V.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Projection {
+    Query,
+    Key,
+    Value,
+}
+
+impl Model {
+    /// Builds a model; `weight(name, shape)` returns each tensor by its Hugging Face name.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the sizes do not fit together, and what `weight` returns.
+    pub fn new(
+        config: ModelConfig,
+        mut weight: impl FnMut(&str, &[usize]) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let config = config.validate()?;
+        let c = &config;
+        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let embedding = weight("model.embed_tokens.weight", &[c.vocab, c.hidden])?;
+        let mut blocks = Vec::with_capacity(c.layers);
+        for layer in 0..c.layers {
+            let mut get = |part: &str, shape: &[usize]| {
+                weight(&format!("model.layers.{layer}.{part}"), shape)
+            };
+            let qkv = Tensor::cat(
+                &[
+                    get("self_attn.q_proj.weight", &[q, c.hidden])?,
+                    get("self_attn.k_proj.weight", &[kv, c.hidden])?,
+                    get("self_attn.v_proj.weight", &[kv, c.hidden])?,
+                ],
+                0,
+            )?;
+            let qkv_bias = if c.attention_bias {
+                let parts = [
+                    get("self_attn.q_proj.bias", &[q])?,
+                    get("self_attn.k_proj.bias", &[kv])?,
+                    get("self_attn.v_proj.bias", &[kv])?,
+                ];
+                Some(Tensor::cat(&parts, 0)?)
+            } else {
+                None
+            };
+            let qk_norm = if c.qk_norm {
+                Some((
+                    get("self_attn.q_norm.weight", &[c.head_dim])?,
+                    get("self_attn.k_norm.weight", &[c.head_dim])?,
+                ))
+            } else {
+                None
+            };
+            blocks.push(Block {
+                attn_norm: get("input_layernorm.weight", &[c.hidden])?,
+                qkv,
+                qkv_bias,
+                qk_norm,
+                output: get("self_attn.o_proj.weight", &[c.hidden, q])?,
+                ffn_norm: get("post_attention_layernorm.weight", &[c.hidden])?,
+                gate_up: Tensor::cat(
+                    &[
+                        get("mlp.gate_proj.weight", &[c.ffn, c.hidden])?,
+                        get("mlp.up_proj.weight", &[c.ffn, c.hidden])?,
+                    ],
+                    0,
+                )?,
+                down: get("mlp.down_proj.weight", &[c.hidden, c.ffn])?,
+            });
+        }
+        let norm = weight("model.norm.weight", &[c.hidden])?;
+        let head = if c.tied {
+            embedding.clone()
+        } else {
+            weight("lm_head.weight", &[c.vocab, c.hidden])?
+        };
+        let rope = RopeTable::new(&config, config.context);
+        Ok(Self { config, embedding, blocks, norm, head, rope })
+    }
+
+    /// The model's shape and constants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The blocks, first to last.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    pub(crate) fn rope(&self) -> &RopeTable {
+        &self.rope
+    }
+
+    pub(crate) fn rms_eps(&self) -> f32 {
+        self.config.rms_eps as f32
+    }
+
+    pub(crate) fn attention_scale(&self) -> f32 {
+        1.0 / (self.config.head_dim as f32).sqrt()
+    }
+
+    /// Embeddings of tokens, `[tokens, hidden]`, in memory of their own.
+    pub(crate) fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+        let vocab = self.config.vocab;
+        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab) {
+            return Err(Error::UnknownToken { id, vocab });
+        }
+        let ids = Tensor::new(tokens, &Device::Cpu)?;
+        Ok(self.embedding.index_select(&ids, 0)?)
+    }
+
+    /// Next-token logits of final hidden states, `[n, hidden]` to `[n, vocab]`.
+    pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let normed = ops::rms_norm(hidden, &self.norm, self.rms_eps())?;
+        Ok(normed.matmul(&self.head.t()?)?)
+    }
+
+    pub(crate) fn final_norm(&self) -> &Tensor {
+        &self.norm
+    }
+
+    pub(crate) fn head(&self) -> &Tensor {
+        &self.head
+    }
+
+    /// Q, K and V of a block from its normalised input: one product, rotated in place.
+    pub(crate) fn qkv(
+        &self,
+        block: &Block,
+        normed: &Tensor,
+        positions: &[i32],
+    ) -> Result<[Heads; 3]> {
+        let mut fused = normed.matmul(&block.qkv.t()?)?;
+        if let Some(bias) = &block.qkv_bias {
+            fused = fused.broadcast_add(bias)?;
+        }
+        let all = [Projection::Query, Projection::Key, Projection::Value];
+        let mut heads = Vec::with_capacity(3);
+        for which in all {
+            let (start, count) = self.columns(which);
+            let part = Heads::new(fused.clone(), start, count, self.config.head_dim)?;
+            self.place(block, which, &part, positions)?;
+            heads.push(part);
+        }
+        Ok(heads.try_into().expect("three projections"))
+    }
+
+    /// One of Q, K and V on its own, from the rows of `normed`.
+    pub(crate) fn project(
+        &self,
+        block: &Block,
+        which: Projection,
+        normed: &Tensor,
+        positions: &[i32],
+    ) -> Result<Heads> {
+        let dim = self.config.head_dim;
+        let (start, count) = self.columns(which);
+        let mut out = normed.matmul(&block.qkv.narrow(0, start, count * dim)?.t()?)?;
+        if let Some(bias) = &block.qkv_bias {
+            out = out.broadcast_add(&bias.narrow(0, start, count * dim)?)?;
+        }
+        let heads = Heads::new(out, 0, count, dim)?;
+        self.place(block, which, &heads, positions)?;
+        Ok(heads)
+    }
+
+    /// Adds the output projection of an attention result `[n, heads * dim]` to `hidden`.
+    pub(crate) fn add_attention(
+        &self,
+        block: &Block,
+        hidden: &Tensor,
+        attended: &Tensor,
+    ) -> Result<()> {
+        ops::add_assign(hidden, &attended.matmul(&block.output.t()?)?)
+    }
+
+    /// Adds the feed-forward network of `hidden` to it.
+    pub(crate) fn add_ffn(&self, block: &Block, hidden: &Tensor) -> Result<()> {
+        let total = hidden.dim(0)?;
+        let mut start = 0;
+        while start < total {
+            let rows = hidden.narrow(0, start, FFN_ROWS.min(total - start))?;
+            let normed = ops::rms_norm(&rows, &block.ffn_norm, self.rms_eps())?;
+            let inner = ops::swiglu(&normed.matmul(&block.gate_up.t()?)?)?;
+            ops::add_assign(&rows, &inner.matmul(&block.down.t()?)?)?;
+            start += FFN_ROWS;
+        }
+        Ok(())
+    }
+
+    /// The first row of a projection in the fused matrix, and its heads.
+    fn columns(&self, which: Projection) -> (usize, usize) {
+        let c = &self.config;
+        match which {
+            Projection::Query => (0, c.heads),
+            Projection::Key => (c.heads * c.head_dim, c.kv_heads),
+            Projection::Value => ((c.heads + c.kv_heads) * c.head_dim, c.kv_heads),
+        }
+    }
+
+    /// Head normalisation, where the family has it, and rotation.
+    fn place(
+        &self,
+        block: &Block,
+        which: Projection,
+        heads: &Heads,
+        positions: &[i32],
+    ) -> Result<()> {
+        if which == Projection::Value {
+            return Ok(());
+        }
+        if let Some((q_norm, k_norm)) = &block.qk_norm {
+            let weight = if which == Projection::Query { q_norm } else { k_norm };
+            heads.normalise(weight, self.rms_eps())?;
+        }
+        heads.rotate(positions, &self.rope.cos, &self.rope.sin)
+    }
+}

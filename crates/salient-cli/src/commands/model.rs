@@ -1,0 +1,129 @@
+//! What the commands that run a model share: which model, which prompt, how it is pruned.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use salient::schedule::Schedule;
+use salient_candle::scorer::Scorer;
+use salient_candle::{Loaded, Message, Model};
+use salient_cli::{Error, fetch, output};
+
+use super::scorers::ScorerName;
+use crate::Global;
+
+/// Which model runs.
+#[derive(clap::Args)]
+pub(crate) struct ModelArguments {
+    /// A .gguf file, a folder with safetensors, config.json and tokenizer.json, or an asset's name.
+    #[arg(long, value_name = "MODEL", default_value = "smollm2")]
+    pub(crate) model: String,
+}
+
+impl ModelArguments {
+    pub(crate) fn load(&self, global: &Global) -> anyhow::Result<Loaded> {
+        let path = fetch::resolve(&self.model)?;
+        let bar = output::spinner(global.quiet, format!("loading {}", self.model));
+        let loaded = salient_candle::load(&path)
+            .with_context(|| format!("cannot load the model {}", path.display()));
+        bar.finish_and_clear();
+        loaded
+    }
+}
+
+/// How the prompt is pruned.
+#[derive(clap::Args)]
+pub(crate) struct PruneArguments {
+    /// When and how much: `late`, `sdtp`, `dense`, START:STEP:STAGES:RATIO[:FLOOR],
+    /// LAYER=RATIO[,...], LAYER=COUNTt[,...], target:START:STEP:STAGES:RATIO; then
+    /// @sinks=N,local=F,kv=incoming.
+    #[arg(long, value_name = "SCHEDULE", default_value = "late")]
+    pub(crate) schedule: Schedule,
+    /// What matters: last-query[:mean|max|max-normalised][:POOL], window-N[:...],
+    /// pyramid-infer, lazyllm, key-norm, random[:SEED], sinks+recent, saliency[:signed|:norm],
+    /// predictor:FILE.
+    #[arg(long, value_name = "SCORER", default_value = "last-query:max:17")]
+    pub(crate) scorer: ScorerName,
+}
+
+impl PruneArguments {
+    pub(crate) fn scorer(&self, model: &Model) -> anyhow::Result<Box<dyn Scorer>> {
+        self.scorer.build(model)
+    }
+}
+
+/// The prompt.
+#[derive(clap::Args)]
+pub(crate) struct PromptArguments {
+    /// The prompt; `-` or nothing reads standard input.
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["file", "context"])]
+    prompt: Option<String>,
+    /// Read the prompt from a file.
+    #[arg(long, value_name = "FILE", conflicts_with = "context")]
+    file: Option<PathBuf>,
+    /// A document to ask about, from a file.
+    #[arg(long, value_name = "FILE", requires = "question")]
+    context: Option<PathBuf>,
+    /// The question about the document.
+    #[arg(long, value_name = "TEXT", requires = "context")]
+    pub(crate) question: Option<String>,
+    /// Put these words into the model's mouth: the answer goes on from them.
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
+    /// Give the model the text as it is, without its chat markup.
+    #[arg(long)]
+    plain: bool,
+}
+
+impl PromptArguments {
+    /// The prompt's tokens.
+    pub(crate) fn tokens(&self, loaded: &Loaded) -> anyhow::Result<Vec<u32>> {
+        let text = self.text()?;
+        if text.trim().is_empty() {
+            return Err(Error::Usage("the prompt is empty".into()).into());
+        }
+        let mut tokens = encode(loaded, text, self.plain)?;
+        if let Some(prefix) = &self.prefix {
+            tokens.extend(loaded.tokenizer.encode_more(prefix)?);
+        }
+        Ok(tokens)
+    }
+
+    fn text(&self) -> anyhow::Result<String> {
+        if let (Some(context), Some(question)) = (&self.context, &self.question) {
+            return Ok(ask(&read(context)?, question));
+        }
+        match (&self.prompt, &self.file) {
+            (Some(prompt), _) if prompt != "-" => Ok(prompt.clone()),
+            (_, Some(file)) => read(file),
+            _ => {
+                let mut text = String::new();
+                let stdin = std::io::stdin();
+                stdin
+                    .lock()
+                    .read_to_string(&mut text)
+                    .map_err(|e| Error::read("standard input", e))?;
+                Ok(text)
+            }
+        }
+    }
+}
+
+/// A document with a question after it.
+pub(crate) fn ask(context: &str, question: &str) -> String {
+    format!("{}\n\n{question}", context.trim_end())
+}
+
+/// A user's text as the model wants it: in its chat markup, if it has one and `plain` is not set.
+pub(crate) fn encode(loaded: &Loaded, text: String, plain: bool) -> anyhow::Result<Vec<u32>> {
+    let tokenizer = &loaded.tokenizer;
+    if plain || !tokenizer.has_chat_template() {
+        return Ok(tokenizer.encode(&text)?);
+    }
+    Ok(tokenizer.encode_chat(&[Message::user(text)])?)
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    Ok(fs::read_to_string(path).map_err(|e| Error::read(path, e))?)
+}

