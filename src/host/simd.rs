@@ -5,7 +5,7 @@
 use pulp::{Arch, Simd, WithSimd, as_arrays};
 use rayon::prelude::*;
 
-use crate::dtype::Element;
+use crate::dtype::{DType, Element};
 
 /// Vectors per row of a register block.
 pub(crate) const NV: usize = 3;
@@ -172,6 +172,44 @@ pub(crate) fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let one = simd.splat_f32s(1.0);
     let e = exp(simd, simd.add_f32s(x, x));
     simd.sub_f32s(one, simd.div_f32s(simd.splat_f32s(2.0), simd.add_f32s(e, one)))
+}
+
+/// Converts a row to f32, exact. Vectorised where it is inlined into vectorised code.
+///
+/// # Panics
+/// If the lengths differ.
+#[inline(always)]
+pub(crate) fn widen<T: Element>(src: &[T], dst: &mut [f32]) {
+    assert_eq!(src.len(), dst.len());
+    match T::DTYPE {
+        DType::F32 => T::widen(src, dst),
+        DType::F16 => {
+            let bits: &[u16] = bytemuck::cast_slice(src);
+            for (x, &bits) in dst.iter_mut().zip(bits) {
+                let magnitude = u32::from(bits & 0x7fff) << 13;
+                // The exponents' biases differ by 112; the product takes care of subnormals.
+                let value = (f32::from_bits(magnitude) * 2f32.powi(112)).to_bits();
+                let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 | magnitude } else { value };
+                *x = f32::from_bits(special | u32::from(bits & 0x8000) << 16);
+            }
+        }
+        DType::Bf16 => {
+            let bits: &[u16] = bytemuck::cast_slice(src);
+            for (x, &bits) in dst.iter_mut().zip(bits) {
+                *x = f32::from_bits(u32::from(bits) << 16);
+            }
+        }
+    }
+}
+
+/// A row as f32, in `buffer` if it is not yet.
+#[inline(always)]
+pub(crate) fn widened<'a, T: Element>(row: &'a [T], buffer: &'a mut [f32]) -> &'a [f32] {
+    T::as_f32(row).unwrap_or_else(|| {
+        let wide = &mut buffer[..row.len()];
+        widen(row, wide);
+        wide
+    })
 }
 
 /// Replaces x by tanh x.
@@ -379,17 +417,27 @@ impl Product<'_> {
         const DEPTH: usize = 192;
         let Packed { ref panels, k, n, width } = *self.b;
         let m = self.c.len() / n;
+        // A slice of A, rows next to each other: those of A may be a power of two apart, which
+        // caches do not like.
+        let mut slice = vec![0f32; if k > DEPTH { m * DEPTH } else { 0 }];
         for depth in (0..k).step_by(DEPTH) {
             let len = DEPTH.min(k - depth);
+            let a = if k > DEPTH {
+                for (row, source) in slice.chunks_exact_mut(len).zip(self.a.chunks_exact(k)) {
+                    row.copy_from_slice(&source[depth..depth + len]);
+                }
+                &slice[..m * len]
+            } else {
+                self.a
+            };
             for column in (0..n).step_by(width) {
                 let panel = &panels[column * k..][depth * width..(depth + len) * width];
                 let (panel, _) = as_arrays::<NV, _>(S::as_simd_f32s(panel).0);
                 let valid = width.min(n - column);
                 for row in (0..m).step_by(MR) {
-                    let a: [&[f32]; MR] = std::array::from_fn(|i| {
-                        // Rows past the end repeat the last one and are not stored.
-                        &self.a[(row + i).min(m - 1) * k + depth..][..len]
-                    });
+                    // Rows past the end repeat the last one and are not stored.
+                    let a: [&[f32]; MR] =
+                        std::array::from_fn(|i| &a[(row + i).min(m - 1) * len..][..len]);
                     let zero = [[simd.splat_f32s(0.0); NV]; MR];
                     let acc = multiply_rows(simd, a, panel, zero);
                     for (i, acc) in acc.iter().enumerate().take(m - row) {
@@ -548,6 +596,21 @@ mod tests {
             for ((x, a), b) in sums.iter().zip(&a).zip(&b) {
                 assert!((x - (2.0 * b + a)).abs() <= 1e-6);
             }
+        }
+    }
+
+    #[test]
+    fn every_half_value_widens() {
+        let bits: Vec<u16> = (0..=u16::MAX).collect();
+        let (mut halves, mut brains) = (vec![0f32; bits.len()], vec![0f32; bits.len()]);
+        Arch::new().dispatch(|| {
+            widen::<f16>(bytemuck::cast_slice(&bits), &mut halves);
+            widen::<bf16>(bytemuck::cast_slice(&bits), &mut brains);
+        });
+        for ((&bits, half), brain) in bits.iter().zip(halves).zip(brains) {
+            let (h, b) = (f16::from_bits(bits).to_f32(), bf16::from_bits(bits).to_f32());
+            assert!(h.to_bits() == half.to_bits() || (h.is_nan() && half.is_nan()), "{bits}");
+            assert!(b.to_bits() == brain.to_bits() || (b.is_nan() && brain.is_nan()), "{bits}");
         }
     }
 

@@ -39,7 +39,7 @@ pub enum KeyLists<'a> {
 }
 
 /// Keys per chunk.
-const CHUNK: usize = 512;
+const CHUNK: usize = 256;
 
 /// Below so many bytes of keys and values another thread takes longer to wake than to read them.
 const SERIAL_BYTES: usize = 1 << 18;
@@ -78,18 +78,23 @@ pub fn decode<T: Element>(
     if group == 0 {
         return Ok(());
     }
+    // Heads that read the same keys go together, for their keys often lie together.
+    let together = if matches!(lists, KeyLists::PerHead { .. }) { 1 } else { heads };
     let mut chunks = Vec::new();
     for sequence in 0..keys.batch() {
-        for head in 0..heads {
-            let rows = visible(keys, &lists, attention, sequence, head);
-            chunks.extend(rows.chunks().map(|rows| Chunk { sequence, head, rows }));
+        for first in (0..heads).step_by(together) {
+            let rows = visible(keys, &lists, attention, sequence, first);
+            let heads = first..first + together;
+            chunks.extend(rows.chunks().map(|rows| Chunk { sequence, heads: heads.clone(), rows }));
         }
     }
-    let stride = group * (value_dim + 2);
+    let members = together * group;
+    let stride = members * (value_dim + 2);
     let mut partials = vec![0f32; chunks.len() * stride];
     let problem = Problem { q, keys, attention, group };
     let read: usize = chunks.iter().map(|chunk| chunk.rows.len()).sum();
-    if read * (dim + value_dim) * size_of::<T>() < SERIAL_BYTES || chunks.len() < 2 {
+    let bytes = read * together * (dim + value_dim) * size_of::<T>();
+    if bytes < SERIAL_BYTES || chunks.len() < 2 {
         let mut scratch = Scratch::default();
         for (chunk, partial) in chunks.iter().zip(partials.chunks_mut(stride)) {
             problem.run(chunk, partial, &mut scratch);
@@ -104,21 +109,24 @@ pub fn decode<T: Element>(
     }
 
     let mut lse = lse;
-    let mut at = 0;
-    for pair in 0..keys.batch() * heads {
-        let count = chunks[at..]
-            .iter()
-            .take_while(|chunk| chunk.sequence * heads + chunk.head == pair)
-            .count();
-        let partials = &partials[at * stride..(at + count) * stride];
-        for member in 0..group {
-            let slot = pair * group + member;
-            let sum = combine(partials, stride, group, member, outs[slot]);
+    let (mut chunks, mut partials) = (chunks.iter().peekable(), &partials[..]);
+    for (unit, outs) in outs.chunks_mut(members).enumerate() {
+        let (sequence, first) = (unit * together / heads, unit * together % heads);
+        let mut count = 0;
+        while chunks
+            .next_if(|chunk| (chunk.sequence, chunk.heads.start) == (sequence, first))
+            .is_some()
+        {
+            count += 1;
+        }
+        let (parts, rest) = partials.split_at(count * stride);
+        partials = rest;
+        for (member, out) in outs.iter_mut().enumerate() {
+            let sum = combine(parts, stride, members, member, out);
             if let Some(lse) = &mut lse {
-                lse[slot] = sum;
+                lse[unit * members + member] = sum;
             }
         }
-        at += count;
     }
     Ok(())
 }
@@ -147,7 +155,7 @@ fn check_lists<T: Element>(keys: &Keys<'_, T>, lists: &KeyLists<'_>) -> Result<(
     Ok(())
 }
 
-/// The key rows that the queries of one KV head read.
+/// The key rows that the queries of a KV head read.
 fn visible<'a, T: Element>(
     keys: &Keys<'_, T>,
     lists: &KeyLists<'a>,
@@ -204,7 +212,7 @@ impl<'a> Rows<'a> {
 
 struct Chunk<'a> {
     sequence: usize,
-    head: usize,
+    heads: Range<usize>,
     rows: Rows<'a>,
 }
 
@@ -227,15 +235,16 @@ struct Scratch {
 }
 
 impl<T: Element> Problem<'_, T> {
-    /// Writes the group's sums of weighted values, then its largest logits, then its sums of
-    /// weights.
+    /// Writes the sums of weighted values of the chunk's query heads, then their largest logits,
+    /// then their sums of weights.
     fn run(&self, chunk: &Chunk<'_>, partial: &mut [f32], scratch: &mut Scratch) {
         let dim = self.q.layout.dim;
-        scratch.q.resize(self.group * dim, 0.0);
-        scratch.weights.resize(self.group * CHUNK, 0.0);
+        let members = chunk.heads.len() * self.group;
+        scratch.q.resize(members * dim, 0.0);
+        scratch.weights.resize(members * CHUNK, 0.0);
         scratch.wide.resize(STEP * dim.max(self.keys.value_dim()), 0.0);
         for (member, q) in scratch.q.chunks_exact_mut(dim).enumerate() {
-            T::widen(self.q.row(chunk.sequence, chunk.head * self.group + member), q);
+            T::widen(self.q.row(chunk.sequence, chunk.heads.start * self.group + member), q);
         }
         Arch::new().dispatch(Step { problem: self, chunk, partial, scratch });
     }
@@ -253,25 +262,12 @@ impl<T: Element> WithSimd for Step<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Problem { keys, attention, group, q } = *self.problem;
-        let Chunk { sequence, head, ref rows } = *self.chunk;
-        let (dim, value_dim, len) = (q.layout.dim, keys.value_dim(), rows.len());
+        let Problem { attention, group, .. } = *self.problem;
+        let (len, members) = (self.chunk.rows.len(), self.chunk.heads.len() * group);
+        let value_dim = self.problem.keys.value_dim();
+        let (sums, stats) = self.partial.split_at_mut(members * value_dim);
         let Scratch { q, weights, wide } = self.scratch;
-        let (sums, stats) = self.partial.split_at_mut(group * value_dim);
-
-        for index in 0..len {
-            let (key, _) = keys.row(sequence, head, rows.row(index));
-            let key = widened(key, wide);
-            let members = q.chunks(HEADS * dim).zip(weights.chunks_mut(HEADS * CHUNK));
-            for (q, weights) in members {
-                match q.len() / dim {
-                    1 => dots::<S, 1>(simd, key, q, weights, index),
-                    2 => dots::<S, 2>(simd, key, q, weights, index),
-                    3 => dots::<S, 3>(simd, key, q, weights, index),
-                    _ => dots::<S, HEADS>(simd, key, q, weights, index),
-                }
-            }
-        }
+        dot_products::<S, T>(simd, self.problem, self.chunk, q, weights, wide);
         for (member, weights) in weights.chunks_exact_mut(CHUNK).enumerate() {
             let logits = &mut weights[..len];
             match attention.softcap {
@@ -284,25 +280,71 @@ impl<T: Element> WithSimd for Step<'_, T> {
             }
             let max = simd::row_max(simd, logits);
             stats[member] = max;
-            stats[group + member] = simd::exp_sum(simd, logits, max);
+            stats[members + member] = simd::exp_sum(simd, logits, max);
         }
         sums.fill(0.0);
-        let wide_len = wide.len() / STEP;
-        for index in (0..len).step_by(STEP) {
-            let count = STEP.min(len - index);
-            let mut buffers = wide.chunks_exact_mut(wide_len);
-            // Past the end the first row again, with a weight of its own below.
-            let values: [&[f32]; STEP] = std::array::from_fn(|i| {
-                let index = if i < count { index + i } else { index };
-                let (_, value) = keys.row(sequence, head, rows.row(index));
-                widened(value, buffers.next().unwrap_or_default())
+        add_values::<S, T>(simd, self.problem, self.chunk, weights, wide, sums);
+    }
+}
+
+/// Dot products of every key of the chunk with the queries of its head, `weights[member][key]`.
+#[inline(always)]
+fn dot_products<S: Simd, T: Element>(
+    simd: S,
+    problem: &Problem<'_, T>,
+    chunk: &Chunk<'_>,
+    q: &[f32],
+    weights: &mut [f32],
+    wide: &mut [f32],
+) {
+    let (keys, group, dim) = (problem.keys, problem.group, problem.q.layout.dim);
+    for index in 0..chunk.rows.len() {
+        let place = keys.place(chunk.sequence, chunk.rows.row(index));
+        let heads = q.chunks_exact(group * dim).zip(weights.chunks_exact_mut(group * CHUNK));
+        for (head, (q, weights)) in chunk.heads.clone().zip(heads) {
+            let key = simd::widened(keys.key(place, head), wide);
+            let members = q.chunks(HEADS * dim).zip(weights.chunks_mut(HEADS * CHUNK));
+            for (q, weights) in members {
+                match q.len() / dim {
+                    1 => dots::<S, 1>(simd, key, q, weights, index),
+                    2 => dots::<S, 2>(simd, key, q, weights, index),
+                    3 => dots::<S, 3>(simd, key, q, weights, index),
+                    _ => dots::<S, HEADS>(simd, key, q, weights, index),
+                }
+            }
+        }
+    }
+}
+
+/// Adds the weighted values of the chunk to `sums[member]`.
+#[inline(always)]
+fn add_values<S: Simd, T: Element>(
+    simd: S,
+    problem: &Problem<'_, T>,
+    chunk: &Chunk<'_>,
+    weights: &[f32],
+    wide: &mut [f32],
+    sums: &mut [f32],
+) {
+    let (keys, group, len) = (problem.keys, problem.group, chunk.rows.len());
+    let (value_dim, wide_dim) = (keys.value_dim(), wide.len() / STEP);
+    for index in (0..len).step_by(STEP) {
+        let count = STEP.min(len - index);
+        // Past the end the last row again, which gets no weight.
+        let places: [_; STEP] = std::array::from_fn(|i| {
+            keys.place(chunk.sequence, chunk.rows.row(index + i.min(count - 1)))
+        });
+        let heads = sums.chunks_exact_mut(group * value_dim).zip(weights.chunks(group * CHUNK));
+        for (head, (sums, weights)) in chunk.heads.clone().zip(heads) {
+            let mut buffers = wide.chunks_exact_mut(wide_dim);
+            let values: [&[f32]; STEP] = places.map(|place| {
+                simd::widened(keys.value(place, head), buffers.next().unwrap_or_default())
             });
             for (sums, weights) in sums.chunks_exact_mut(value_dim).zip(weights.chunks(CHUNK)) {
-                let weights = &weights[index..index + count];
-                match *weights {
+                match weights[index..index + count] {
                     [a, b, c, d] => add_scaled(simd, [a, b, c, d], values, sums),
-                    _ => {
-                        for (&weight, value) in weights.iter().zip(values) {
+                    ref few => {
+                        for (&weight, value) in few.iter().zip(values) {
                             simd::axpy(simd, weight, value, sums);
                         }
                     }
@@ -310,16 +352,6 @@ impl<T: Element> WithSimd for Step<'_, T> {
             }
         }
     }
-}
-
-/// A row as f32, in `buffer` if it is not yet.
-#[inline(always)]
-fn widened<'a, T: Element>(row: &'a [T], buffer: &'a mut [f32]) -> &'a [f32] {
-    T::as_f32(row).unwrap_or_else(|| {
-        let wide = &mut buffer[..row.len()];
-        T::widen(row, wide);
-        wide
-    })
 }
 
 /// Dot products of a key with G queries, `weights[member][index]`.
@@ -372,10 +404,10 @@ fn add_scaled<S: Simd>(simd: S, weights: [f32; STEP], values: [&[f32]; STEP], su
 }
 
 /// Adds up the chunks of one query head and returns its log-sum-exp.
-fn combine(partials: &[f32], stride: usize, group: usize, member: usize, out: &mut [f32]) -> f32 {
+fn combine(partials: &[f32], stride: usize, members: usize, member: usize, out: &mut [f32]) -> f32 {
     out.fill(0.0);
     let value_dim = out.len();
-    let stats = group * value_dim;
+    let stats = members * value_dim;
     let max = partials
         .chunks_exact(stride)
         .fold(f32::NEG_INFINITY, |max, partial| max.max(partial[stats + member]));
@@ -385,7 +417,7 @@ fn combine(partials: &[f32], stride: usize, group: usize, member: usize, out: &m
     let mut total = 0.0;
     for partial in partials.chunks_exact(stride) {
         let factor = (partial[stats + member] - max).exp();
-        total += partial[stats + group + member] * factor;
+        total += partial[stats + members + member] * factor;
         for (out, &sum) in out.iter_mut().zip(&partial[member * value_dim..]) {
             *out += sum * factor;
         }

@@ -113,18 +113,43 @@ impl<'a, T: Element> Keys<'a, T> {
         }
     }
 
-    /// The key and the value of one head of one row of a sequence.
-    fn row(&self, sequence: usize, head: usize, row: usize) -> (&'a [T], &'a [T]) {
+    /// Where the key and the value of the first head of a row of a sequence begin.
+    #[inline(always)]
+    fn place(&self, sequence: usize, row: usize) -> Place {
         match *self {
             Self::Contiguous { k, v, spans } => {
                 let token = spans[sequence].start + row;
-                (k.row(token, head), v.row(token, head))
+                Place { k: token * k.layout.token_stride, v: token * v.layout.token_stride }
             }
-            Self::Paged { k, v, layout, page_table, lens } => {
+            Self::Paged { layout, page_table, lens, .. } => {
                 let pages = page_table.len() / lens.len();
                 let page = page_table[sequence * pages + row / layout.page_size];
-                let start = layout.offset(page as usize, row % layout.page_size, head);
-                (&k[start..start + layout.dim], &v[start..start + layout.dim])
+                let start = layout.offset(page as usize, row % layout.page_size, 0);
+                Place { k: start, v: start }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn key(&self, place: Place, head: usize) -> &'a [T] {
+        match *self {
+            Self::Contiguous { k: View { data, layout }, .. } => {
+                &data[place.k + head * layout.head_stride..][..layout.dim]
+            }
+            Self::Paged { k, layout, .. } => {
+                &k[place.k + head * layout.head_stride..][..layout.dim]
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn value(&self, place: Place, head: usize) -> &'a [T] {
+        match *self {
+            Self::Contiguous { v: View { data, layout }, .. } => {
+                &data[place.v + head * layout.head_stride..][..layout.dim]
+            }
+            Self::Paged { v, layout, .. } => {
+                &v[place.v + head * layout.head_stride..][..layout.dim]
             }
         }
     }
@@ -180,6 +205,13 @@ impl<'a, T: Element> Keys<'a, T> {
         }
         Ok(())
     }
+}
+
+/// Offsets of a row's first head.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    k: usize,
+    v: usize,
 }
 
 /// Whole pages in a pool of so many elements.

@@ -13,7 +13,7 @@ use std::ops::Range;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::tile::{KEY_TILE, Logits, STATS, Step, Tile};
+use super::tile::{KEY_TILE, Logits, PANEL, STATS, Step, Tile};
 use super::{Attention, Keys, check};
 use crate::dtype::Element;
 use crate::error::{Error, Result, check_len};
@@ -191,7 +191,7 @@ impl<T: Element> Problem<'_, T> {
         let tiles: usize =
             self.queries.lens().map(|len| (len * group).div_ceil(width) * heads).sum();
         // How rows fall into blocks changes no result, so it may depend on the number of threads.
-        let per_thread = tiles / (8 * rayon::current_num_threads());
+        let per_thread = tiles / (4 * rayon::current_num_threads());
         let block_rows = per_thread.clamp(1, MAX_ROW_TILES) * width;
         let mut lses: Vec<Option<&mut f32>> = match lse {
             Some(lse) => lse.iter_mut().map(Some).collect(),
@@ -227,7 +227,8 @@ impl<T: Element> Problem<'_, T> {
         let tiles = block.rows.len().div_ceil(width);
         scratch.wide.resize(dim.max(padded_dim), 0.0);
         scratch.out.slice(tiles * padded_dim * width).fill(0.0);
-        self.pack_queries(&block, scratch, lanes, width);
+        let arch = Arch::new();
+        arch.dispatch(|| self.pack_queries(&block, scratch, lanes, width));
 
         let seen = scratch.tiles.iter().filter(|tile| !tile.seen.is_empty());
         let first = seen.clone().map(|tile| tile.seen.start).min().unwrap_or(0);
@@ -236,11 +237,11 @@ impl<T: Element> Problem<'_, T> {
         // in every block.
         for start in (first / KEY_TILE * KEY_TILE..end).step_by(KEY_TILE) {
             let keys = start..end.min(start + KEY_TILE);
-            match block_rows {
+            arch.dispatch(|| match block_rows {
                 8 => self.pack_keys::<8>(&block, keys.clone(), scratch),
                 _ => self.pack_keys::<4>(&block, keys.clone(), scratch),
-            }
-            Arch::new().dispatch(Step {
+            });
+            arch.dispatch(Step {
                 keys,
                 dim,
                 padded_dim,
@@ -249,28 +250,46 @@ impl<T: Element> Problem<'_, T> {
                 visible: &scratch.visible,
                 q: scratch.q.slice(tiles * dim * width),
                 k: scratch.k.slice(KEY_TILE * dim),
-                v: scratch.v.slice(KEY_TILE * padded_dim),
+                v: scratch.v.slice(PANEL * padded_dim),
                 weights: scratch.weights.slice(KEY_TILE * width),
                 out: scratch.out.slice(tiles * padded_dim * width),
                 stats: scratch.stats.slice(tiles * STATS * width),
             });
         }
 
+        arch.dispatch(|| self.finish(&mut block, scratch, lanes, width));
+    }
+
+    /// Divides by the sums of weights and writes the rows of a block.
+    #[inline(always)]
+    fn finish(&self, block: &mut Block<'_>, scratch: &mut Scratch, lanes: usize, width: usize) {
+        let padded_dim = self.keys.value_dim().next_multiple_of(simd::block_rows());
+        let tiles = scratch.tiles.len();
         let out = scratch.out.slice(tiles * padded_dim * width);
         let stats = scratch.stats.slice(tiles * STATS * width);
         for (index, tile) in scratch.tiles.iter().enumerate() {
             let lanes = tile.vectors * lanes;
-            let out = &out[index * padded_dim * width..][..padded_dim * lanes];
+            let out = &mut out[index * padded_dim * width..][..padded_dim * lanes];
             let stats = &stats[index * STATS * width..][..STATS * lanes];
+            let (shifts, sums) = stats[lanes..].split_at(lanes);
             let visible = &scratch.visible[index * 2 * width..][..2 * lanes];
+            for channel in out.chunks_exact_mut(lanes) {
+                for (x, sum) in channel.iter_mut().zip(sums) {
+                    *x /= sum;
+                }
+            }
             let rows = block.rows.iter_mut().skip(index * width).take(width);
             for (lane, row) in rows.enumerate() {
                 let blind = visible[lane] == visible[lanes + lane];
-                let (shift, sum) = (stats[lanes + lane], stats[2 * lanes + lane]);
-                for (channel, value) in row.out.iter_mut().enumerate() {
-                    *value = if blind { 0.0 } else { out[channel * lanes + lane] / sum };
+                if blind {
+                    row.out.fill(0.0);
+                } else {
+                    for (value, &x) in row.out.iter_mut().zip(out[lane..].iter().step_by(lanes)) {
+                        *value = x;
+                    }
                 }
                 if let Some(lse) = &mut row.lse {
+                    let (shift, sum) = (shifts[lane], sums[lane]);
                     **lse = match (blind, sum == 0.0) {
                         (true, _) => f32::NEG_INFINITY,
                         // Every logit is -inf.
@@ -283,6 +302,7 @@ impl<T: Element> Problem<'_, T> {
     }
 
     /// Packs queries, what they see and the tiles of a block.
+    #[inline(always)]
     fn pack_queries(&self, block: &Block<'_>, scratch: &mut Scratch, lanes: usize, width: usize) {
         let (dim, group) = (self.q.layout.dim, self.group());
         let span = self.queries.span(block.sequence);
@@ -309,7 +329,7 @@ impl<T: Element> Problem<'_, T> {
             for lane in 0..rows {
                 let (query, member) = ((first_row + lane) / group, (first_row + lane) % group);
                 let source = self.q.row(span.start + query, block.head * group + member);
-                let source = widened(source, &mut scratch.wide);
+                let source = simd::widened(source, &mut scratch.wide);
                 for (q, &x) in q.iter_mut().skip(lane).step_by(lanes).zip(source) {
                     *q = x * self.logits.query_factor;
                 }
@@ -326,6 +346,7 @@ impl<T: Element> Problem<'_, T> {
     }
 
     /// Widens a tile of keys and values; values in panels of MR channels.
+    #[inline(always)]
     fn pack_keys<const MR: usize>(
         &self,
         block: &Block<'_>,
@@ -334,29 +355,21 @@ impl<T: Element> Problem<'_, T> {
     ) {
         let (dim, value_dim) = (self.q.layout.dim, self.keys.value_dim());
         let k = scratch.k.slice(KEY_TILE * dim);
-        let v = scratch.v.slice(KEY_TILE * value_dim.next_multiple_of(MR));
+        let v = scratch.v.slice(PANEL * value_dim.next_multiple_of(MR));
         let (v, _) = v.as_chunks_mut::<MR>();
         for (slot, row) in keys.enumerate() {
-            let (key, value) = self.keys.row(block.sequence, block.head, row);
-            T::widen(key, &mut k[slot * dim..][..dim]);
-            let (chunks, rest) = widened(value, &mut scratch.wide).as_chunks::<MR>();
-            for (panel, chunk) in chunks.iter().enumerate() {
-                v[panel * KEY_TILE + slot] = *chunk;
+            let place = self.keys.place(block.sequence, row);
+            simd::widen(self.keys.key(place, block.head), &mut k[slot * dim..][..dim]);
+            let value = simd::widened(self.keys.value(place, block.head), &mut scratch.wide);
+            let (chunks, rest) = value.as_chunks::<MR>();
+            for (panel, chunk) in v.chunks_exact_mut(PANEL).zip(chunks) {
+                panel[slot] = *chunk;
             }
             if !rest.is_empty() {
-                let last = &mut v[chunks.len() * KEY_TILE + slot];
+                let last = &mut v[chunks.len() * PANEL + slot];
                 *last = [0.0; MR];
                 last[..rest.len()].copy_from_slice(rest);
             }
         }
     }
-}
-
-/// A row as f32, in `buffer` if it is not yet.
-fn widened<'a, T: Element>(row: &'a [T], buffer: &'a mut [f32]) -> &'a [f32] {
-    T::as_f32(row).unwrap_or_else(|| {
-        let wide = &mut buffer[..row.len()];
-        T::widen(row, wide);
-        wide
-    })
 }

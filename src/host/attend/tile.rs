@@ -14,6 +14,10 @@ use crate::host::simd::{self, NV};
 /// Keys per tile: the logits of a tile of rows stay in the first-level cache.
 pub(super) const KEY_TILE: usize = 128;
 
+/// Keys from a panel of values to the next: a power of two would put all panels into the same few
+/// cache sets.
+pub(super) const PANEL: usize = KEY_TILE + 2;
+
 /// Running statistics of a row: its largest logit, that times the exponent factor (0 for -inf), and
 /// the sum of its weights.
 pub(super) const STATS: usize = 3;
@@ -258,7 +262,7 @@ fn accumulate<S: Simd, const MR: usize, const N: usize>(
     factor: [S::f32s; N],
     out: &mut [[S::f32s; N]],
 ) {
-    for (out, panel) in out.chunks_exact_mut(MR).zip(v.chunks_exact(KEY_TILE)) {
+    for (out, panel) in out.chunks_exact_mut(MR).zip(v.chunks_exact(PANEL)) {
         let mut acc = [factor; MR];
         for (acc, out) in acc.iter_mut().zip(out.iter()) {
             for j in 0..N {
@@ -283,7 +287,7 @@ fn accumulate_masked<S: Simd, const MR: usize, const N: usize>(
     mask: &Mask<'_, S, N>,
     out: &mut [[S::f32s; N]],
 ) {
-    for (out, panel) in out.chunks_exact_mut(MR).zip(v.chunks_exact(KEY_TILE)) {
+    for (out, panel) in out.chunks_exact_mut(MR).zip(v.chunks_exact(PANEL)) {
         for slot in range.clone() {
             let seen = mask.row(simd, slot);
             for (out, &value) in out.iter_mut().zip(&panel[slot]) {
@@ -304,7 +308,7 @@ fn finite<S: Simd, const MR: usize>(simd: S, v: &[[f32; MR]], range: Range<usize
     let zero = simd.splat_f32s(0.0);
     let mut vectors = zero;
     let mut rest = 0f32;
-    for panel in v.chunks_exact(KEY_TILE) {
+    for panel in v.chunks_exact(PANEL) {
         let (head, tail) = S::as_simd_f32s(panel[range.clone()].as_flattened());
         for &x in head {
             vectors = simd.mul_add_f32s(x, zero, vectors);

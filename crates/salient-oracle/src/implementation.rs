@@ -1,0 +1,178 @@
+//! What the suite runs on: one trait per verb, over plain slices and the vocabulary of `salient`.
+
+use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
+use salient::host::score::{AttentionScore, Per, Pool, PredictorWeights};
+use salient::host::select::Request;
+use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
+
+use crate::compact::Kept;
+use crate::select::Selected;
+
+/// An implementation of **score**. Every error leaves `out` as it was.
+pub trait Score {
+    /// The SDTP predictor: `x` is `[tokens, hidden]`, `out` `[tokens]`.
+    ///
+    /// # Errors
+    /// On lengths that disagree, and weights that are not finite.
+    fn mlp<T: Element>(
+        &self,
+        x: &[T],
+        hidden: usize,
+        weights: &PredictorWeights,
+        out: &mut [f32],
+    ) -> Result<()>;
+
+    /// Attention of the last query of every sequence; `q` holds one row for each, which is not read
+    /// where the sequence is empty. `out` is `[total]` or `[kv_heads, total]`.
+    ///
+    /// # Errors
+    /// On shapes that disagree and options out of range.
+    fn last_query<T: Element>(
+        &self,
+        q: View<'_, T>,
+        k: View<'_, T>,
+        rows: &Ragged,
+        score: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()>;
+
+    /// Attention of the last queries of every sequence, packed as `queries` says.
+    ///
+    /// # Errors
+    /// As [`Score::last_query`], and if a sequence has more queries than keys.
+    fn window<T: Element>(
+        &self,
+        q: View<'_, T>,
+        queries: &Ragged,
+        k: View<'_, T>,
+        rows: &Ragged,
+        score: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()>;
+
+    /// Attention of all queries: a window as long as the sequence.
+    ///
+    /// # Errors
+    /// As [`Score::last_query`].
+    fn columns<T: Element>(
+        &self,
+        q: View<'_, T>,
+        k: View<'_, T>,
+        rows: &Ragged,
+        score: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()>;
+
+    /// Pools `[heads, total]` scores along tokens.
+    ///
+    /// # Errors
+    /// On a width that is even or above 33, and lengths that disagree.
+    fn pool(&self, scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()>;
+
+    /// Minus the norms of keys, `[kv_heads, tokens]`, or their mean over heads, `[tokens]`.
+    ///
+    /// # Errors
+    /// On lengths that disagree.
+    fn keynorm<T: Element>(&self, k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<()>;
+
+    /// Uniform in [0, 1), from seed and position alone.
+    ///
+    /// # Errors
+    /// On lengths that disagree.
+    fn random(&self, seed: u64, positions: &[i32], out: &mut [f32]) -> Result<()>;
+
+    /// The index in the sequence.
+    ///
+    /// # Errors
+    /// On lengths that disagree.
+    fn position(&self, rows: &Ragged, out: &mut [f32]) -> Result<()>;
+}
+
+/// An implementation of **select**.
+pub trait Select {
+    /// Which tokens stay; `scores` is `[heads, total]`.
+    ///
+    /// # Errors
+    /// On every bad input that the contract names.
+    fn select(&self, scores: &[f32], request: &Request<'_>) -> Result<Selected>;
+}
+
+/// An implementation of **compact**. Every error leaves every tensor as it was.
+pub trait Compact {
+    /// The kept rows of several `[total, width]` tensors. The lists have one head.
+    ///
+    /// # Errors
+    /// On a tensor that is not `total * width` long.
+    fn rows<T: Element>(&self, kept: &Kept<'_>, tensors: &[(&[T], usize)]) -> Result<Vec<Vec<T>>>;
+
+    /// The same without a second buffer; each tensor is cut to its kept rows.
+    ///
+    /// # Errors
+    /// As [`Compact::rows`].
+    fn rows_in_place<T: Element>(
+        &self,
+        kept: &Kept<'_>,
+        tensors: &mut [(Vec<T>, usize)],
+    ) -> Result<()>;
+
+    /// Moves the kept keys and values of every layer to the front of their sequence's span, in
+    /// place. The lists have one head for all or one for each.
+    ///
+    /// # Errors
+    /// On spans, caches or heads that do not fit the lists or each other.
+    fn kv<T: Element>(
+        &self,
+        kept: &Kept<'_>,
+        spans: &[Span],
+        layout: Layout,
+        layers: &mut [[&mut [T]; 2]],
+    ) -> Result<()>;
+
+    /// The same for paged caches; `page_table` is `[batch, max_pages]`, and not read behind a
+    /// sequence's last page. Returns the pages that hold no kept token any more, in table order.
+    ///
+    /// # Errors
+    /// On pages, pools or heads that do not fit the lists or each other.
+    fn kv_paged<T: Element>(
+        &self,
+        kept: &Kept<'_>,
+        page_table: &[i32],
+        layout: PagedLayout,
+        layers: &mut [[&mut [T]; 2]],
+    ) -> Result<Vec<i32>>;
+}
+
+/// An implementation of **attend**. Every error leaves `out` and `lse` as they were.
+pub trait Attend {
+    /// Attention of packed queries over the keys of their sequences: `q` is `[total, q heads, dim]`,
+    /// `out` `[total, q heads, value dim]`, `lse` `[total, q heads]`.
+    ///
+    /// # Errors
+    /// On shapes that disagree, and row limits, pages or spans beyond the keys.
+    #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
+    fn prefill<T: Element>(
+        &self,
+        q: View<'_, T>,
+        queries: &Ragged,
+        keys: &Keys<'_, T>,
+        limit: RowLimit<'_>,
+        attention: &Attention,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()>;
+
+    /// Attention of one query per sequence over the keys that its lists name: `q` is `[batch, q
+    /// heads, dim]`, `out` `[batch, q heads, value dim]`, `lse` `[batch, q heads]`.
+    ///
+    /// # Errors
+    /// As [`Attend::prefill`], and on lists that do not ascend or point beyond the keys.
+    fn decode<T: Element>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, T>,
+        lists: KeyLists<'_>,
+        attention: &Attention,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()>;
+}

@@ -1,0 +1,23 @@
+//! The suite on the oracle: what is wrong here is wrong in the suite.
+
+use salient_oracle::{Oracle, suite};
+
+#[test]
+fn select() {
+    suite::select::all(&Oracle);
+}
+
+#[test]
+fn compact() {
+    suite::compact::all(&Oracle);
+}
+
+#[test]
+fn score() {
+    suite::score::all(&Oracle);
+}
+
+#[test]
+fn attend() {
+    suite::attend::all(&Oracle);
+}

@@ -1,0 +1,28 @@
+//! The conformance suite on the host backend.
+
+#[path = "common/host.rs"]
+mod host;
+
+use salient_oracle::suite;
+
+use host::Host;
+
+#[test]
+fn select() {
+    suite::select::all(&Host);
+}
+
+#[test]
+fn score() {
+    suite::score::all(&Host);
+}
+
+#[test]
+fn compact() {
+    suite::compact::all(&Host);
+}
+
+#[test]
+fn attend() {
+    suite::attend::all(&Host);
+}
