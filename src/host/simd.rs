@@ -82,7 +82,11 @@ pub(crate) fn multiply_rows<S: Simd, const MR: usize, const N: usize>(
     b: &[[S::f32s; N]],
     mut acc: [[S::f32s; N]; MR],
 ) -> [[S::f32s; N]; MR] {
-    let a = a.map(|row| &row[..b.len()]);
+    // No closures in vectorised code: they need not be inlined into it.
+    let mut a = a;
+    for row in &mut a {
+        *row = &row[..b.len()];
+    }
     for (p, b) in b.iter().enumerate() {
         for i in 0..MR {
             let x = simd.splat_f32s(a[i][p]);
@@ -111,6 +115,32 @@ pub(crate) fn multiply_columns<S: Simd, const MR: usize, const N: usize>(
         }
     }
     acc
+}
+
+/// The transpose of a block of `F32_LANES` rows: lane p of vector i is `rows[p][i]`.
+///
+/// # Panics
+/// If there are fewer rows.
+#[inline(always)]
+pub(crate) fn transpose<S: Simd, const I: usize>(simd: S, rows: &[&[f32; I]]) -> [S::f32s; I] {
+    const LANE: [u32; 64] = {
+        let mut lane = [0; 64];
+        let mut i = 0;
+        while i < lane.len() {
+            lane[i] = i as u32;
+            i += 1;
+        }
+        lane
+    };
+    let lane = S::as_simd_u32s(&LANE[..S::F32_LANES]).0[0];
+    let mut columns = [simd.splat_f32s(0.0); I];
+    for (p, row) in rows[..S::F32_LANES].iter().enumerate() {
+        let here = simd.equal_u32s(lane, simd.splat_u32s(p as u32));
+        for i in 0..I {
+            columns[i] = simd.select_f32s(here, simd.splat_f32s(row[i]), columns[i]);
+        }
+    }
+    columns
 }
 
 /// 2^x to a relative error of 1.2e-7 for x up to 127; results below 2^-126 are 0, NaN stays NaN.
@@ -205,11 +235,14 @@ pub(crate) fn widen<T: Element>(src: &[T], dst: &mut [f32]) {
 /// A row as f32, in `buffer` if it is not yet.
 #[inline(always)]
 pub(crate) fn widened<'a, T: Element>(row: &'a [T], buffer: &'a mut [f32]) -> &'a [f32] {
-    T::as_f32(row).unwrap_or_else(|| {
-        let wide = &mut buffer[..row.len()];
-        widen(row, wide);
-        wide
-    })
+    match T::as_f32(row) {
+        Some(row) => row,
+        None => {
+            let wide = &mut buffer[..row.len()];
+            widen(row, wide);
+            wide
+        }
+    }
 }
 
 /// Replaces x by tanh x.
