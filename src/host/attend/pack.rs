@@ -56,10 +56,10 @@ impl<T: Element> WithSimd for PackQueries<'_, T> {
                     *place = &chunks[row * (padded / CHUNK) + chunk];
                 }
                 let columns = simd::transpose(simd, &block[..S::F32_LANES]);
-                let packed = packed.chunks_exact_mut(lanes).skip(chunk * CHUNK);
-                for (packed, column) in packed.zip(columns) {
-                    let packed = &mut packed[vector * S::F32_LANES..][..S::F32_LANES];
-                    S::as_mut_simd_f32s(packed).0[0] = simd.mul_f32s(column, factor);
+                for i in 0..CHUNK.min(dim - chunk * CHUNK) {
+                    let start = (chunk * CHUNK + i) * lanes + vector * S::F32_LANES;
+                    let packed = &mut packed[start..start + S::F32_LANES];
+                    S::as_mut_simd_f32s(packed).0[0] = simd.mul_f32s(columns[i], factor);
                 }
             }
         }
@@ -148,9 +148,9 @@ impl Unpack<'_, '_> {
                     *place = &chunks[(first + p).min(channels - 1) * (lanes / I) + index];
                 }
                 let columns = simd::transpose(simd, &block[..S::F32_LANES]);
-                for (i, (row, column)) in rows.iter_mut().zip(columns).enumerate() {
+                for (i, row) in rows.iter_mut().enumerate() {
                     let weight = simd.splat_f32s(weights[index * I + i]);
-                    let values = simd.div_f32s(column, weight);
+                    let values = simd.div_f32s(columns[i], weight);
                     let row = &mut row[first..dim.min(first + S::F32_LANES)];
                     match S::as_mut_simd_f32s(row) {
                         ([whole], _) => *whole = values,
