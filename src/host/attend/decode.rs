@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Attention, Keys, Place, check};
@@ -246,7 +246,7 @@ impl<T: Element> Problem<'_, T> {
         for (member, q) in scratch.q.chunks_exact_mut(dim).enumerate() {
             T::widen(self.q.row(chunk.sequence, chunk.heads.start * self.group + member), q);
         }
-        Arch::new().dispatch(Step { problem: self, chunk, partial, scratch });
+        simd::arch().dispatch(Step { problem: self, chunk, partial, scratch });
     }
 }
 

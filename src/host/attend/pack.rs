@@ -56,10 +56,10 @@ impl<T: Element> WithSimd for PackQueries<'_, T> {
                     *place = &chunks[row * (padded / CHUNK) + chunk];
                 }
                 let columns = simd::transpose(simd, &block[..S::F32_LANES]);
-                for i in 0..CHUNK.min(dim - chunk * CHUNK) {
+                for (i, &column) in columns.iter().enumerate().take(dim - chunk * CHUNK) {
                     let start = (chunk * CHUNK + i) * lanes + vector * S::F32_LANES;
                     let packed = &mut packed[start..start + S::F32_LANES];
-                    S::as_mut_simd_f32s(packed).0[0] = simd.mul_f32s(columns[i], factor);
+                    S::as_mut_simd_f32s(packed).0[0] = simd.mul_f32s(column, factor);
                 }
             }
         }

@@ -9,7 +9,6 @@
 
 use std::ops::Range;
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::pack::{self, PackKeys, PackQueries, Unpack};
@@ -226,7 +225,7 @@ impl<T: Element> Problem<'_, T> {
         let padded_dim = value_dim.next_multiple_of(simd::block_rows());
         self.begin(&block, scratch);
         let tiles = scratch.tiles.len();
-        let arch = Arch::new();
+        let arch = simd::arch();
         let seen = scratch.tiles.iter().filter(|tile| !tile.seen.is_empty());
         let first = seen.clone().map(|tile| tile.seen.start).min().unwrap_or(0);
         let end = seen.map(|tile| tile.seen.end).max().unwrap_or(0);
@@ -285,7 +284,7 @@ impl<T: Element> Problem<'_, T> {
             stats[index * STATS * width..][..lanes].fill(f32::NEG_INFINITY);
             let (firsts, limits) =
                 scratch.visible[index * 2 * width..][..2 * lanes].split_at_mut(lanes);
-            let mut tile = Tile { vectors, seen: usize::MAX..0, body: 0..usize::MAX };
+            let mut tile = Tile { vectors, seen: 0..0, body: 0..usize::MAX };
             rows.clear();
             for lane in 0..count {
                 let row = block.start + index * width + lane;
@@ -294,12 +293,14 @@ impl<T: Element> Problem<'_, T> {
                 let Range { start, end } = self.visible[token];
                 (firsts[lane], limits[lane]) = (start, end);
                 let (start, end) = (start as usize, end as usize);
-                if start < end {
+                if tile.seen.is_empty() {
+                    tile.seen = start..end;
+                } else if start < end {
                     tile.seen = tile.seen.start.min(start)..tile.seen.end.max(end);
                 }
                 tile.body = tile.body.start.max(start)..tile.body.end.min(end);
             }
-            Arch::new().dispatch(PackQueries {
+            simd::arch().dispatch(PackQueries {
                 rows: &rows,
                 dim,
                 factor: self.logits.query_factor,
@@ -322,7 +323,7 @@ impl<T: Element> Problem<'_, T> {
             let lanes = scratch.tiles[index].vectors * lanes;
             let stats = &stats[index * STATS * width..][..STATS * lanes];
             let (shifts, sums) = stats[lanes..].split_at(lanes);
-            Arch::new().dispatch(Unpack {
+            simd::arch().dispatch(Unpack {
                 sums: &out[index * padded_dim * width..][..padded_dim * lanes],
                 weights: sums,
                 rows,
