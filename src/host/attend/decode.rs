@@ -7,10 +7,10 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Attention, Keys, check};
+use super::{Attention, Keys, Place, check};
 use crate::dtype::Element;
 use crate::error::{Error, Result, check_len};
 use crate::host::simd;
@@ -246,7 +246,7 @@ impl<T: Element> Problem<'_, T> {
         for (member, q) in scratch.q.chunks_exact_mut(dim).enumerate() {
             T::widen(self.q.row(chunk.sequence, chunk.heads.start * self.group + member), q);
         }
-        Arch::new().dispatch(Step { problem: self, chunk, partial, scratch });
+        simd::arch().dispatch(Step { problem: self, chunk, partial, scratch });
     }
 }
 
@@ -330,16 +330,19 @@ fn add_values<S: Simd, T: Element>(
     let (value_dim, wide_dim) = (keys.value_dim(), wide.len() / STEP);
     for index in (0..len).step_by(STEP) {
         let count = STEP.min(len - index);
-        // Past the end the last row again, which gets no weight.
-        let places: [_; STEP] = std::array::from_fn(|i| {
-            keys.place(chunk.sequence, chunk.rows.row(index + i.min(count - 1)))
-        });
+        let mut places = [Place { k: 0, v: 0 }; STEP];
+        for (i, place) in places.iter_mut().enumerate() {
+            // Past the end the last row again, which gets no weight.
+            *place = keys.place(chunk.sequence, chunk.rows.row(index + i.min(count - 1)));
+        }
         let heads = sums.chunks_exact_mut(group * value_dim).zip(weights.chunks(group * CHUNK));
         for (head, (sums, weights)) in chunk.heads.clone().zip(heads) {
-            let mut buffers = wide.chunks_exact_mut(wide_dim);
-            let values: [&[f32]; STEP] = places.map(|place| {
-                simd::widened(keys.value(place, head), buffers.next().unwrap_or_default())
-            });
+            // No closures here and below: they need not be inlined into vectorised code.
+            let mut values: [&[f32]; STEP] = [&[]; STEP];
+            let buffers = wide.chunks_exact_mut(wide_dim);
+            for ((value, &place), buffer) in values.iter_mut().zip(&places).zip(buffers) {
+                *value = simd::widened(keys.value(place, head), buffer);
+            }
             for (sums, weights) in sums.chunks_exact_mut(value_dim).zip(weights.chunks(CHUNK)) {
                 match weights[index..index + count] {
                     [a, b, c, d] => add_scaled(simd, [a, b, c, d], values, sums),
@@ -364,8 +367,12 @@ fn dots<S: Simd, const G: usize>(
     index: usize,
 ) {
     let (key_head, key_tail) = S::as_simd_f32s(key);
-    let queries: [&[f32]; G] = std::array::from_fn(|g| &q[g * key.len()..][..key.len()]);
-    let heads = queries.map(|q| &S::as_simd_f32s(q).0[..key_head.len()]);
+    let mut heads: [&[S::f32s]; G] = [&[]; G];
+    let mut tails: [&[f32]; G] = [&[]; G];
+    for g in 0..G {
+        let (head, tail) = S::as_simd_f32s(&q[g * key.len()..][..key.len()]);
+        (heads[g], tails[g]) = (&head[..key_head.len()], tail);
+    }
     let mut acc = [simd.splat_f32s(0.0); G];
     for (i, &x) in key_head.iter().enumerate() {
         for g in 0..G {
@@ -375,8 +382,7 @@ fn dots<S: Simd, const G: usize>(
     if !key_tail.is_empty() {
         let x = simd.partial_load_f32s(key_tail);
         for g in 0..G {
-            let q = simd.partial_load_f32s(S::as_simd_f32s(queries[g]).1);
-            acc[g] = simd.mul_add_e_f32s(q, x, acc[g]);
+            acc[g] = simd.mul_add_e_f32s(simd.partial_load_f32s(tails[g]), x, acc[g]);
         }
     }
     for g in 0..G {
@@ -387,18 +393,26 @@ fn dots<S: Simd, const G: usize>(
 /// `sums += weights[0] * values[0] + ...`.
 #[inline(always)]
 fn add_scaled<S: Simd>(simd: S, weights: [f32; STEP], values: [&[f32]; STEP], sums: &mut [f32]) {
-    let values = values.map(|value| S::as_simd_f32s(&value[..sums.len()]));
+    let len = sums.len();
     let (head, tail) = S::as_mut_simd_f32s(sums);
-    let heads = values.map(|(value, _)| &value[..head.len()]);
-    let factors = weights.map(|weight| simd.splat_f32s(weight));
-    for (i, sum) in head.iter_mut().enumerate() {
-        for (factor, value) in factors.iter().zip(heads) {
-            *sum = simd.mul_add_e_f32s(*factor, value[i], *sum);
-        }
+    let mut heads: [&[S::f32s]; STEP] = [&[]; STEP];
+    let mut tails: [&[f32]; STEP] = [&[]; STEP];
+    let mut factors = [simd.splat_f32s(0.0); STEP];
+    for i in 0..STEP {
+        let (value_head, value_tail) = S::as_simd_f32s(&values[i][..len]);
+        (heads[i], tails[i]) = (&value_head[..head.len()], value_tail);
+        factors[i] = simd.splat_f32s(weights[i]);
     }
-    for (i, sum) in tail.iter_mut().enumerate() {
-        for (weight, (_, value)) in weights.iter().zip(values) {
-            *sum += weight * value[i];
+    for (j, sum) in head.iter_mut().enumerate() {
+        let mut x = *sum;
+        for i in 0..STEP {
+            x = simd.mul_add_e_f32s(factors[i], heads[i][j], x);
+        }
+        *sum = x;
+    }
+    for (j, sum) in tail.iter_mut().enumerate() {
+        for i in 0..STEP {
+            *sum += weights[i] * tails[i][j];
         }
     }
 }

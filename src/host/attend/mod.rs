@@ -5,6 +5,7 @@
 //! [`Element`]; logits, sums and outputs are f32.
 
 mod decode;
+mod pack;
 mod prefill;
 mod tile;
 

@@ -7,12 +7,11 @@
 //!
 //! The arithmetic of a tile is in [`tile`](super::tile).
 
-use std::iter;
 use std::ops::Range;
 
-use pulp::Arch;
 use rayon::prelude::*;
 
+use super::pack::{self, PackKeys, PackQueries, Unpack};
 use super::tile::{KEY_TILE, Logits, PANEL, STATS, Step, Tile};
 use super::{Attention, Keys, check};
 use crate::dtype::Element;
@@ -146,13 +145,10 @@ struct Block<'o> {
     head: usize,
     /// In rows, from the first of the sequence.
     start: usize,
-    rows: Vec<RowOut<'o>>,
+    rows: Vec<&'o mut [f32]>,
+    /// As long as `rows`, or empty if nobody asks.
+    lses: Vec<&'o mut f32>,
     work: usize,
-}
-
-struct RowOut<'o> {
-    out: &'o mut [f32],
-    lse: Option<&'o mut f32>,
 }
 
 /// What a thread reuses from block to block.
@@ -193,26 +189,30 @@ impl<T: Element> Problem<'_, T> {
         // How rows fall into blocks changes no result, so it may depend on the number of threads.
         let per_thread = tiles / (4 * rayon::current_num_threads());
         let block_rows = per_thread.clamp(1, MAX_ROW_TILES) * width;
-        let mut lses: Vec<Option<&mut f32>> = match lse {
-            Some(lse) => lse.iter_mut().map(Some).collect(),
-            None => iter::repeat_with(|| None).take(outs.len()).collect(),
-        };
+        let mut lses: Vec<Option<&mut f32>> =
+            lse.map_or_else(Vec::new, |lse| lse.iter_mut().map(Some).collect());
         let per_key = 2 * (self.q.layout.dim + self.keys.value_dim());
         let mut blocks = Vec::new();
         for (sequence, span) in self.queries.spans().enumerate() {
             for head in 0..heads {
                 for start in (0..span.len * group).step_by(block_rows) {
                     let end = (start + block_rows).min(span.len * group);
-                    let mut work = 0;
-                    let rows = (start..end)
-                        .map(|row| {
-                            let token = span.start + row / group;
-                            let slot = token * heads * group + head * group + row % group;
-                            work += self.visible[token].len() * per_key;
-                            RowOut { out: std::mem::take(&mut outs[slot]), lse: lses[slot].take() }
-                        })
-                        .collect();
-                    blocks.push(Block { sequence, head, start, rows, work });
+                    let mut block = Block {
+                        sequence,
+                        head,
+                        start,
+                        rows: Vec::with_capacity(end - start),
+                        lses: Vec::new(),
+                        work: 0,
+                    };
+                    for row in start..end {
+                        let token = span.start + row / group;
+                        let slot = (token * heads + head) * group + row % group;
+                        block.rows.push(std::mem::take(&mut outs[slot]));
+                        block.lses.extend(lses.get_mut(slot).and_then(Option::take));
+                        block.work += self.visible[token].len() * per_key;
+                    }
+                    blocks.push(block);
                 }
             }
         }
@@ -220,16 +220,12 @@ impl<T: Element> Problem<'_, T> {
     }
 
     fn run(&self, mut block: Block<'_>, scratch: &mut Scratch) {
-        let (lanes, width) = (simd::lanes(), simd::panel_width());
+        let width = simd::panel_width();
         let (dim, value_dim) = (self.q.layout.dim, self.keys.value_dim());
-        let block_rows = simd::block_rows();
-        let padded_dim = value_dim.next_multiple_of(block_rows);
-        let tiles = block.rows.len().div_ceil(width);
-        scratch.wide.resize(dim.max(padded_dim), 0.0);
-        scratch.out.slice(tiles * padded_dim * width).fill(0.0);
-        let arch = Arch::new();
-        arch.dispatch(|| self.pack_queries(&block, scratch, lanes, width));
-
+        let padded_dim = value_dim.next_multiple_of(simd::block_rows());
+        self.begin(&block, scratch);
+        let tiles = scratch.tiles.len();
+        let arch = simd::arch();
         let seen = scratch.tiles.iter().filter(|tile| !tile.seen.is_empty());
         let first = seen.clone().map(|tile| tile.seen.start).min().unwrap_or(0);
         let end = seen.map(|tile| tile.seen.end).max().unwrap_or(0);
@@ -237,9 +233,15 @@ impl<T: Element> Problem<'_, T> {
         // in every block.
         for start in (first / KEY_TILE * KEY_TILE..end).step_by(KEY_TILE) {
             let keys = start..end.min(start + KEY_TILE);
-            arch.dispatch(|| match block_rows {
-                8 => self.pack_keys::<8>(&block, keys.clone(), scratch),
-                _ => self.pack_keys::<4>(&block, keys.clone(), scratch),
+            arch.dispatch(PackKeys {
+                keys: self.keys,
+                sequence: block.sequence,
+                head: block.head,
+                range: keys.clone(),
+                dim,
+                wide: &mut scratch.wide,
+                k: scratch.k.slice(KEY_TILE * dim),
+                v: scratch.v.slice(PANEL * padded_dim),
             });
             arch.dispatch(Step {
                 keys,
@@ -256,119 +258,90 @@ impl<T: Element> Problem<'_, T> {
                 stats: scratch.stats.slice(tiles * STATS * width),
             });
         }
-
-        arch.dispatch(|| self.finish(&mut block, scratch, lanes, width));
+        self.finish(&mut block, scratch);
     }
 
-    /// Divides by the sums of weights and writes the rows of a block.
-    #[inline(always)]
-    fn finish(&self, block: &mut Block<'_>, scratch: &mut Scratch, lanes: usize, width: usize) {
-        let padded_dim = self.keys.value_dim().next_multiple_of(simd::block_rows());
-        let tiles = scratch.tiles.len();
-        let out = scratch.out.slice(tiles * padded_dim * width);
-        let stats = scratch.stats.slice(tiles * STATS * width);
-        for (index, tile) in scratch.tiles.iter().enumerate() {
-            let lanes = tile.vectors * lanes;
-            let out = &mut out[index * padded_dim * width..][..padded_dim * lanes];
-            let stats = &stats[index * STATS * width..][..STATS * lanes];
-            let (shifts, sums) = stats[lanes..].split_at(lanes);
-            let visible = &scratch.visible[index * 2 * width..][..2 * lanes];
-            for channel in out.chunks_exact_mut(lanes) {
-                for (x, sum) in channel.iter_mut().zip(sums) {
-                    *x /= sum;
-                }
-            }
-            let rows = block.rows.iter_mut().skip(index * width).take(width);
-            for (lane, row) in rows.enumerate() {
-                let blind = visible[lane] == visible[lanes + lane];
-                if blind {
-                    row.out.fill(0.0);
-                } else {
-                    for (value, &x) in row.out.iter_mut().zip(out[lane..].iter().step_by(lanes)) {
-                        *value = x;
-                    }
-                }
-                if let Some(lse) = &mut row.lse {
-                    let (shift, sum) = (shifts[lane], sums[lane]);
-                    **lse = match (blind, sum == 0.0) {
-                        (true, _) => f32::NEG_INFINITY,
-                        // Every logit is -inf.
-                        (false, true) => f32::NAN,
-                        (false, false) => shift * std::f32::consts::LN_2 + sum.ln(),
-                    };
-                }
-            }
-        }
-    }
-
-    /// Packs queries, what they see and the tiles of a block.
-    #[inline(always)]
-    fn pack_queries(&self, block: &Block<'_>, scratch: &mut Scratch, lanes: usize, width: usize) {
-        let (dim, group) = (self.q.layout.dim, self.group());
+    /// Packs queries and what they see, and clears sums.
+    fn begin(&self, block: &Block<'_>, scratch: &mut Scratch) {
+        let (lanes, width) = (simd::lanes(), simd::panel_width());
+        let (dim, value_dim, group) = (self.q.layout.dim, self.keys.value_dim(), self.group());
+        let padded_dim = value_dim.next_multiple_of(simd::block_rows());
         let span = self.queries.span(block.sequence);
         let tiles = block.rows.len().div_ceil(width);
+        scratch.wide.resize(pack::wide_len(dim).max(value_dim), 0.0);
+        scratch.out.slice(tiles * padded_dim * width).fill(0.0);
         let q = scratch.q.slice(tiles * dim * width);
         let stats = scratch.stats.slice(tiles * STATS * width);
         stats.fill(0.0);
         scratch.visible.clear();
         scratch.visible.resize(tiles * 2 * width, 0);
         scratch.tiles.clear();
+        let mut rows = Vec::with_capacity(width);
         for index in 0..tiles {
-            let first_row = block.start + index * width;
-            let rows = width.min(block.rows.len() - index * width);
-            let vectors = rows.div_ceil(lanes);
+            let count = width.min(block.rows.len() - index * width);
+            let vectors = count.div_ceil(lanes);
             let lanes = vectors * lanes;
-            let q = &mut q[index * dim * width..][..dim * lanes];
             stats[index * STATS * width..][..lanes].fill(f32::NEG_INFINITY);
             let (firsts, limits) =
                 scratch.visible[index * 2 * width..][..2 * lanes].split_at_mut(lanes);
-            let mut tile = Tile { vectors, seen: usize::MAX..0, body: 0..usize::MAX };
-            if rows < lanes {
-                q.fill(0.0);
-            }
-            for lane in 0..rows {
-                let (query, member) = ((first_row + lane) / group, (first_row + lane) % group);
-                let source = self.q.row(span.start + query, block.head * group + member);
-                let source = simd::widened(source, &mut scratch.wide);
-                for (q, &x) in q.iter_mut().skip(lane).step_by(lanes).zip(source) {
-                    *q = x * self.logits.query_factor;
-                }
-                let Range { start, end } = self.visible[span.start + query];
+            let mut tile = Tile { vectors, seen: 0..0, body: 0..usize::MAX };
+            rows.clear();
+            for lane in 0..count {
+                let row = block.start + index * width + lane;
+                let token = span.start + row / group;
+                rows.push(self.q.row(token, block.head * group + row % group));
+                let Range { start, end } = self.visible[token];
                 (firsts[lane], limits[lane]) = (start, end);
                 let (start, end) = (start as usize, end as usize);
-                if start < end {
+                if tile.seen.is_empty() {
+                    tile.seen = start..end;
+                } else if start < end {
                     tile.seen = tile.seen.start.min(start)..tile.seen.end.max(end);
                 }
                 tile.body = tile.body.start.max(start)..tile.body.end.min(end);
             }
+            simd::arch().dispatch(PackQueries {
+                rows: &rows,
+                dim,
+                factor: self.logits.query_factor,
+                wide: &mut scratch.wide,
+                packed: &mut q[index * dim * width..][..dim * lanes],
+            });
             scratch.tiles.push(tile);
         }
     }
 
-    /// Widens a tile of keys and values; values in panels of MR channels.
-    #[inline(always)]
-    fn pack_keys<const MR: usize>(
-        &self,
-        block: &Block<'_>,
-        keys: Range<usize>,
-        scratch: &mut Scratch,
-    ) {
-        let (dim, value_dim) = (self.q.layout.dim, self.keys.value_dim());
-        let k = scratch.k.slice(KEY_TILE * dim);
-        let v = scratch.v.slice(PANEL * value_dim.next_multiple_of(MR));
-        let (v, _) = v.as_chunks_mut::<MR>();
-        for (slot, row) in keys.enumerate() {
-            let place = self.keys.place(block.sequence, row);
-            simd::widen(self.keys.key(place, block.head), &mut k[slot * dim..][..dim]);
-            let value = simd::widened(self.keys.value(place, block.head), &mut scratch.wide);
-            let (chunks, rest) = value.as_chunks::<MR>();
-            for (panel, chunk) in v.chunks_exact_mut(PANEL).zip(chunks) {
-                panel[slot] = *chunk;
-            }
-            if !rest.is_empty() {
-                let last = &mut v[chunks.len() * PANEL + slot];
-                *last = [0.0; MR];
-                last[..rest.len()].copy_from_slice(rest);
+    /// Writes the rows of a block.
+    fn finish(&self, block: &mut Block<'_>, scratch: &mut Scratch) {
+        let (lanes, width) = (simd::lanes(), simd::panel_width());
+        let padded_dim = self.keys.value_dim().next_multiple_of(simd::block_rows());
+        let tiles = scratch.tiles.len();
+        let out = scratch.out.slice(tiles * padded_dim * width);
+        let stats = scratch.stats.slice(tiles * STATS * width);
+        let mut lses = block.lses.iter_mut();
+        for (index, rows) in block.rows.chunks_mut(width).enumerate() {
+            let lanes = scratch.tiles[index].vectors * lanes;
+            let stats = &stats[index * STATS * width..][..STATS * lanes];
+            let (shifts, sums) = stats[lanes..].split_at(lanes);
+            simd::arch().dispatch(Unpack {
+                sums: &out[index * padded_dim * width..][..padded_dim * lanes],
+                weights: sums,
+                rows,
+            });
+            let visible = &scratch.visible[index * 2 * width..][..2 * lanes];
+            for (lane, row) in rows.iter_mut().enumerate() {
+                let blind = visible[lane] == visible[lanes + lane];
+                if blind {
+                    row.fill(0.0);
+                }
+                if let Some(lse) = lses.next() {
+                    **lse = match (blind, sums[lane] == 0.0) {
+                        (true, _) => f32::NEG_INFINITY,
+                        // Every logit is -inf.
+                        (false, true) => f32::NAN,
+                        (false, false) => shifts[lane] * std::f32::consts::LN_2 + sums[lane].ln(),
+                    };
+                }
             }
         }
     }

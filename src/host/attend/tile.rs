@@ -202,8 +202,8 @@ fn dot_products<S: Simd, const MR: usize, const N: usize>(
         let zero = [[simd.splat_f32s(0.0); N]; MR];
         let acc: [_; MR] = simd::multiply_rows(simd, rows, q, zero);
         let stored = &mut logits[key..range.end.min(key + MR)];
-        for (logit, acc) in stored.iter_mut().zip(acc) {
-            *logit = acc;
+        for (logit, acc) in stored.iter_mut().zip(&acc) {
+            *logit = *acc;
         }
     }
 }
@@ -270,8 +270,8 @@ fn accumulate<S: Simd, const MR: usize, const N: usize>(
             }
         }
         let acc = simd::multiply_columns(simd, &panel[range.clone()], &weights[range.clone()], acc);
-        for (out, acc) in out.iter_mut().zip(acc) {
-            *out = acc;
+        for (out, acc) in out.iter_mut().zip(&acc) {
+            *out = *acc;
         }
     }
 }
