@@ -37,7 +37,8 @@ impl<'a> KvMut<'a> {
         layout.check("keys", tokens, keys.len())?;
         layout.check("values", tokens, values.len())?;
         let axes = [(tokens, layout.token_stride), (layout.heads, layout.head_stride)];
-        if !is_disjoint(layout.dim, axes) {
+        // A buffer without tokens has no elements, whatever its strides.
+        if tokens > 0 && !is_disjoint(layout.dim, axes) {
             return Err(shared_places(layout.token_stride));
         }
         let (keys, values) = (bytemuck::cast_slice_mut(keys), bytemuck::cast_slice_mut(values));

@@ -176,6 +176,10 @@ impl<T: Element> Group<'_, T> {
         let seen = self.keys.len - self.queries.len;
         let limit = seen + queries.end;
         let tiles = limit.div_ceil(KEYS);
+        let visible = |keys: &Range<usize>, row: usize| {
+            let query = queries.start + row % queries.len();
+            (seen + query + 1).saturating_sub(keys.start).min(keys.len())
+        };
         scratch.weights.resize(tiles * rows * KEYS, 0.0);
         scratch.max.resize(tiles * rows, 0.0);
         scratch.sum.resize(tiles * rows, 0.0);
@@ -198,10 +202,7 @@ impl<T: Element> Group<'_, T> {
                         out: weights,
                     }),
                 }
-                let visible = |row: usize| {
-                    let query = queries.start + row % queries.len();
-                    (seen + query + 1).saturating_sub(keys.start).min(keys.len())
-                };
+                let visible = |row| visible(&keys, row);
                 Arch::new().dispatch(TileSoftmax { weights, keys: keys.len(), visible, max, sum });
             });
 
@@ -218,10 +219,11 @@ impl<T: Element> Group<'_, T> {
             .zip(scratch.max.par_chunks(rows))
             .enumerate()
             .for_each(|(tile, ((sums, weights), factors))| {
-                let keys = self.tile(tile).len();
+                let keys = self.tile(tile);
                 Arch::new().dispatch(AddRows {
                     weights,
-                    keys,
+                    keys: keys.len(),
+                    visible: |row| visible(&keys, row),
                     factors,
                     per_head: queries.len(),
                     sums,
@@ -327,22 +329,26 @@ impl WithSimd for Factors<'_> {
     }
 }
 
-/// `sums[h, t] +=` factor times weight, over the rows of head h.
-struct AddRows<'a> {
+/// `sums[h, t] +=` factor times weight, over the rows of head h and the keys they see: a row that is
+/// NaN leaves the keys it does not see alone.
+struct AddRows<'a, F> {
     weights: &'a [f32],
     keys: usize,
+    /// Visible keys of a row.
+    visible: F,
     factors: &'a [f32],
     per_head: usize,
     sums: &'a mut [f32],
 }
 
-impl WithSimd for AddRows<'_> {
+impl<F: Fn(usize) -> usize> WithSimd for AddRows<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let rows = self.weights.chunks_exact(self.keys).zip(self.factors);
         for (row, (weights, &factor)) in rows.enumerate() {
+            let weights = &weights[..(self.visible)(row)];
             simd::axpy(simd, factor, weights, &mut self.sums[row / self.per_head * KEYS..][..KEYS]);
         }
     }

@@ -485,7 +485,7 @@ pub fn bad_input(on: &impl Score) {
         ("a pool of 0", AttentionScore { pool: pool(0), ..score }),
         ("a NaN scale", AttentionScore { scale: f32::NAN, ..score }),
         ("a negative ramp", AttentionScore { query_weights: ramp(-1.0, 1.0), ..score }),
-        ("a ramp to 0", AttentionScore { query_weights: ramp(1.0, 0.0), ..score }),
+        ("a ramp of zeros", AttentionScore { query_weights: ramp(0.0, 0.0), ..score }),
         ("a NaN ramp", AttentionScore { query_weights: ramp(f32::NAN, 1.0), ..score }),
     ];
     for (what, score) in bad_scores {
