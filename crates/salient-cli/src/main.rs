@@ -11,7 +11,7 @@ use clap::builder::Styles;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use commands::{fetch, generate, inspect};
+use commands::{eval, fetch, generate, inspect};
 use salient_cli::{Error, interrupt, output};
 
 /// Long prompts made cheap: drop the tokens that do not matter, and look at what was kept.
@@ -42,6 +42,7 @@ struct Global {
 enum Command {
     Generate(generate::Arguments),
     Inspect(inspect::Arguments),
+    Eval(eval::Arguments),
     Fetch(fetch::Arguments),
 }
 
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         interrupt::install().map_err(anyhow::Error::from).and_then(|()| match cli.command {
             Command::Generate(arguments) => generate::run(&arguments, &cli.global),
             Command::Inspect(arguments) => inspect::run(&arguments, &cli.global),
+            Command::Eval(arguments) => eval::run(&arguments, &cli.global),
             Command::Fetch(arguments) => fetch::run(&arguments, &cli.global),
         });
     match ended {

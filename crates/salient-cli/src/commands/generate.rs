@@ -261,7 +261,7 @@ fn print(document: &Document) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(figures_row(&header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()));
@@ -269,7 +269,7 @@ fn table(header: &[&str]) -> Table {
 }
 
 /// A row whose first cell is a name and whose others are figures.
-fn figures_row(cells: &[String]) -> Vec<Cell> {
+pub(super) fn figures_row(cells: &[String]) -> Vec<Cell> {
     let align = |i| if i == 0 { CellAlignment::Left } else { CellAlignment::Right };
     cells.iter().enumerate().map(|(i, cell)| Cell::new(cell).set_alignment(align(i))).collect()
 }

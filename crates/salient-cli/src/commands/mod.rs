@@ -1,5 +1,6 @@
 //! One module per subcommand: its arguments, and what it prints.
 
+pub(crate) mod eval;
 pub(crate) mod fetch;
 pub(crate) mod generate;
 pub(crate) mod inspect;

@@ -1,0 +1,456 @@
+//! Results put together: means with intervals, as rows, CSV and charts.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{Key, ModelId, Outcome, StageShare};
+use super::{DENSE, Settings, Task};
+use crate::error::{Error, Result};
+use crate::plot::{Axis, Chart, Point, Series};
+use crate::stats::{self, Estimate, RESAMPLES};
+
+/// An evaluation's figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The version of the command.
+    pub version: &'static str,
+    /// The model.
+    pub model: ModelId,
+    /// What was measured.
+    pub settings: Settings,
+    /// By task and length; the dense run first, then the best.
+    pub rows: Vec<Row>,
+}
+
+/// The figures of a scorer and a schedule on a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The task.
+    pub task: Task,
+    /// Tokens of the whole prompt, where the task leaves a choice.
+    pub length: Option<usize>,
+    /// Whether the question came before the text.
+    pub question_first: bool,
+    /// The scorer; [`DENSE`] for the dense run.
+    pub scorer: String,
+    /// The schedule.
+    pub schedule: String,
+    /// Items.
+    pub items: usize,
+    /// Mean tokens of a prompt.
+    pub prompt_tokens: f64,
+    /// The mean share of tokens alive over the layers.
+    pub work: f64,
+    /// The mean share of tokens alive in the last layer.
+    pub final_keep: f64,
+    /// The share of right answers.
+    pub accuracy: Option<Estimate>,
+    /// Negative log-likelihood per token, in nats.
+    pub nll: Option<Estimate>,
+    /// By how much that exceeds the dense run's on the same items.
+    pub delta_nll: Option<Estimate>,
+    /// KL(dense || pruned) per token, in nats.
+    pub kl: Option<Estimate>,
+    /// The share of the tokens that matter alive after the last stage.
+    pub survival: Option<Estimate>,
+    /// The same after every stage, means alone.
+    pub stages: Vec<StageShare>,
+}
+
+/// A figure's name, and where in a row it stands.
+type Measure = (&'static str, fn(&Row) -> Option<Estimate>);
+
+/// The figures that a row may have.
+pub const MEASURES: [Measure; 5] = [
+    ("accuracy", |row| row.accuracy),
+    ("nll", |row| row.nll),
+    ("delta_nll", |row| row.delta_nll),
+    ("kl", |row| row.kl),
+    ("survival", |row| row.survival),
+];
+
+/// One row per task, length, scorer and schedule. Intervals are Wilson's for accuracy, else
+/// bootstrapped over items; those of `delta_nll` are paired.
+///
+/// # Errors
+/// When a pruned result has no dense one to be compared with.
+pub fn rows<'a>(results: impl IntoIterator<Item = (Key, &'a Outcome)>) -> Result<Vec<Row>> {
+    let mut groups: Vec<Vec<(Key, &Outcome)>> = Vec::new();
+    for (key, outcome) in results {
+        match groups.iter_mut().find(|group| same_run(&group[0].0, &key)) {
+            Some(group) => group.push((key, outcome)),
+            None => groups.push(vec![(key, outcome)]),
+        }
+    }
+    let rows: Result<Vec<Row>> = groups
+        .iter()
+        .map(|group| {
+            let dense = groups.iter().find(|other| {
+                let (ours, theirs) = (&group[0].0, &other[0].0);
+                is_dense(theirs) && same_items(ours, theirs)
+            });
+            row(group, dense.map_or(&[], Vec::as_slice))
+        })
+        .collect();
+    let mut rows = rows?;
+    rows.sort_by(compare);
+    Ok(rows)
+}
+
+/// The rows as CSV (RFC 4180), figures that a row lacks left empty.
+pub fn csv(rows: &[Row]) -> String {
+    let mut header: Vec<String> = [
+        "task",
+        "length",
+        "question_first",
+        "scorer",
+        "schedule",
+        "items",
+        "prompt_tokens",
+        "work",
+        "final_keep",
+    ]
+    .map(str::to_owned)
+    .into();
+    for (name, _) in MEASURES {
+        header.extend([name.to_owned(), format!("{name}_low"), format!("{name}_high")]);
+    }
+    let mut text = line(&header);
+    for row in rows {
+        let mut cells = vec![
+            row.task.to_string(),
+            row.length.map(|length| length.to_string()).unwrap_or_default(),
+            row.question_first.to_string(),
+            row.scorer.clone(),
+            row.schedule.clone(),
+            row.items.to_string(),
+            row.prompt_tokens.to_string(),
+            row.work.to_string(),
+            row.final_keep.to_string(),
+        ];
+        for (_, of) in MEASURES {
+            match of(row) {
+                Some(estimate) => cells.extend(
+                    [estimate.mean, estimate.low, estimate.high].map(|value| value.to_string()),
+                ),
+                None => cells.extend([const { String::new() }; 3]),
+            }
+        }
+        text += &line(&cells);
+    }
+    text
+}
+
+/// The charts of all tasks, each with the name of its file.
+pub fn charts(rows: &[Row]) -> Vec<(String, Chart, Vec<Series>)> {
+    let mut charts = Vec::new();
+    for group in rows.chunk_by(|a, b| (a.task, a.length) == (b.task, b.length)) {
+        let Row { task, length, question_first, .. } = group[0];
+        let mut name = task.to_string();
+        let mut title = task.to_string();
+        if let Some(length) = length {
+            name += &format!("-{length}");
+            title += &format!(", {length} tokens");
+        }
+        if question_first {
+            name += "-question-first";
+            title += ", question first";
+        }
+        let mut against_work = |measure: &str, y_label: &str, of: fn(&Row) -> Option<Estimate>| {
+            let series = series_by_work(group, of);
+            if !series.is_empty() {
+                let chart = Chart {
+                    title: title.clone(),
+                    x_label: "work: mean share of tokens alive over the layers".into(),
+                    y_label: y_label.into(),
+                    x_axis: Axis::Linear,
+                    y_axis: Axis::Linear,
+                };
+                charts.push((format!("{name}-{measure}.svg"), chart, series));
+            }
+        };
+        against_work("accuracy", "share of right answers", |row| row.accuracy);
+        against_work("kl", "KL(dense || pruned), nats per token", |row| row.kl);
+        against_work("delta-nll", "NLL above dense, nats per token", |row| row.delta_nll);
+        for (schedule, series) in survival_by_stage(group) {
+            let chart = Chart {
+                title: format!("{title}, schedule {schedule}"),
+                x_label: "layer".into(),
+                y_label: "share of the tokens that matter still alive".into(),
+                x_axis: Axis::Linear,
+                y_axis: Axis::Linear,
+            };
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
+            let schedule = schedule.replace(|c| !plain(c), "-");
+            charts.push((format!("{name}-survival-{schedule}.svg"), chart, series));
+        }
+    }
+    charts
+}
+
+fn is_dense(key: &Key) -> bool {
+    key.scorer == DENSE
+}
+
+fn same_items(a: &Key, b: &Key) -> bool {
+    (a.task, a.length, a.question_first) == (b.task, b.length, b.question_first)
+}
+
+fn same_run(a: &Key, b: &Key) -> bool {
+    same_items(a, b) && (&a.scorer, &a.schedule) == (&b.scorer, &b.schedule)
+}
+
+fn row(results: &[(Key, &Outcome)], dense: &[(Key, &Outcome)]) -> Result<Row> {
+    let key = &results[0].0;
+    let values = |of: &dyn Fn(&Outcome) -> Option<f64>| -> Vec<f64> {
+        results.iter().filter_map(|(_, outcome)| of(outcome)).collect()
+    };
+    let estimate = |values: Vec<f64>| match values.is_empty() {
+        true => Ok(None),
+        false => stats::bootstrap(&values, RESAMPLES, SEED).map(Some),
+    };
+    let answered: Vec<bool> = results.iter().filter_map(|(_, outcome)| outcome.right).collect();
+    let hits = answered.iter().filter(|right| **right).count();
+    let mut stages: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for stage in results.iter().flat_map(|(_, outcome)| &outcome.survival) {
+        stages.entry(stage.layer).or_default().push(stage.share);
+    }
+    let stages: Result<_> = stages
+        .into_iter()
+        .map(|(layer, shares)| Ok(StageShare { layer, share: stats::mean(&shares)? }))
+        .collect();
+    let pruned = !is_dense(key);
+    Ok(Row {
+        task: key.task,
+        length: key.length,
+        question_first: key.question_first,
+        scorer: key.scorer.clone(),
+        schedule: key.schedule.clone(),
+        items: results.len(),
+        prompt_tokens: stats::mean(&values(&|o| Some(o.prompt_tokens as f64)))?,
+        work: stats::mean(&values(&|o| Some(o.work)))?,
+        final_keep: stats::mean(&values(&|o| Some(o.final_keep)))?,
+        accuracy: match answered.is_empty() {
+            true => None,
+            false => Some(stats::proportion(hits, answered.len())?),
+        },
+        nll: estimate(values(&|o| o.nll))?,
+        delta_nll: if pruned { delta_nll(results, dense)? } else { None },
+        kl: if pruned { estimate(values(&|o| o.kl))? } else { None },
+        survival: estimate(values(&|o| o.survival.last().map(|stage| stage.share)))?,
+        stages: stages?,
+    })
+}
+
+/// The same resamples for every row, so that rows can be compared.
+const SEED: u64 = 0;
+
+fn delta_nll(pruned: &[(Key, &Outcome)], dense: &[(Key, &Outcome)]) -> Result<Option<Estimate>> {
+    let item = |key: &Key| (key.index, key.depth.map(f64::to_bits));
+    let dense: HashMap<_, f64> =
+        dense.iter().filter_map(|(key, outcome)| Some((item(key), outcome.nll?))).collect();
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for (key, outcome) in pruned {
+        let Some(nll) = outcome.nll else { continue };
+        let Some(&other) = dense.get(&item(key)) else {
+            let (task, index) = (key.task, key.index);
+            return Err(Error::Invalid(format!("item {index} of {task} has no dense result")));
+        };
+        left.push(nll);
+        right.push(other);
+    }
+    if left.is_empty() {
+        return Ok(None);
+    }
+    stats::paired_bootstrap(&left, &right, RESAMPLES, SEED).map(Some)
+}
+
+/// By task and length; dense first, then from the best to the worst.
+fn compare(a: &Row, b: &Row) -> Ordering {
+    let group = |row: &Row| (row.task, row.length, row.question_first, row.scorer != DENSE);
+    let badness = |row: &Row| {
+        let better = |estimate: Option<Estimate>| estimate.map_or(0.0, |e| -e.mean);
+        [better(row.accuracy), row.kl.map_or(0.0, |kl| kl.mean), better(row.survival)]
+    };
+    let by_figures =
+        || badness(a).iter().zip(badness(b)).map(|(a, b)| a.total_cmp(&b)).find(|o| o.is_ne());
+    let name = |row: &Row| (row.scorer.clone(), row.schedule.clone());
+    group(a)
+        .cmp(&group(b))
+        .then_with(|| by_figures().unwrap_or(Ordering::Equal))
+        .then_with(|| name(a).cmp(&name(b)))
+}
+
+/// A line per scorer over its schedules. Where scorers share their schedules their points would
+/// hide each other, so each scorer stands a little beside the next.
+fn series_by_work(rows: &[Row], of: fn(&Row) -> Option<Estimate>) -> Vec<Series> {
+    let works = || rows.iter().filter(|row| row.scorer != DENSE).map(|row| row.work);
+    let (least, most) = works().fold((1.0_f64, 0.0_f64), |(l, m), w| (l.min(w), m.max(w)));
+    let step = (most - least).max(0.05) / 120.0;
+    let mut series: Vec<Series> = Vec::new();
+    for row in rows {
+        let Some(Estimate { mean, low, high, .. }) = of(row) else { continue };
+        let point = Point { x: row.work, y: mean, interval: Some((low, high)) };
+        match series.iter_mut().find(|series| series.name == row.scorer) {
+            Some(series) => series.points.push(point),
+            None => series.push(Series { name: row.scorer.clone(), points: vec![point] }),
+        }
+    }
+    let middle = series.len() as f64 / 2.0;
+    for (index, series) in series.iter_mut().enumerate() {
+        series.points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        if series.name != DENSE {
+            let aside = (index as f64 - middle) * step;
+            series.points.iter_mut().for_each(|point| point.x += aside);
+        }
+    }
+    series
+}
+
+/// For every schedule a line per scorer over the stages' layers, from the whole at layer 0.
+fn survival_by_stage(rows: &[Row]) -> Vec<(&str, Vec<Series>)> {
+    let mut charts: Vec<(&str, Vec<Series>)> = Vec::new();
+    for row in rows.iter().filter(|row| !row.stages.is_empty()) {
+        let point = |x: usize, y| Point { x: x as f64, y, interval: None };
+        let stages = row.stages.iter().map(|stage| point(stage.layer, stage.share));
+        let points = std::iter::once(point(0, 1.0)).chain(stages).collect();
+        let series = Series { name: row.scorer.clone(), points };
+        match charts.iter_mut().find(|(schedule, _)| *schedule == row.schedule) {
+            Some((_, all)) => all.push(series),
+            None => charts.push((&row.schedule, vec![series])),
+        }
+    }
+    charts
+}
+
+fn line(cells: &[String]) -> String {
+    let cells: Vec<_> = cells.iter().map(|cell| escape(cell)).collect();
+    format!("{}\r\n", cells.join(","))
+}
+
+fn escape(cell: &str) -> String {
+    if cell.contains(['"', ',', '\r', '\n']) {
+        format!("\"{}\"", cell.replace('"', "\"\""))
+    } else {
+        cell.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::samples::{key, outcome};
+    use super::*;
+
+    fn squad(scorer: &str, index: usize, nll: f64, kl: f64) -> (Key, Outcome) {
+        let schedule = if scorer == DENSE { DENSE } else { "late" };
+        let outcome = Outcome { nll: Some(nll), kl: Some(kl), ..outcome() };
+        (key(Task::Squad, scorer, schedule, index), outcome)
+    }
+
+    fn needle(scorer: &str, index: usize, right: bool, shares: [f64; 2]) -> (Key, Outcome) {
+        let schedule = if scorer == DENSE { DENSE } else { "late" };
+        let stage = |(layer, share)| StageShare { layer, share };
+        let survival = match scorer {
+            DENSE => vec![],
+            _ => [14, 16].into_iter().zip(shares).map(stage).collect(),
+        };
+        let outcome = Outcome { right: Some(right), survival, ..outcome() };
+        (key(Task::Needle, scorer, schedule, index), outcome)
+    }
+
+    fn made_up() -> Vec<(Key, Outcome)> {
+        vec![
+            squad("random", 0, 3.0, 1.0),
+            squad("random", 1, 6.0, 2.0),
+            squad("best", 1, 5.5, 0.25),
+            squad("best", 0, 1.5, 0.25),
+            squad(DENSE, 0, 1.0, 0.0),
+            squad(DENSE, 1, 5.0, 0.0),
+            needle(DENSE, 0, true, [1.0; 2]),
+            needle(DENSE, 1, true, [1.0; 2]),
+            needle("random", 0, true, [1.0, 0.5]),
+            needle("random", 1, false, [0.5, 0.0]),
+            needle("best", 0, true, [1.0, 1.0]),
+            needle("best", 1, true, [1.0, 0.5]),
+        ]
+    }
+
+    fn summarised(results: &[(Key, Outcome)]) -> Vec<Row> {
+        rows(results.iter().map(|(key, outcome)| (key.clone(), outcome))).unwrap()
+    }
+
+    #[test]
+    fn rows_hold_the_figures_of_their_items_and_the_best_come_first() {
+        let rows = summarised(&made_up());
+        let names: Vec<_> = rows.iter().map(|row| (row.task, row.scorer.as_str())).collect();
+        let (needle, squad) = (Task::Needle, Task::Squad);
+        let expected = [(needle, DENSE), (needle, "best"), (needle, "random")];
+        assert_eq!(names[..3], expected);
+        assert_eq!(names[3..], [(squad, DENSE), (squad, "best"), (squad, "random")]);
+
+        let random = &rows[2];
+        let accuracy = random.accuracy.unwrap();
+        assert_eq!((accuracy.mean, accuracy.count), (0.5, 2));
+        assert_eq!(random.survival.unwrap().mean, 0.25);
+        let stages = [(14, 0.75), (16, 0.25)].map(|(layer, share)| StageShare { layer, share });
+        assert_eq!(random.stages, stages);
+        assert!(random.kl.is_none() && random.nll.is_none());
+
+        // Items 0 and 1 lose 0.5 each, in whatever order they come: a difference without spread.
+        let delta = rows[4].delta_nll.unwrap();
+        assert_eq!((delta.mean, delta.low, delta.high), (0.5, 0.5, 0.5));
+        assert_eq!(rows[5].delta_nll.unwrap().mean, 1.5);
+        assert_eq!(rows[5].kl.unwrap().mean, 1.5);
+        assert!(rows[3].delta_nll.is_none() && rows[3].kl.is_none());
+        assert_eq!(rows[3].nll.unwrap().mean, 3.0);
+    }
+
+    #[test]
+    fn nothing_is_compared_with_a_dense_run_that_is_not_there() {
+        let results = [squad("best", 0, 1.0, 0.5), squad(DENSE, 1, 1.0, 0.0)];
+        let rows = rows(results.iter().map(|(key, outcome)| (key.clone(), outcome)));
+        assert!(matches!(rows, Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn csv_cells_that_need_quotes_get_them() {
+        assert_eq!(escape("plain:0.5"), "plain:0.5");
+        assert_eq!(escape("12=0.5,20=0.2"), "\"12=0.5,20=0.2\"");
+        assert_eq!(escape("a \"b\"\nc"), "\"a \"\"b\"\"\nc\"");
+        let mut rows = summarised(&made_up());
+        rows[1].schedule = "12=0.5,20=0.2".into();
+        let text = csv(&rows);
+        let lines: Vec<_> = text.split_terminator("\r\n").collect();
+        assert_eq!(lines.len(), 1 + rows.len());
+        let columns = lines[0].split(',').count();
+        assert_eq!(columns, 9 + 3 * MEASURES.len());
+        assert_eq!(lines[3].split(',').count(), columns);
+        assert!(
+            lines[2].starts_with("needle,1024,false,best,\"12=0.5,20=0.2\",2,1000,0.65,0.12,1,")
+        );
+        // Neither a loss nor a divergence is known of a needle.
+        assert!(lines[3].contains(",,,,,,,,,"));
+    }
+
+    #[test]
+    fn every_task_has_its_charts_and_every_point_stands_near_its_work() {
+        let charts = charts(&summarised(&made_up()));
+        let names: Vec<_> = charts.iter().map(|(name, ..)| name.as_str()).collect();
+        let squad = ["squad-1024-kl.svg", "squad-1024-delta-nll.svg"];
+        assert_eq!(names[..2], ["needle-1024-accuracy.svg", "needle-1024-survival-late.svg"]);
+        assert_eq!(names[2..], squad);
+        let (_, _, accuracy) = &charts[0];
+        assert_eq!(accuracy.len(), 3);
+        for point in accuracy.iter().flat_map(|series| &series.points) {
+            assert!((point.x - 0.65).abs() < 0.002, "{point:?}");
+        }
+        let (_, _, survival) = &charts[1];
+        let points: Vec<_> = survival[1].points.iter().map(|point| (point.x, point.y)).collect();
+        assert_eq!(points, [(0.0, 1.0), (14.0, 0.75), (16.0, 0.25)]);
+        for (_, chart, series) in &charts {
+            crate::plot::svg(chart, series).unwrap();
+        }
+    }
+}
