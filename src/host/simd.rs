@@ -27,7 +27,7 @@ pub(crate) const NV: usize = 3;
 /// Rows of a register block: `ROWS x NV` accumulators, [`NV`] operands and a broadcast must fit the
 /// vector registers.
 pub(crate) const fn rows<S: Simd>() -> usize {
-    if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
+    if S::REGISTER_COUNT >= 32 { 8 } else { 3 }
 }
 
 /// The number of f32 lanes of a vector on this processor.
@@ -431,7 +431,7 @@ pub(crate) fn matmul(a: &[f32], b: &Packed, c: &mut [f32]) {
     const BLOCK: usize = 96;
     let m = c.len() / n;
     let threads = rayon::current_num_threads();
-    let block = m.div_ceil(4 * threads).next_multiple_of(8).min(BLOCK);
+    let block = m.div_ceil(4 * threads).next_multiple_of(24).min(BLOCK);
     c.par_chunks_mut(block * n)
         .zip(a.par_chunks(block * k))
         .for_each(|(c, a)| matmul_block(a, b, c));
@@ -461,7 +461,7 @@ impl WithSimd for Product<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if rows::<S>() == 8 { self.run::<S, 8>(simd) } else { self.run::<S, 4>(simd) }
+        if rows::<S>() == 8 { self.run::<S, 8>(simd) } else { self.run::<S, 3>(simd) }
     }
 }
 

@@ -84,7 +84,7 @@ impl<T: Element> WithSimd for PackKeys<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        if simd::rows::<S>() == 8 { self.run::<8>() } else { self.run::<4>() }
+        if simd::rows::<S>() == 8 { self.run::<8>() } else { self.run::<3>() }
     }
 }
 

@@ -85,7 +85,7 @@ impl WithSimd for Step<'_> {
             if simd::rows::<S>() == 8 {
                 self.tile_of::<S, 8>(simd, index);
             } else {
-                self.tile_of::<S, 4>(simd, index);
+                self.tile_of::<S, 3>(simd, index);
             }
         }
     }
