@@ -8,6 +8,7 @@ pub mod eval;
 pub mod fetch;
 pub mod html;
 pub mod interrupt;
+pub mod machine;
 pub mod needle;
 pub mod output;
 pub mod picture;

@@ -11,7 +11,7 @@ use clap::builder::Styles;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use commands::{eval, fetch, generate, inspect};
+use commands::{bench, eval, fetch, generate, inspect};
 use salient_cli::{Error, interrupt, output};
 
 /// Long prompts made cheap: drop the tokens that do not matter, and look at what was kept.
@@ -43,6 +43,7 @@ enum Command {
     Generate(generate::Arguments),
     Inspect(inspect::Arguments),
     Eval(eval::Arguments),
+    Bench(bench::Arguments),
     Fetch(fetch::Arguments),
 }
 
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             Command::Generate(arguments) => generate::run(&arguments, &cli.global),
             Command::Inspect(arguments) => inspect::run(&arguments, &cli.global),
             Command::Eval(arguments) => eval::run(&arguments, &cli.global),
+            Command::Bench(arguments) => bench::run(&arguments, &cli.global),
             Command::Fetch(arguments) => fetch::run(&arguments, &cli.global),
         });
     match ended {

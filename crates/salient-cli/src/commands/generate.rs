@@ -2,7 +2,6 @@
 
 use std::io::Write;
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::HumanBytes;
 use salient::schedule::Plan;
 use salient_candle::scorer::{Position, Scorer};
@@ -11,6 +10,7 @@ use salient_cli::{interrupt, output};
 use serde::Serialize;
 
 use super::model::{ModelArguments, PromptArguments, PruneArguments};
+use super::{figures_row, table};
 use crate::Global;
 
 /// Answer a prompt, dropping the tokens that do not matter on the way up the layers.
@@ -259,17 +259,4 @@ fn print(document: &Document) -> anyhow::Result<()> {
     writeln!(out, "{summary}")?;
     writeln!(out, "operation count allows {:.2}x in prefill", document.speedup_bound)?;
     Ok(())
-}
-
-pub(super) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(figures_row(&header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()));
-    table
-}
-
-/// A row whose first cell is a name and whose others are figures.
-pub(super) fn figures_row(cells: &[String]) -> Vec<Cell> {
-    let align = |i| if i == 0 { CellAlignment::Left } else { CellAlignment::Right };
-    cells.iter().enumerate().map(|(i, cell)| Cell::new(cell).set_alignment(align(i))).collect()
 }

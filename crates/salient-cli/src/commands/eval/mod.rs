@@ -21,9 +21,9 @@ use salient_cli::stats::Estimate;
 use salient_cli::{Error, interrupt, output, plot};
 use sha2::{Digest, Sha256};
 
-use super::generate::{figures_row, table};
 use super::model::ModelArguments;
 use super::scorers::ScorerName;
+use super::{figures_row, table};
 use crate::Global;
 use items::Source;
 use run::Runner;
