@@ -99,3 +99,31 @@ fn a_full_standard_output_is_an_error() {
     let output = salient(home.path(), &["fetch", "--list"]).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn what_cannot_be_pruned_or_shown_is_refused_before_any_work() {
+    let home = tempfile::tempdir().unwrap();
+    let broken = home.path().join("broken.gguf");
+    std::fs::write(&broken, b"GGUF, but not really").unwrap();
+    let broken = broken.to_str().unwrap();
+    let nowhere = home.path().join("no/page.html");
+    let nowhere = nowhere.to_str().unwrap();
+    let cases: [(&[&str], i32, &str); 10] = [
+        (&["generate", "x", "--schedule", "4:3:10:1.5"], 2, "ratio"),
+        (&["generate", "x", "--schedule", "14=0"], 2, "ratio"),
+        (&["generate", "x", "--schedule", "often"], 2, "often"),
+        (&["generate", "x", "--scorer", "attention"], 2, "no scorer"),
+        (&["generate", "--context", "a.txt"], 2, "--question"),
+        (&["generate", "x", "--model", "no/such.gguf"], 2, "no/such.gguf"),
+        (&["generate", "x"], 1, "salient fetch smollm2"),
+        (&["generate", "x", "--model", broken], 1, "broken.gguf"),
+        (&["inspect", "x", "--model", broken, "--html", nowhere], 1, "page.html"),
+        (&["bench", "--length", "0"], 2, "--length is 0"),
+    ];
+    for (arguments, code, words) in cases {
+        let (output, errors) = run(home.path(), arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert!(errors.contains(words), "{arguments:?}: {errors}");
+        assert!(output.stdout.is_empty());
+    }
+}
