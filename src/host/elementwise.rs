@@ -190,11 +190,6 @@ impl WithSimd for Swiglu<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let one = simd.splat_f32s(1.0);
-        let silu_times = |gate, up| {
-            let e = simd::exp(simd, simd.neg_f32s(gate));
-            simd.div_f32s(simd.mul_f32s(gate, up), simd.add_f32s(one, e))
-        };
         let rows = self.gate_up.chunks_exact(2 * self.width);
         for (row, out) in rows.zip(self.out.chunks_exact_mut(self.width)) {
             let (gate, up) = row.split_at(self.width);
@@ -202,13 +197,20 @@ impl WithSimd for Swiglu<'_> {
             let (up_head, up_tail) = S::as_simd_f32s(up);
             let (out_head, out_tail) = S::as_mut_simd_f32s(out);
             for ((&gate, &up), out) in gate_head.iter().zip(up_head).zip(out_head) {
-                *out = silu_times(gate, up);
+                *out = silu_times(simd, gate, up);
             }
-            let tail =
-                silu_times(simd.partial_load_f32s(gate_tail), simd.partial_load_f32s(up_tail));
+            let gate = simd.partial_load_f32s(gate_tail);
+            let tail = silu_times(simd, gate, simd.partial_load_f32s(up_tail));
             simd.partial_store_f32s(out_tail, tail);
         }
     }
+}
+
+/// A function and not a closure: only what is inlined is compiled for the vector unit.
+#[inline(always)]
+fn silu_times<S: Simd>(simd: S, gate: S::f32s, up: S::f32s) -> S::f32s {
+    let e = simd::exp(simd, simd.neg_f32s(gate));
+    simd.div_f32s(simd.mul_f32s(gate, up), simd.add_f32s(simd.splat_f32s(1.0), e))
 }
 
 struct AddAssign<'a> {
