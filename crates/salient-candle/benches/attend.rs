@@ -74,7 +74,8 @@ impl Case {
         let k = candle_transformers::utils::repeat_kv(heads_first(&self.k)?, group)?;
         let v = candle_transformers::utils::repeat_kv(heads_first(&self.v)?, group)?;
         let scores = (q.matmul(&k.t()?)? * f64::from(self.scale()))?;
-        let masked = mask.where_cond(&f32::NEG_INFINITY, &scores)?;
+        let hidden = Tensor::new(f32::NEG_INFINITY, &Device::Cpu)?.broadcast_as(scores.shape())?;
+        let masked = mask.broadcast_as(scores.shape())?.where_cond(&hidden, &scores)?;
         let weights = candle_nn::ops::softmax(&masked, D::Minus1)?;
         weights.matmul(&v.contiguous()?)
     }
@@ -90,17 +91,6 @@ impl Case {
             None,
             None,
         )
-    }
-}
-
-trait WhereCond {
-    fn where_cond(&self, value: &f32, otherwise: &Tensor) -> candle_core::Result<Tensor>;
-}
-
-impl WhereCond for Tensor {
-    fn where_cond(&self, value: &f32, otherwise: &Tensor) -> candle_core::Result<Tensor> {
-        let value = Tensor::new(*value, otherwise.device())?.broadcast_as(otherwise.shape())?;
-        Tensor::where_cond(&self.broadcast_as(otherwise.shape())?, &value, otherwise)
     }
 }
 
