@@ -124,7 +124,8 @@ impl<'a> Source<'a> {
         let prompt = whole(&hidden.context, question, begun)?;
         let text = ask(&hidden.context, question);
         let at = text.find(&hidden.needle).context("the needle is not in its haystack")?;
-        let marked = self.marked(&prompt, &text, &[at..at + hidden.needle.len()])?;
+        let needle = at..at + hidden.needle.len();
+        let marked = self.marked(&prompt, &text, std::slice::from_ref(&needle))?;
         let id = format!("{begun} {}", hidden.answer);
         Ok(Posed { id, prompt, then: Then::Answer(hidden.answer), marked })
     }
