@@ -177,11 +177,13 @@ impl<'a> Source<'a> {
 
     fn question(&self, question: &Question) -> anyhow::Result<Posed> {
         let (text, spans) = ask(question, self.settings.question_first);
-        let prompt = encode(self.loaded, text.clone(), false)?;
-        let answer = question.answers.first().context("a question without an answer")?;
+        let mut prompt = encode(self.loaded, text.clone(), false)?;
         let tokenizer = &self.loaded.tokenizer;
-        let space = if tokenizer.has_chat_template() { "" } else { " " };
-        let answer = tokenizer.encode_more(&format!("{space}{answer}"))?;
+        // The answer is begun, so that what follows is the answer and no preamble.
+        let line = if tokenizer.has_chat_template() { "" } else { "\n" };
+        prompt.extend(tokenizer.encode_more(&format!("{line}Answer:"))?);
+        let answer = question.answers.first().context("a question without an answer")?;
+        let answer = tokenizer.encode_more(&format!(" {answer}"))?;
         let marked = self.marked(&prompt, &text, &spans)?;
         Ok(Posed { id: question.id.clone(), prompt, then: Then::Forced(answer), marked })
     }
