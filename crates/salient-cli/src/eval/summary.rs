@@ -160,16 +160,19 @@ pub fn charts(rows: &[Row]) -> Vec<(String, Chart, Vec<Series>)> {
         }
         let mut against_work = |measure: &str, y_label: &str, of: fn(&Row) -> Option<Estimate>| {
             let series = series_by_work(group, of);
-            if !series.is_empty() {
-                let chart = Chart {
-                    title: title.clone(),
-                    x_label: "work: mean share of tokens alive over the layers".into(),
-                    y_label: y_label.into(),
-                    x_axis: Axis::Linear,
-                    y_axis: Axis::Linear,
-                };
-                charts.push((format!("{name}-{measure}.svg"), chart, series));
+            if series.is_empty() {
+                return;
             }
+            let dense = group.iter().find(|row| row.scorer == DENSE).and_then(of);
+            let dense = dense.map(|dense| format!("; dense {:.3}", dense.mean));
+            let chart = Chart {
+                title: title.clone() + &dense.unwrap_or_default(),
+                x_label: "work: mean share of tokens alive (scorers side by side)".into(),
+                y_label: y_label.into(),
+                x_axis: Axis::Linear,
+                y_axis: Axis::Linear,
+            };
+            charts.push((format!("{name}-{measure}.svg"), chart, series));
         };
         against_work("accuracy", "share of right answers", |row| row.accuracy);
         against_work("kl", "KL(dense || pruned), nats per token", |row| row.kl);
@@ -286,27 +289,25 @@ fn compare(a: &Row, b: &Row) -> Ordering {
 /// A line per scorer over its schedules. Where scorers share their schedules their points would
 /// hide each other, so each scorer stands a little beside the next.
 fn series_by_work(rows: &[Row], of: fn(&Row) -> Option<Estimate>) -> Vec<Series> {
-    let works = || rows.iter().filter(|row| row.scorer != DENSE).map(|row| row.work);
-    let (least, most) = works().fold((1.0_f64, 0.0_f64), |(l, m), w| (l.min(w), m.max(w)));
+    let rows = || rows.iter().filter(|row| row.scorer != DENSE);
+    let extremes = |(least, most): (f64, f64), row: &Row| (least.min(row.work), most.max(row.work));
+    let (least, most) = rows().fold((1.0, 0.0), extremes);
     let step = (most - least).max(0.05) / 120.0;
-    let mut series: Vec<Series> = Vec::new();
-    for row in rows {
-        let Some(Estimate { mean, low, high, .. }) = of(row) else { continue };
-        let point = Point { x: row.work, y: mean, interval: Some((low, high)) };
-        match series.iter_mut().find(|series| series.name == row.scorer) {
-            Some(series) => series.points.push(point),
-            None => series.push(Series { name: row.scorer.clone(), points: vec![point] }),
+    let mut series: BTreeMap<&str, Vec<Point>> = BTreeMap::new();
+    for row in rows() {
+        if let Some(Estimate { mean, low, high, .. }) = of(row) {
+            let point = Point { x: row.work, y: mean, interval: Some((low, high)) };
+            series.entry(&row.scorer).or_default().push(point);
         }
     }
-    let middle = series.len() as f64 / 2.0;
-    for (index, series) in series.iter_mut().enumerate() {
-        series.points.sort_by(|a, b| a.x.total_cmp(&b.x));
-        if series.name != DENSE {
-            let aside = (index as f64 - middle) * step;
-            series.points.iter_mut().for_each(|point| point.x += aside);
-        }
-    }
-    series
+    let middle = (series.len() as f64 - 1.0) / 2.0;
+    let line = |(index, (name, mut points)): (usize, (&str, Vec<Point>))| {
+        points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        let aside = (index as f64 - middle) * step;
+        points.iter_mut().for_each(|point| point.x += aside);
+        Series { name: name.to_owned(), points }
+    };
+    series.into_iter().enumerate().map(line).collect()
 }
 
 /// For every schedule a line per scorer over the stages' layers, from the whole at layer 0.
@@ -322,6 +323,8 @@ fn survival_by_stage(rows: &[Row]) -> Vec<(&str, Vec<Series>)> {
             None => charts.push((&row.schedule, vec![series])),
         }
     }
+    // By name, so that a scorer has the same colour in every chart.
+    charts.iter_mut().for_each(|(_, all)| all.sort_by(|a, b| a.name.cmp(&b.name)));
     charts
 }
 
@@ -441,8 +444,12 @@ mod tests {
         let squad = ["squad-1024-kl.svg", "squad-1024-delta-nll.svg"];
         assert_eq!(names[..2], ["needle-1024-accuracy.svg", "needle-1024-survival-late.svg"]);
         assert_eq!(names[2..], squad);
-        let (_, _, accuracy) = &charts[0];
-        assert_eq!(accuracy.len(), 3);
+        let (_, chart, accuracy) = &charts[0];
+        assert_eq!(chart.title, "needle, 1024 tokens; dense 1.000");
+        let scorers = |series: &[Series]| series.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
+        for (_, _, series) in &charts {
+            assert_eq!(scorers(series), ["best", "random"]);
+        }
         for point in accuracy.iter().flat_map(|series| &series.points) {
             assert!((point.x - 0.65).abs() < 0.002, "{point:?}");
         }

@@ -124,7 +124,8 @@ impl<'a> Source<'a> {
         let prompt = whole(&hidden.context, question, begun)?;
         let text = ask(&hidden.context, question);
         let at = text.find(&hidden.needle).context("the needle is not in its haystack")?;
-        let marked = self.marked(&prompt, &text, &[at..at + hidden.needle.len()])?;
+        let needle = at..at + hidden.needle.len();
+        let marked = self.marked(&prompt, &text, std::slice::from_ref(&needle))?;
         let id = format!("{begun} {}", hidden.answer);
         Ok(Posed { id, prompt, then: Then::Answer(hidden.answer), marked })
     }
@@ -176,11 +177,13 @@ impl<'a> Source<'a> {
 
     fn question(&self, question: &Question) -> anyhow::Result<Posed> {
         let (text, spans) = ask(question, self.settings.question_first);
-        let prompt = encode(self.loaded, text.clone(), false)?;
-        let answer = question.answers.first().context("a question without an answer")?;
+        let mut prompt = encode(self.loaded, text.clone(), false)?;
         let tokenizer = &self.loaded.tokenizer;
-        let space = if tokenizer.has_chat_template() { "" } else { " " };
-        let answer = tokenizer.encode_more(&format!("{space}{answer}"))?;
+        // The answer is begun, so that what follows is the answer and no preamble.
+        let line = if tokenizer.has_chat_template() { "" } else { "\n" };
+        prompt.extend(tokenizer.encode_more(&format!("{line}Answer:"))?);
+        let answer = question.answers.first().context("a question without an answer")?;
+        let answer = tokenizer.encode_more(&format!(" {answer}"))?;
         let marked = self.marked(&prompt, &text, &spans)?;
         Ok(Posed { id: question.id.clone(), prompt, then: Then::Forced(answer), marked })
     }
