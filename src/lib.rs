@@ -27,3 +27,8 @@ pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use layout::{Layout, PagedLayout, View, ViewMut};
 pub use ragged::{Ragged, Span};
+
+// The README's example is compiled and run with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

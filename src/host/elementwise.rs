@@ -1,7 +1,7 @@
 //! The element-wise steps between a model's matrix products, at the verbs' speed: RMSNorm, rotary
 //! embedding, SwiGLU and residual addition, multi-threaded over rows.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::simd;
@@ -22,7 +22,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> Result<
     check_len("RMSNorm output", x.len(), out.len())?;
     by_rows(out, width, |first, out| {
         let x = &x[first * width..][..out.len()];
-        Arch::new().dispatch(RmsNorm { x, weight, eps, out });
+        simd::arch().dispatch(RmsNorm { x, weight, eps, out });
     });
     Ok(())
 }
@@ -37,7 +37,7 @@ pub fn rms_norm_heads(data: &mut [f32], layout: Layout, weight: &[f32], eps: f32
     by_token(data, layout, |_, heads| {
         for head in 0..layout.heads {
             let row = &mut heads[head * layout.head_stride..][..layout.dim];
-            Arch::new().dispatch(RmsNormInPlace { row, weight, eps });
+            simd::arch().dispatch(RmsNormInPlace { row, weight, eps });
         }
     })
 }
@@ -66,7 +66,7 @@ pub fn rotate(
     by_token(data, layout, |token, heads| {
         let row = positions[token] as usize * half..(positions[token] as usize + 1) * half;
         let (cos, sin) = (&cos[row.clone()], &sin[row]);
-        Arch::new().dispatch(Rotate { heads, layout, cos, sin });
+        simd::arch().dispatch(Rotate { heads, layout, cos, sin });
     })
 }
 
@@ -79,7 +79,7 @@ pub fn swiglu(gate_up: &[f32], width: usize, out: &mut [f32]) -> Result<()> {
     check_len("SwiGLU output", gate_up.len() / 2, out.len())?;
     by_rows(out, width, |first, out| {
         let gate_up = &gate_up[first * 2 * width..][..2 * out.len()];
-        Arch::new().dispatch(Swiglu { gate_up, width, out });
+        simd::arch().dispatch(Swiglu { gate_up, width, out });
     });
     Ok(())
 }
@@ -91,7 +91,7 @@ pub fn swiglu(gate_up: &[f32], width: usize, out: &mut [f32]) -> Result<()> {
 pub fn add_assign(x: &mut [f32], y: &[f32]) -> Result<()> {
     check_len("addend", x.len(), y.len())?;
     x.par_chunks_mut(GRAIN).zip(y.par_chunks(GRAIN)).for_each(|(x, y)| {
-        Arch::new().dispatch(AddAssign { x, y });
+        simd::arch().dispatch(AddAssign { x, y });
     });
     Ok(())
 }
@@ -346,11 +346,11 @@ mod tests {
         let mut after = before.clone();
         rotate(&mut after, layout, &positions, &cos, &sin).unwrap();
         let mut expected: Vec<f64> = before.iter().map(|&v| v.into()).collect();
-        for token in 0..tokens {
+        for (token, &position) in positions.iter().enumerate() {
             for head in 0..heads {
                 for i in 0..half {
                     let at = layout.offset(token, head) + i;
-                    let row = positions[token] as usize * half + i;
+                    let row = position as usize * half + i;
                     let (c, s) = (f64::from(cos[row]), f64::from(sin[row]));
                     let (a, b) = (f64::from(before[at]), f64::from(before[at + half]));
                     expected[at] = a * c - b * s;

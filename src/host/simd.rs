@@ -216,7 +216,7 @@ fn exp2_integer<S: Simd>(simd: S, shifted: S::f32s) -> S::f32s {
 pub(crate) fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let square = simd.mul_f32s(x, x);
     let mut p = simd.splat_f32s(-5.704_988_7e-3);
-    for c in [2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1] {
+    for c in [2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -0.333_332_8] {
         p = simd.mul_add_f32s(p, square, simd.splat_f32s(c));
     }
     let near = simd.mul_add_f32s(simd.mul_f32s(p, square), x, x);
@@ -366,24 +366,6 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Packs a row-major `[k, n]` matrix.
-    ///
-    /// # Panics
-    /// If `data` does not hold `k * n` elements.
-    pub(crate) fn from_rows<T: Element>(data: &[T], k: usize, n: usize) -> Self {
-        assert_eq!(data.len(), k * n, "[k, n]");
-        let mut packed = Self::zeroed(k, n);
-        let width = packed.width;
-        packed.panels.par_chunks_mut((width * k).max(1)).enumerate().for_each(|(j, panel)| {
-            let columns = j * width..n.min((j + 1) * width);
-            for (p, row) in panel.chunks_exact_mut(width).enumerate() {
-                let source = &data[p * n..][columns.clone()];
-                T::widen(source, &mut row[..source.len()]);
-            }
-        });
-        packed
-    }
-
     /// Packs the transpose of a row-major `[n, k]` matrix, as weights of linear layers are stored.
     ///
     /// # Panics
@@ -404,40 +386,14 @@ impl Packed {
         packed
     }
 
-    /// The number of columns.
-    pub(crate) fn columns(&self) -> usize {
-        self.n
-    }
-
     fn zeroed(k: usize, n: usize) -> Self {
         let width = panel_width();
         Self { panels: vec![0f32; n.div_ceil(width) * width * k], k, n, width }
     }
 }
 
-/// `c = a * b` on rayon's pool: `a` row-major `[m, k]`, `c` row-major `[m, n]`.
-///
-/// # Panics
-/// If the lengths of `a` and `c` are not `m * k` and `m * n` for one m.
-pub(crate) fn matmul(a: &[f32], b: &Packed, c: &mut [f32]) {
-    let (k, n) = (b.k, b.n);
-    if c.is_empty() || k == 0 {
-        c.fill(0.0);
-        return;
-    }
-    assert_eq!(a.len() / k, c.len() / n, "rows of a and c");
-    assert!(a.len().is_multiple_of(k) && c.len().is_multiple_of(n), "whole rows");
-    // Rows whose slice of A stays in the second-level cache while a panel of B passes over it.
-    const BLOCK: usize = 96;
-    let m = c.len() / n;
-    let threads = rayon::current_num_threads();
-    let block = m.div_ceil(4 * threads).next_multiple_of(24).min(BLOCK);
-    c.par_chunks_mut(block * n)
-        .zip(a.par_chunks(block * k))
-        .for_each(|(c, a)| matmul_block(a, b, c));
-}
-
-/// [`matmul`] of a few rows (about a hundred) on the calling thread.
+/// `c = a * b` for a few rows (about a hundred), on the calling thread: `a` row-major `[m, k]`, `c`
+/// row-major `[m, n]`.
 ///
 /// # Panics
 /// If the lengths of `a` and `c` are not `m * k` and `m * n` for one m.

@@ -45,7 +45,8 @@ pub struct StageReport {
     pub kept: Ragged,
     /// Original positions of the tokens that stayed, packed.
     pub kept_positions: Vec<i32>,
-    /// Time to score, keys that attention needs in any case included.
+    /// Time to score. Of the normalisation and the keys only the dropped tokens' share counts: the
+    /// block needs and uses the rest in any case.
     pub score_time: Duration,
     /// Time to select.
     pub select_time: Duration,
@@ -219,6 +220,7 @@ impl Model {
         let layer = stage.layer;
         let clock = Instant::now();
         let normed = rms_norm(&rows.hidden, &block.attn_norm, self.rms_eps())?;
+        let norm_time = clock.elapsed();
         let input = StageInput::new(
             self,
             index,
@@ -229,8 +231,13 @@ impl Model {
             &normed,
         );
         let scores = scorer.score(&input)?;
-        let keys = input.into_keys();
-        let score_time = clock.elapsed();
+        let (keys, key_time) = input.into_keys();
+        let used = match kv {
+            KvAtStage::Incoming => 1.0,
+            KvAtStage::Pruned => stage.rows.total() as f64 / rows.ragged.total().max(1) as f64,
+        };
+        let needed = (norm_time + key_time).mul_f64(used);
+        let score_time = clock.elapsed().saturating_sub(needed);
 
         let clock = Instant::now();
         let selection = select::select(
@@ -257,12 +264,12 @@ impl Model {
         };
         // The block caches all incoming tokens: their keys and values come before the drop.
         if kv == KvAtStage::Incoming {
-            let clock_keys = match &keys {
+            let k = match &keys {
                 Some(keys) => keys.clone(),
                 None => self.project(block, Projection::Key, &normed, &incoming.positions)?,
             };
-            let values = self.project(block, Projection::Value, &normed, &incoming.positions)?;
-            append(cache, layer, &incoming.ragged, &clock_keys, &values, &incoming.positions)?;
+            let v = self.project(block, Projection::Value, &normed, &incoming.positions)?;
+            append(cache, layer, &incoming.ragged, &k, &v, &incoming.positions)?;
         }
 
         let clock = Instant::now();

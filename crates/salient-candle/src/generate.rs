@@ -68,13 +68,11 @@ pub fn generate(
     scorer.prepare(model, prompts, plan)?;
     let mut prefill = model.prefill(prompts, plan, scorer, options.max_tokens)?;
     let mut logits = rows(&prefill.logits(model)?)?;
-    let mut first_token = start.elapsed();
     let mut tokens = vec![Vec::new(); prompts.len()];
     let mut open = vec![options.max_tokens > 0; prompts.len()];
-    let mut decode = Duration::ZERO;
+    let mut first_token = None;
     let mut steps = 0;
     loop {
-        let clock = Instant::now();
         let mut step = vec![Vec::new(); prompts.len()];
         for (sequence, (sampler, logits)) in samplers.iter_mut().zip(&logits).enumerate() {
             if !open[sequence] {
@@ -90,22 +88,21 @@ pub fn generate(
                 step[sequence].push(token);
             }
         }
-        if steps == 0 && decode.is_zero() {
-            first_token += clock.elapsed();
-        }
+        first_token.get_or_insert_with(|| start.elapsed());
         if !open.contains(&true) {
             break;
         }
         let hidden = model.extend(&step, &mut prefill.cache)?;
         let mut fresh = rows(&model.predict(&hidden)?)?.into_iter();
-        for (sequence, logits) in logits.iter_mut().enumerate() {
-            if open[sequence] {
+        for (logits, open) in logits.iter_mut().zip(&open) {
+            if *open {
                 *logits = fresh.next().unwrap_or_default();
             }
         }
-        decode += clock.elapsed();
         steps += 1;
     }
+    let first_token = first_token.unwrap_or_default();
+    let decode = start.elapsed().saturating_sub(first_token);
     Ok(Generation { tokens, prefill, first_token, decode, steps })
 }
 

@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn nan_shows_and_extreme_logits_do_not_overflow() {
         let rows = Ragged::from_lens(&[10, 10]).unwrap();
-        let q = vec![1f32; 2 * 4];
+        let q = [1f32; 2 * 4];
         let mut k = vec![0f32; 20 * 4];
         k[3 * 4] = 1e30;
         k[13 * 4 + 1] = f32::NAN;

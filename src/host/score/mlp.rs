@@ -1,6 +1,6 @@
 //! The SDTP predictor.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::dtype::Element;
@@ -113,7 +113,7 @@ impl Predictor {
     fn score(&self, x: &[f32], out: &mut [f32]) {
         let mut h = vec![0f32; out.len() * self.width];
         simd::matmul_block(x, &self.w1, &mut h);
-        Arch::new().dispatch(SecondLayer { predictor: self, x, h: &h, out });
+        simd::arch().dispatch(SecondLayer { predictor: self, x, h: &h, out });
     }
 }
 
@@ -262,14 +262,14 @@ mod tests {
     fn gelu_keeps_its_stated_error() {
         let points: Vec<f32> = (-120_001..=120_001).map(|i| i as f32 / 10_000.0).collect();
         let mut actual = points.clone();
-        Arch::new().dispatch(Gelu(&mut actual));
+        simd::arch().dispatch(Gelu(&mut actual));
         for (&x, &actual) in points.iter().zip(&actual) {
             let x = f64::from(x);
             let error = (f64::from(actual) - exact_gelu(x)).abs();
             assert!(error <= 1.5e-7 * x.abs().max(1.0), "gelu({x}): error {error:e}");
         }
         let mut edges = [f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, 0.0, f32::NAN];
-        Arch::new().dispatch(Gelu(&mut edges));
+        simd::arch().dispatch(Gelu(&mut edges));
         assert_eq!(edges[..5], [f32::MAX, 0.0, f32::INFINITY, 0.0, 0.0]);
         assert!(edges[5].is_nan());
     }

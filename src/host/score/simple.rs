@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Per, Pool, PoolKind};
@@ -42,7 +42,7 @@ pub fn keynorm<T: Element>(k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<
         let factor = -1.0 / heads.len() as f32;
         out.par_chunks_mut(TOKENS).enumerate().for_each(|(chunk, out)| {
             let (heads, first) = (heads.clone(), chunk * TOKENS);
-            Arch::new().dispatch(Norms { k, heads, first, factor, out });
+            simd::arch().dispatch(Norms { k, heads, first, factor, out });
         });
     };
     match per {

@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{AttentionScore, HeadReduce, QueryWeights, maximum};
@@ -195,7 +195,7 @@ impl<T: Element> Group<'_, T> {
                 let weights = &mut weights[..rows * keys.len()];
                 match packed {
                     Some(packed) => simd::matmul_block(&q, &packed[tile], weights),
-                    None => Arch::new().dispatch(Dots {
+                    None => simd::arch().dispatch(Dots {
                         group: self,
                         q: &q,
                         keys: keys.clone(),
@@ -203,12 +203,12 @@ impl<T: Element> Group<'_, T> {
                     }),
                 }
                 let visible = |row| visible(&keys, row);
-                Arch::new().dispatch(TileSoftmax { weights, keys: keys.len(), visible, max, sum });
+                simd::arch().dispatch(TileSoftmax { weights, keys: keys.len(), visible, max, sum });
             });
 
         let row_weights: Vec<f32> =
             (0..self.heads()).flat_map(|_| &weights[queries.clone()]).copied().collect();
-        Arch::new().dispatch(Factors {
+        simd::arch().dispatch(Factors {
             weights: &row_weights,
             max: &mut scratch.max,
             sum: &scratch.sum,
@@ -220,7 +220,7 @@ impl<T: Element> Group<'_, T> {
             .enumerate()
             .for_each(|(tile, ((sums, weights), factors))| {
                 let keys = self.tile(tile);
-                Arch::new().dispatch(AddRows {
+                simd::arch().dispatch(AddRows {
                     weights,
                     keys: keys.len(),
                     visible: |row| visible(&keys, row),
@@ -364,5 +364,5 @@ fn largest(values: &[f32]) -> f32 {
             simd::row_max(simd, self.0)
         }
     }
-    Arch::new().dispatch(Largest(values))
+    simd::arch().dispatch(Largest(values))
 }

@@ -9,8 +9,10 @@
 //! Passes over long rows are cut into fixed chunks that run in parallel. Only counts are combined,
 //! so the outcome does not depend on who ran what.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
+
+use crate::host::simd;
 
 /// A row of scores as keys: a larger score has a larger key, NaN has 0, protected tokens have
 /// `u32::MAX`; no number has either of these.
@@ -84,7 +86,7 @@ impl Cut {
 /// Whether any score is NaN.
 pub(super) fn any_nan(scores: &[f32]) -> bool {
     Keys::new(scores, None)
-        .chunks(|chunk| Arch::new().dispatch(AnyNan(chunk.scores)))
+        .chunks(|chunk| simd::arch().dispatch(AnyNan(chunk.scores)))
         .contains(&true)
 }
 
@@ -101,7 +103,7 @@ pub(super) fn cut(keys: Keys<'_>, k: usize, scratch: &mut Scratch) -> Cut {
     let mut missing = k;
     let mut in_row = true;
     for (digit, shift) in SHIFTS.into_iter().enumerate() {
-        let histogram = |source| Arch::new().dispatch(CountDigits { source, range, shift });
+        let histogram = |source| simd::arch().dispatch(CountDigits { source, range, shift });
         let counts = if in_row {
             keys.chunks(|chunk| histogram(Source::Row(chunk)))
         } else {
@@ -153,7 +155,7 @@ pub(super) fn emit(keys: Keys<'_>, cut: Cut, first: i32, out: &mut [i32]) {
     if keys.len() <= CHUNK {
         return emit_chunk(keys, cut, first as u32, out);
     }
-    let counts = keys.chunks(|keys| Arch::new().dispatch(Count { keys, key: cut.key }));
+    let counts = keys.chunks(|keys| simd::arch().dispatch(Count { keys, key: cut.key }));
     let mut jobs = Vec::with_capacity(counts.len());
     let mut rest = out;
     let mut ties = cut.ties;
@@ -282,7 +284,7 @@ fn find_bin(counts: &[Box<[u32; BINS]>], missing: usize) -> (usize, usize) {
 
 /// How many keys lie above `key`, and how many equal it.
 fn count_around(keys: Keys<'_>, key: u32) -> (usize, usize) {
-    keys.chunks(|keys| Arch::new().dispatch(Count { keys, key }))
+    keys.chunks(|keys| simd::arch().dispatch(Count { keys, key }))
         .into_iter()
         .fold((0, 0), |sum, chunk| (sum.0 + chunk.0, sum.1 + chunk.1))
 }
@@ -316,11 +318,11 @@ fn emit_chunk(keys: Keys<'_>, cut: Cut, first: u32, out: &mut [u32]) {
         return compress::<true>(Source::Row(keys), from(cut.key), first, out);
     }
     // Ties win up to some index and lose after it.
-    let split = Arch::new().dispatch(AfterEqual { keys, key: cut.key, nth: cut.ties });
+    let split = simd::arch().dispatch(AfterEqual { keys, key: cut.key, nth: cut.ties });
     let (scores, scores_after) = keys.scores.split_at(split);
     let (mask, mask_after) = keys.mask.map(|mask| mask.split_at(split)).unzip();
     let (before, after) = (Keys::new(scores, mask), Keys::new(scores_after, mask_after));
-    let (above, equal) = Arch::new().dispatch(Count { keys: before, key: cut.key });
+    let (above, equal) = simd::arch().dispatch(Count { keys: before, key: cut.key });
     let (out, out_after) = out.split_at_mut(above + equal);
     compress::<true>(Source::Row(before), from(cut.key), first, out);
     compress::<true>(Source::Row(after), from(cut.key + 1), first + split as u32, out_after);
@@ -334,7 +336,7 @@ fn compress<const INDICES: bool>(source: Source<'_>, range: KeyRange, first: u32
     if let Some(simd) = pulp::x86::V4::try_new() {
         return simd.vectorize(CompressV4 { work, simd });
     }
-    Arch::new().dispatch(work);
+    simd::arch().dispatch(work);
 }
 
 struct AnyNan<'a>(&'a [f32]);

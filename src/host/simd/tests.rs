@@ -150,10 +150,10 @@ fn check_product(m: usize, k: usize, n: usize) {
     let (a, b) = (numbers(m * k, 3), numbers(k * n, 4));
     let bt: Vec<f32> = (0..k * n).map(|i| b[i % k * n + i / k]).collect();
     let (half, brain): (Vec<_>, Vec<_>) =
-        b.iter().map(|&x| (f16::from_f32(x), bf16::from_f32(x))).unzip();
+        bt.iter().map(|&x| (f16::from_f32(x), bf16::from_f32(x))).unzip();
     let check = |packed: &Packed, b: &dyn Fn(usize) -> f32| {
         let mut c = vec![f32::NAN; m * n];
-        matmul(&a, packed, &mut c);
+        matmul_block(&a, packed, &mut c);
         for i in 0..m {
             for j in 0..n {
                 let truth: f64 =
@@ -164,10 +164,10 @@ fn check_product(m: usize, k: usize, n: usize) {
             }
         }
     };
-    check(&Packed::from_rows(&b, k, n), &|i| b[i]);
+    let transposed = |i: usize| i % n * k + i / n;
     check(&Packed::from_transposed(&bt, n, k), &|i| b[i]);
-    check(&Packed::from_rows(&half, k, n), &|i| half[i].to_f32());
-    check(&Packed::from_rows(&brain, k, n), &|i| brain[i].to_f32());
+    check(&Packed::from_transposed(&half, n, k), &|i| half[transposed(i)].to_f32());
+    check(&Packed::from_transposed(&brain, n, k), &|i| brain[transposed(i)].to_f32());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod plain;
 mod saliency;
 
 use std::cell::OnceCell;
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use salient::schedule::Plan;
@@ -51,7 +52,8 @@ pub struct StageInput<'a> {
     positions: &'a [i32],
     hidden: &'a Tensor,
     normed: &'a Tensor,
-    keys: OnceCell<Heads>,
+    /// The block's keys, and the time that it took to compute them.
+    keys: OnceCell<(Heads, Duration)>,
 }
 
 impl<'a> StageInput<'a> {
@@ -108,12 +110,13 @@ impl<'a> StageInput<'a> {
     pub fn with_keys<R>(&self, read: impl FnOnce(View<'_, f32>) -> R) -> Result<R> {
         if self.keys.get().is_none() {
             let block = &self.model.blocks()[self.layer];
+            let clock = Instant::now();
             let keys = self.model.project(block, Projection::Key, self.normed, self.positions)?;
             // The cell was empty a line ago, and it is not shared.
-            let _ = self.keys.set(keys);
+            let _ = self.keys.set((keys, clock.elapsed()));
         }
         match self.keys.get() {
-            Some(keys) => keys.view(read),
+            Some((keys, _)) => keys.view(read),
             None => unreachable!("the keys were just set"),
         }
     }
@@ -146,7 +149,10 @@ impl<'a> StageInput<'a> {
         q.view(|q| read(q, &queries))
     }
 
-    pub(crate) fn into_keys(self) -> Option<Heads> {
-        self.keys.into_inner()
+    pub(crate) fn into_keys(self) -> (Option<Heads>, Duration) {
+        match self.keys.into_inner() {
+            Some((keys, time)) => (Some(keys), time),
+            None => (None, Duration::ZERO),
+        }
     }
 }
