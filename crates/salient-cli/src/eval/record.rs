@@ -176,7 +176,10 @@ impl Results {
         let mut line = serde_json::to_vec(&record).expect("records hold nothing but plain data");
         line.push(b'\n');
         self.file.write_all(&line).map_err(|e| Error::write(&self.path, e))?;
-        self.outcomes.insert(name(&record.key), record.outcome);
+        // As it will be read again: a number may come back from JSON with another last bit, and an
+        // evaluation that was interrupted must not differ from one that was not.
+        let outcome = read(&line).expect("what was just written").outcome;
+        self.outcomes.insert(name(&record.key), outcome);
         Ok(())
     }
 }
@@ -186,7 +189,7 @@ fn parse(bytes: &[u8], model: &ModelId) -> Result<HashMap<String, Outcome>, Stri
     let mut outcomes = HashMap::new();
     for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
         let number = index + 1;
-        let record: Record = serde_json::from_slice(line)
+        let record = read(line)
             .map_err(|e| format!("line {number} is no result: {e}; give another --out"))?;
         if record.model != *model {
             let (theirs, ours) = (&record.model, model);
@@ -199,6 +202,10 @@ fn parse(bytes: &[u8], model: &ModelId) -> Result<HashMap<String, Outcome>, Stri
         outcomes.insert(name(&record.key), record.outcome);
     }
     Ok(outcomes)
+}
+
+fn read(line: &[u8]) -> serde_json::Result<Record> {
+    serde_json::from_slice(line)
 }
 
 /// A key to look up by: floats have no hash.
@@ -301,6 +308,23 @@ mod tests {
             let again = Results::open(&path, model()).unwrap();
             assert!(keys.iter().all(|key| again.get(key).is_some()) && again.dropped_bytes() == 0);
         }
+    }
+
+    #[test]
+    fn what_is_read_again_is_the_same_to_the_last_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.jsonl");
+        let mut results = Results::open(&path, model()).unwrap();
+        let keys: Vec<_> = (0..500).map(|index| key(Task::Squad, "a", "late", index)).collect();
+        for key in &keys {
+            let nll = Some((key.index as f64).sqrt().sin());
+            results.push(key.clone(), Outcome { nll, ..outcome() }).unwrap();
+        }
+        let first: Vec<_> = keys.iter().map(|key| results.get(key).cloned()).collect();
+        drop(results);
+        let results = Results::open(&path, model()).unwrap();
+        let again: Vec<_> = keys.iter().map(|key| results.get(key).cloned()).collect();
+        assert_eq!(first, again);
     }
 
     #[test]

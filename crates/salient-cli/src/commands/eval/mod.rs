@@ -156,7 +156,8 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
         tasks: unique(tasks),
         items: arguments.items,
         lengths: unique(arguments.length.clone()),
-        depths: unique(arguments.depths.clone()),
+        // Short decimals come back from the file as they were.
+        depths: unique(arguments.depths.iter().map(|depth| (depth * 1e6).round() / 1e6).collect()),
         seed: arguments.seed,
         question_first: arguments.question_first,
     })
