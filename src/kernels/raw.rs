@@ -1,0 +1,697 @@
+// Made by bindgen from kernels/include/salient.h: see scripts/bindings.
+
+/// A cudaStream_t.
+pub type SalientStream = *mut ::core::ffi::c_void;
+/// What a kernel found wrong in data that only the device sees. Kernels add to it, so the caller clears it: flags to 0, row to UINT32_MAX.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct SalientStatus {
+    /// SALIENT_STATUS_*, or-ed together
+    pub flags: u32,
+    /// the lowest row at fault, NaN scores aside; UINT32_MAX if there is none
+    pub row: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    ["Size of SalientStatus"][::core::mem::size_of::<SalientStatus>() - 8usize];
+    ["Alignment of SalientStatus"][::core::mem::align_of::<SalientStatus>() - 4usize];
+    [
+        "Offset of field: SalientStatus::flags",
+    ][::core::mem::offset_of!(SalientStatus, flags) - 0usize];
+    [
+        "Offset of field: SalientStatus::row",
+    ][::core::mem::offset_of!(SalientStatus, row) - 4usize];
+};
+/// a score is NaN
+pub const SALIENT_STATUS_NAN: u32 = 1;
+/// more tokens are protected than the budget keeps
+pub const SALIENT_STATUS_PROTECTED: u32 = 2;
+/// a row keeps more tokens than its list has room for
+pub const SALIENT_STATUS_CAPACITY: u32 = 4;
+/// cu_seqlens, spans or list lengths that cannot be
+pub const SALIENT_STATUS_LENGTHS: u32 = 8;
+/// a list entry outside its sequence, or -1 before the end
+pub const SALIENT_STATUS_INDEX: u32 = 16;
+/// a list that does not ascend strictly
+pub const SALIENT_STATUS_ORDER: u32 = 32;
+/// a page outside the pool
+pub const SALIENT_STATUS_PAGE: u32 = 64;
+pub const SALIENT_F32: i32 = 0;
+pub const SALIENT_F16: i32 = 1;
+pub const SALIENT_BF16: i32 = 2;
+/// The predictor: scores\[t\] = b2 + sum over n of w2\[n\] * gelu(rstd\[t\] * (x\[t\] . w1\[n\]) + b1\[n\]). Partial sums of every tile of columns lie in `partials` and are added in order.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientMlpParams {
+    /// \[tokens, hidden\], rows x_stride elements apart; 16-byte aligned
+    pub x: *const ::core::ffi::c_void,
+    /// \[width, hidden\], the norm's weight folded in; 16-byte aligned
+    pub w1: *const ::core::ffi::c_void,
+    /// \[width\]
+    pub b1: *const f32,
+    /// \[width\]
+    pub w2: *const f32,
+    /// \[tokens\]
+    pub scores: *mut f32,
+    /// \[ceil(width / SALIENT_MLP_TILE), tokens\]
+    pub partials: *mut f32,
+    /// \[1\] tokens that exist, at most `tokens`; the rest score -inf. Or null
+    pub valid: *const i32,
+    /// elements; a multiple of 8
+    pub x_stride: i64,
+    pub b2: f32,
+    /// epsilon of the RMSNorm
+    pub eps: f32,
+    /// 0: no norm, rstd = 1
+    pub norm: i32,
+    pub tokens: i32,
+    /// a multiple of 8
+    pub hidden: i32,
+    pub width: i32,
+    /// of x and w1: f16 or bf16
+    pub dtype: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    ["Size of SalientMlpParams"][::core::mem::size_of::<SalientMlpParams>() - 96usize];
+    [
+        "Alignment of SalientMlpParams",
+    ][::core::mem::align_of::<SalientMlpParams>() - 8usize];
+    [
+        "Offset of field: SalientMlpParams::x",
+    ][::core::mem::offset_of!(SalientMlpParams, x) - 0usize];
+    [
+        "Offset of field: SalientMlpParams::w1",
+    ][::core::mem::offset_of!(SalientMlpParams, w1) - 8usize];
+    [
+        "Offset of field: SalientMlpParams::b1",
+    ][::core::mem::offset_of!(SalientMlpParams, b1) - 16usize];
+    [
+        "Offset of field: SalientMlpParams::w2",
+    ][::core::mem::offset_of!(SalientMlpParams, w2) - 24usize];
+    [
+        "Offset of field: SalientMlpParams::scores",
+    ][::core::mem::offset_of!(SalientMlpParams, scores) - 32usize];
+    [
+        "Offset of field: SalientMlpParams::partials",
+    ][::core::mem::offset_of!(SalientMlpParams, partials) - 40usize];
+    [
+        "Offset of field: SalientMlpParams::valid",
+    ][::core::mem::offset_of!(SalientMlpParams, valid) - 48usize];
+    [
+        "Offset of field: SalientMlpParams::x_stride",
+    ][::core::mem::offset_of!(SalientMlpParams, x_stride) - 56usize];
+    [
+        "Offset of field: SalientMlpParams::b2",
+    ][::core::mem::offset_of!(SalientMlpParams, b2) - 64usize];
+    [
+        "Offset of field: SalientMlpParams::eps",
+    ][::core::mem::offset_of!(SalientMlpParams, eps) - 68usize];
+    [
+        "Offset of field: SalientMlpParams::norm",
+    ][::core::mem::offset_of!(SalientMlpParams, norm) - 72usize];
+    [
+        "Offset of field: SalientMlpParams::tokens",
+    ][::core::mem::offset_of!(SalientMlpParams, tokens) - 76usize];
+    [
+        "Offset of field: SalientMlpParams::hidden",
+    ][::core::mem::offset_of!(SalientMlpParams, hidden) - 80usize];
+    [
+        "Offset of field: SalientMlpParams::width",
+    ][::core::mem::offset_of!(SalientMlpParams, width) - 84usize];
+    [
+        "Offset of field: SalientMlpParams::dtype",
+    ][::core::mem::offset_of!(SalientMlpParams, dtype) - 88usize];
+};
+/// columns that one partial sum covers
+pub const SALIENT_MLP_TILE: i32 = 128;
+/// Minus the Euclidean norm of each key, per head or averaged over heads in order.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientKeynormParams {
+    /// \[tokens, heads, dim\] by strides
+    pub keys: *const ::core::ffi::c_void,
+    /// \[heads, tokens\], or \[tokens\] if mean
+    pub scores: *mut f32,
+    /// elements
+    pub token_stride: i64,
+    /// elements
+    pub head_stride: i64,
+    pub tokens: i32,
+    pub heads: i32,
+    pub dim: i32,
+    /// 1: the mean over heads
+    pub mean: i32,
+    pub dtype: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    [
+        "Size of SalientKeynormParams",
+    ][::core::mem::size_of::<SalientKeynormParams>() - 56usize];
+    [
+        "Alignment of SalientKeynormParams",
+    ][::core::mem::align_of::<SalientKeynormParams>() - 8usize];
+    [
+        "Offset of field: SalientKeynormParams::keys",
+    ][::core::mem::offset_of!(SalientKeynormParams, keys) - 0usize];
+    [
+        "Offset of field: SalientKeynormParams::scores",
+    ][::core::mem::offset_of!(SalientKeynormParams, scores) - 8usize];
+    [
+        "Offset of field: SalientKeynormParams::token_stride",
+    ][::core::mem::offset_of!(SalientKeynormParams, token_stride) - 16usize];
+    [
+        "Offset of field: SalientKeynormParams::head_stride",
+    ][::core::mem::offset_of!(SalientKeynormParams, head_stride) - 24usize];
+    [
+        "Offset of field: SalientKeynormParams::tokens",
+    ][::core::mem::offset_of!(SalientKeynormParams, tokens) - 32usize];
+    [
+        "Offset of field: SalientKeynormParams::heads",
+    ][::core::mem::offset_of!(SalientKeynormParams, heads) - 36usize];
+    [
+        "Offset of field: SalientKeynormParams::dim",
+    ][::core::mem::offset_of!(SalientKeynormParams, dim) - 40usize];
+    [
+        "Offset of field: SalientKeynormParams::mean",
+    ][::core::mem::offset_of!(SalientKeynormParams, mean) - 44usize];
+    [
+        "Offset of field: SalientKeynormParams::dtype",
+    ][::core::mem::offset_of!(SalientKeynormParams, dtype) - 48usize];
+};
+pub const SALIENT_BUDGET_COUNT: i32 = 0;
+pub const SALIENT_BUDGET_RATIO: i32 = 1;
+pub const SALIENT_BUDGET_THRESHOLD: i32 = 2;
+/// the fastest that the device has for max_len
+pub const SALIENT_SELECT_AUTO: i32 = 0;
+/// a block per row, the row in registers: up to 16384 scores
+pub const SALIENT_SELECT_BLOCK: i32 = 1;
+/// a cluster per row, the row in registers: up to 131072, sm_90
+pub const SALIENT_SELECT_CLUSTER: i32 = 2;
+/// groups of blocks that meet in the workspace: any length
+pub const SALIENT_SELECT_GRID: i32 = 3;
+/// Exact top-k, or threshold, in index order. The contract is that of salient::host::select.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientSelectParams {
+    /// \[heads, score_stride\]; head h of token t at h * score_stride + t
+    pub scores: *const f32,
+    /// \[batch + 1\]
+    pub cu_seqlens: *const i32,
+    /// \[batch\] tokens to keep, or null: `count` for all
+    pub counts: *const i32,
+    /// \[batch\] first tokens never dropped, or null: sinks_all
+    pub sinks: *const i32,
+    /// \[batch\] last tokens never dropped, or null: recent_all
+    pub recent: *const i32,
+    /// \[total\] nonzero: never dropped; or null
+    pub mask: *const u8,
+    /// \[total\] original positions; null if kept_positions is
+    pub positions: *const i32,
+    /// \[batch * heads, capacity\] ascending, -1 after the last
+    pub kept: *mut i32,
+    /// \[batch * heads\]
+    pub kept_lens: *mut i32,
+    /// \[batch * heads, capacity\], -1 after the last; or null
+    pub kept_positions: *mut i32,
+    /// \[heads, total\] place in the row's list, or -1; or null
+    pub inverse: *mut i32,
+    /// \[batch * heads + 1\] where each list starts when packed; or null
+    pub cu_kept: *mut i32,
+    pub status: *mut SalientStatus,
+    /// workspace_bytes, 16-byte aligned; contents do not matter
+    pub workspace: *mut ::core::ffi::c_void,
+    pub workspace_bytes: i64,
+    pub score_stride: i64,
+    /// kept fraction in (0, 1\]
+    pub ratio: f64,
+    /// not NaN
+    pub threshold: f32,
+    /// SALIENT_BUDGET_*
+    pub budget: i32,
+    pub batch: i32,
+    pub heads: i32,
+    pub total: i32,
+    pub count: i32,
+    pub sinks_all: i32,
+    pub recent_all: i32,
+    pub capacity: i32,
+    /// no sequence is longer; a longer one is a LENGTHS fault
+    pub max_len: i32,
+    /// SALIENT_SELECT_*
+    pub variant: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    [
+        "Size of SalientSelectParams",
+    ][::core::mem::size_of::<SalientSelectParams>() - 184usize];
+    [
+        "Alignment of SalientSelectParams",
+    ][::core::mem::align_of::<SalientSelectParams>() - 8usize];
+    [
+        "Offset of field: SalientSelectParams::scores",
+    ][::core::mem::offset_of!(SalientSelectParams, scores) - 0usize];
+    [
+        "Offset of field: SalientSelectParams::cu_seqlens",
+    ][::core::mem::offset_of!(SalientSelectParams, cu_seqlens) - 8usize];
+    [
+        "Offset of field: SalientSelectParams::counts",
+    ][::core::mem::offset_of!(SalientSelectParams, counts) - 16usize];
+    [
+        "Offset of field: SalientSelectParams::sinks",
+    ][::core::mem::offset_of!(SalientSelectParams, sinks) - 24usize];
+    [
+        "Offset of field: SalientSelectParams::recent",
+    ][::core::mem::offset_of!(SalientSelectParams, recent) - 32usize];
+    [
+        "Offset of field: SalientSelectParams::mask",
+    ][::core::mem::offset_of!(SalientSelectParams, mask) - 40usize];
+    [
+        "Offset of field: SalientSelectParams::positions",
+    ][::core::mem::offset_of!(SalientSelectParams, positions) - 48usize];
+    [
+        "Offset of field: SalientSelectParams::kept",
+    ][::core::mem::offset_of!(SalientSelectParams, kept) - 56usize];
+    [
+        "Offset of field: SalientSelectParams::kept_lens",
+    ][::core::mem::offset_of!(SalientSelectParams, kept_lens) - 64usize];
+    [
+        "Offset of field: SalientSelectParams::kept_positions",
+    ][::core::mem::offset_of!(SalientSelectParams, kept_positions) - 72usize];
+    [
+        "Offset of field: SalientSelectParams::inverse",
+    ][::core::mem::offset_of!(SalientSelectParams, inverse) - 80usize];
+    [
+        "Offset of field: SalientSelectParams::cu_kept",
+    ][::core::mem::offset_of!(SalientSelectParams, cu_kept) - 88usize];
+    [
+        "Offset of field: SalientSelectParams::status",
+    ][::core::mem::offset_of!(SalientSelectParams, status) - 96usize];
+    [
+        "Offset of field: SalientSelectParams::workspace",
+    ][::core::mem::offset_of!(SalientSelectParams, workspace) - 104usize];
+    [
+        "Offset of field: SalientSelectParams::workspace_bytes",
+    ][::core::mem::offset_of!(SalientSelectParams, workspace_bytes) - 112usize];
+    [
+        "Offset of field: SalientSelectParams::score_stride",
+    ][::core::mem::offset_of!(SalientSelectParams, score_stride) - 120usize];
+    [
+        "Offset of field: SalientSelectParams::ratio",
+    ][::core::mem::offset_of!(SalientSelectParams, ratio) - 128usize];
+    [
+        "Offset of field: SalientSelectParams::threshold",
+    ][::core::mem::offset_of!(SalientSelectParams, threshold) - 136usize];
+    [
+        "Offset of field: SalientSelectParams::budget",
+    ][::core::mem::offset_of!(SalientSelectParams, budget) - 140usize];
+    [
+        "Offset of field: SalientSelectParams::batch",
+    ][::core::mem::offset_of!(SalientSelectParams, batch) - 144usize];
+    [
+        "Offset of field: SalientSelectParams::heads",
+    ][::core::mem::offset_of!(SalientSelectParams, heads) - 148usize];
+    [
+        "Offset of field: SalientSelectParams::total",
+    ][::core::mem::offset_of!(SalientSelectParams, total) - 152usize];
+    [
+        "Offset of field: SalientSelectParams::count",
+    ][::core::mem::offset_of!(SalientSelectParams, count) - 156usize];
+    [
+        "Offset of field: SalientSelectParams::sinks_all",
+    ][::core::mem::offset_of!(SalientSelectParams, sinks_all) - 160usize];
+    [
+        "Offset of field: SalientSelectParams::recent_all",
+    ][::core::mem::offset_of!(SalientSelectParams, recent_all) - 164usize];
+    [
+        "Offset of field: SalientSelectParams::capacity",
+    ][::core::mem::offset_of!(SalientSelectParams, capacity) - 168usize];
+    [
+        "Offset of field: SalientSelectParams::max_len",
+    ][::core::mem::offset_of!(SalientSelectParams, max_len) - 172usize];
+    [
+        "Offset of field: SalientSelectParams::variant",
+    ][::core::mem::offset_of!(SalientSelectParams, variant) - 176usize];
+};
+pub const SALIENT_SELECT_GROUP_BYTES: i32 = 32768;
+pub const SALIENT_SELECT_MAX_GROUPS: i32 = 64;
+pub const SALIENT_MAX_TENSORS: i32 = 16;
+/// A \[rows, row_bytes\] tensor and where its kept rows go.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientRowTensor {
+    /// rows src_stride bytes apart
+    pub src: *const ::core::ffi::c_void,
+    /// rows dst_stride bytes apart; not read by salient_rows_in_place
+    pub dst: *mut ::core::ffi::c_void,
+    pub src_stride: i64,
+    pub dst_stride: i64,
+    pub row_bytes: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    ["Size of SalientRowTensor"][::core::mem::size_of::<SalientRowTensor>() - 40usize];
+    [
+        "Alignment of SalientRowTensor",
+    ][::core::mem::align_of::<SalientRowTensor>() - 8usize];
+    [
+        "Offset of field: SalientRowTensor::src",
+    ][::core::mem::offset_of!(SalientRowTensor, src) - 0usize];
+    [
+        "Offset of field: SalientRowTensor::dst",
+    ][::core::mem::offset_of!(SalientRowTensor, dst) - 8usize];
+    [
+        "Offset of field: SalientRowTensor::src_stride",
+    ][::core::mem::offset_of!(SalientRowTensor, src_stride) - 16usize];
+    [
+        "Offset of field: SalientRowTensor::dst_stride",
+    ][::core::mem::offset_of!(SalientRowTensor, dst_stride) - 24usize];
+    [
+        "Offset of field: SalientRowTensor::row_bytes",
+    ][::core::mem::offset_of!(SalientRowTensor, row_bytes) - 32usize];
+};
+/// Kept rows of several tensors, packed in order: list entry i of sequence b goes from row cu_seqlens\[b\] + kept\[b, i\] to row cu_kept\[b\] + i.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientRowsParams {
+    pub tensors: [SalientRowTensor; 16usize],
+    /// \[batch, capacity\]
+    pub kept: *const i32,
+    /// \[batch\]
+    pub kept_lens: *const i32,
+    /// \[batch + 1\]
+    pub cu_kept: *const i32,
+    /// \[batch + 1\]
+    pub cu_seqlens: *const i32,
+    pub status: *mut SalientStatus,
+    pub tensor_count: i32,
+    pub batch: i32,
+    pub capacity: i32,
+    /// rows of every source
+    pub total: i32,
+    /// rows of every destination
+    pub kept_total: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    [
+        "Size of SalientRowsParams",
+    ][::core::mem::size_of::<SalientRowsParams>() - 704usize];
+    [
+        "Alignment of SalientRowsParams",
+    ][::core::mem::align_of::<SalientRowsParams>() - 8usize];
+    [
+        "Offset of field: SalientRowsParams::tensors",
+    ][::core::mem::offset_of!(SalientRowsParams, tensors) - 0usize];
+    [
+        "Offset of field: SalientRowsParams::kept",
+    ][::core::mem::offset_of!(SalientRowsParams, kept) - 640usize];
+    [
+        "Offset of field: SalientRowsParams::kept_lens",
+    ][::core::mem::offset_of!(SalientRowsParams, kept_lens) - 648usize];
+    [
+        "Offset of field: SalientRowsParams::cu_kept",
+    ][::core::mem::offset_of!(SalientRowsParams, cu_kept) - 656usize];
+    [
+        "Offset of field: SalientRowsParams::cu_seqlens",
+    ][::core::mem::offset_of!(SalientRowsParams, cu_seqlens) - 664usize];
+    [
+        "Offset of field: SalientRowsParams::status",
+    ][::core::mem::offset_of!(SalientRowsParams, status) - 672usize];
+    [
+        "Offset of field: SalientRowsParams::tensor_count",
+    ][::core::mem::offset_of!(SalientRowsParams, tensor_count) - 680usize];
+    [
+        "Offset of field: SalientRowsParams::batch",
+    ][::core::mem::offset_of!(SalientRowsParams, batch) - 684usize];
+    [
+        "Offset of field: SalientRowsParams::capacity",
+    ][::core::mem::offset_of!(SalientRowsParams, capacity) - 688usize];
+    [
+        "Offset of field: SalientRowsParams::total",
+    ][::core::mem::offset_of!(SalientRowsParams, total) - 692usize];
+    [
+        "Offset of field: SalientRowsParams::kept_total",
+    ][::core::mem::offset_of!(SalientRowsParams, kept_total) - 696usize];
+};
+/// Where a lane of a cache lies: byte strides. A lane is what moves as one, a head or a part of one.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct SalientKvLayout {
+    /// from a token to the next (in a page, where paged)
+    pub token_stride: i64,
+    pub lane_stride: i64,
+    /// 0 if the cache is contiguous
+    pub page_stride: i64,
+    pub lanes: i32,
+    /// contiguous bytes of a token in a lane
+    pub lane_bytes: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    ["Size of SalientKvLayout"][::core::mem::size_of::<SalientKvLayout>() - 32usize];
+    [
+        "Alignment of SalientKvLayout",
+    ][::core::mem::align_of::<SalientKvLayout>() - 8usize];
+    [
+        "Offset of field: SalientKvLayout::token_stride",
+    ][::core::mem::offset_of!(SalientKvLayout, token_stride) - 0usize];
+    [
+        "Offset of field: SalientKvLayout::lane_stride",
+    ][::core::mem::offset_of!(SalientKvLayout, lane_stride) - 8usize];
+    [
+        "Offset of field: SalientKvLayout::page_stride",
+    ][::core::mem::offset_of!(SalientKvLayout, page_stride) - 16usize];
+    [
+        "Offset of field: SalientKvLayout::lanes",
+    ][::core::mem::offset_of!(SalientKvLayout, lanes) - 24usize];
+    [
+        "Offset of field: SalientKvLayout::lane_bytes",
+    ][::core::mem::offset_of!(SalientKvLayout, lane_bytes) - 28usize];
+};
+/// survivors keep their order
+pub const SALIENT_KV_STABLE: i32 = 0;
+/// survivors beyond the new length move into the holes below it
+pub const SALIENT_KV_HOLE_FILL: i32 = 1;
+/// Moves kept keys and values to the front of their sequence, in place, in every tensor.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientKvParams {
+    /// \[tensor_count\] device pointers in device memory, keys and values in turn: tensor t is laid out as layouts\[t % 2\]
+    pub tensors: *const *mut ::core::ffi::c_void,
+    /// \[batch * list_heads, capacity\]
+    pub kept: *const i32,
+    /// \[batch * list_heads\]
+    pub kept_lens: *const i32,
+    /// \[batch\] tokens of every sequence
+    pub lens: *const i32,
+    /// \[batch\] first token of every sequence; null if paged
+    pub span_starts: *const i32,
+    /// \[batch, max_pages\]; null if contiguous
+    pub page_table: *const i32,
+    /// \[batch * list_heads, capacity\] the old token now in each place, -1 after the last; or null
+    pub order: *mut i32,
+    /// \[batch * max_pages\] pages without kept tokens, in table order; or null
+    pub freed: *mut i32,
+    /// \[1\]; null if freed is
+    pub freed_count: *mut i32,
+    pub status: *mut SalientStatus,
+    /// of keys, of values
+    pub layouts: [SalientKvLayout; 2usize],
+    pub tensor_count: i32,
+    pub batch: i32,
+    /// 1, or a number that divides the lanes of both layouts
+    pub list_heads: i32,
+    pub capacity: i32,
+    /// tokens that a contiguous tensor holds; 0 if paged
+    pub tokens: i32,
+    /// 0 if contiguous
+    pub page_size: i32,
+    /// pages per sequence in the table
+    pub max_pages: i32,
+    /// pages that a paged tensor holds
+    pub pages: i32,
+    /// SALIENT_KV_*
+    pub mode: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    ["Size of SalientKvParams"][::core::mem::size_of::<SalientKvParams>() - 184usize];
+    [
+        "Alignment of SalientKvParams",
+    ][::core::mem::align_of::<SalientKvParams>() - 8usize];
+    [
+        "Offset of field: SalientKvParams::tensors",
+    ][::core::mem::offset_of!(SalientKvParams, tensors) - 0usize];
+    [
+        "Offset of field: SalientKvParams::kept",
+    ][::core::mem::offset_of!(SalientKvParams, kept) - 8usize];
+    [
+        "Offset of field: SalientKvParams::kept_lens",
+    ][::core::mem::offset_of!(SalientKvParams, kept_lens) - 16usize];
+    [
+        "Offset of field: SalientKvParams::lens",
+    ][::core::mem::offset_of!(SalientKvParams, lens) - 24usize];
+    [
+        "Offset of field: SalientKvParams::span_starts",
+    ][::core::mem::offset_of!(SalientKvParams, span_starts) - 32usize];
+    [
+        "Offset of field: SalientKvParams::page_table",
+    ][::core::mem::offset_of!(SalientKvParams, page_table) - 40usize];
+    [
+        "Offset of field: SalientKvParams::order",
+    ][::core::mem::offset_of!(SalientKvParams, order) - 48usize];
+    [
+        "Offset of field: SalientKvParams::freed",
+    ][::core::mem::offset_of!(SalientKvParams, freed) - 56usize];
+    [
+        "Offset of field: SalientKvParams::freed_count",
+    ][::core::mem::offset_of!(SalientKvParams, freed_count) - 64usize];
+    [
+        "Offset of field: SalientKvParams::status",
+    ][::core::mem::offset_of!(SalientKvParams, status) - 72usize];
+    [
+        "Offset of field: SalientKvParams::layouts",
+    ][::core::mem::offset_of!(SalientKvParams, layouts) - 80usize];
+    [
+        "Offset of field: SalientKvParams::tensor_count",
+    ][::core::mem::offset_of!(SalientKvParams, tensor_count) - 144usize];
+    [
+        "Offset of field: SalientKvParams::batch",
+    ][::core::mem::offset_of!(SalientKvParams, batch) - 148usize];
+    [
+        "Offset of field: SalientKvParams::list_heads",
+    ][::core::mem::offset_of!(SalientKvParams, list_heads) - 152usize];
+    [
+        "Offset of field: SalientKvParams::capacity",
+    ][::core::mem::offset_of!(SalientKvParams, capacity) - 156usize];
+    [
+        "Offset of field: SalientKvParams::tokens",
+    ][::core::mem::offset_of!(SalientKvParams, tokens) - 160usize];
+    [
+        "Offset of field: SalientKvParams::page_size",
+    ][::core::mem::offset_of!(SalientKvParams, page_size) - 164usize];
+    [
+        "Offset of field: SalientKvParams::max_pages",
+    ][::core::mem::offset_of!(SalientKvParams, max_pages) - 168usize];
+    [
+        "Offset of field: SalientKvParams::pages",
+    ][::core::mem::offset_of!(SalientKvParams, pages) - 172usize];
+    [
+        "Offset of field: SalientKvParams::mode",
+    ][::core::mem::offset_of!(SalientKvParams, mode) - 176usize];
+};
+/// Checks device-side lists: ascending, in range, -1 after the last and only there, lengths that fit, offsets that match; and pages in the pool. Writes nothing but the status.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientValidateParams {
+    /// \[batch + 1\]
+    pub cu_seqlens: *const i32,
+    /// \[batch * heads, capacity\]
+    pub kept: *const i32,
+    /// \[batch * heads\]
+    pub kept_lens: *const i32,
+    /// \[batch * heads + 1\], or null
+    pub cu_kept: *const i32,
+    /// \[batch, max_pages\], or null
+    pub page_table: *const i32,
+    pub status: *mut SalientStatus,
+    pub batch: i32,
+    pub heads: i32,
+    pub capacity: i32,
+    pub total: i32,
+    pub page_size: i32,
+    pub max_pages: i32,
+    pub pages: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    [
+        "Size of SalientValidateParams",
+    ][::core::mem::size_of::<SalientValidateParams>() - 80usize];
+    [
+        "Alignment of SalientValidateParams",
+    ][::core::mem::align_of::<SalientValidateParams>() - 8usize];
+    [
+        "Offset of field: SalientValidateParams::cu_seqlens",
+    ][::core::mem::offset_of!(SalientValidateParams, cu_seqlens) - 0usize];
+    [
+        "Offset of field: SalientValidateParams::kept",
+    ][::core::mem::offset_of!(SalientValidateParams, kept) - 8usize];
+    [
+        "Offset of field: SalientValidateParams::kept_lens",
+    ][::core::mem::offset_of!(SalientValidateParams, kept_lens) - 16usize];
+    [
+        "Offset of field: SalientValidateParams::cu_kept",
+    ][::core::mem::offset_of!(SalientValidateParams, cu_kept) - 24usize];
+    [
+        "Offset of field: SalientValidateParams::page_table",
+    ][::core::mem::offset_of!(SalientValidateParams, page_table) - 32usize];
+    [
+        "Offset of field: SalientValidateParams::status",
+    ][::core::mem::offset_of!(SalientValidateParams, status) - 40usize];
+    [
+        "Offset of field: SalientValidateParams::batch",
+    ][::core::mem::offset_of!(SalientValidateParams, batch) - 48usize];
+    [
+        "Offset of field: SalientValidateParams::heads",
+    ][::core::mem::offset_of!(SalientValidateParams, heads) - 52usize];
+    [
+        "Offset of field: SalientValidateParams::capacity",
+    ][::core::mem::offset_of!(SalientValidateParams, capacity) - 56usize];
+    [
+        "Offset of field: SalientValidateParams::total",
+    ][::core::mem::offset_of!(SalientValidateParams, total) - 60usize];
+    [
+        "Offset of field: SalientValidateParams::page_size",
+    ][::core::mem::offset_of!(SalientValidateParams, page_size) - 64usize];
+    [
+        "Offset of field: SalientValidateParams::max_pages",
+    ][::core::mem::offset_of!(SalientValidateParams, max_pages) - 68usize];
+    [
+        "Offset of field: SalientValidateParams::pages",
+    ][::core::mem::offset_of!(SalientValidateParams, pages) - 72usize];
+};
+unsafe extern "C" {
+    pub fn salient_mlp(
+        params: *const SalientMlpParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    pub fn salient_keynorm(
+        params: *const SalientKeynormParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    pub fn salient_select(
+        params: *const SalientSelectParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    /// Into other buffers, which do not overlap the sources.
+    pub fn salient_rows(
+        params: *const SalientRowsParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    /// To the front of the sources themselves.
+    pub fn salient_rows_in_place(
+        params: *const SalientRowsParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    pub fn salient_kv(
+        params: *const SalientKvParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    pub fn salient_validate(
+        params: *const SalientValidateParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+}
