@@ -21,6 +21,7 @@ mod launch;
 mod memory;
 pub mod probes;
 mod random;
+mod score;
 mod team;
 mod thread;
 mod traffic;
