@@ -22,6 +22,7 @@ mod memory;
 pub mod probes;
 mod random;
 mod select;
+mod score;
 mod team;
 mod thread;
 mod traffic;
