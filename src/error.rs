@@ -79,6 +79,43 @@ pub enum Error {
         /// The first entry at fault.
         index: usize,
     },
+    /// A buffer does not start where a kernel can read it.
+    #[error("{what} starts at address {address:#x}, which must be a multiple of {align}")]
+    Misaligned {
+        /// The argument.
+        what: &'static str,
+        /// Its first byte.
+        address: usize,
+        /// What the address must be a multiple of, in bytes.
+        align: usize,
+    },
+    /// Two buffers of which one is written share bytes.
+    #[error("{what} overlaps {other}")]
+    Overlap {
+        /// The buffer that is written.
+        what: &'static str,
+        /// The other one.
+        other: &'static str,
+    },
+    /// A buffer is needed and was not given, or was given and has no use.
+    #[error("{what} must be {expected}")]
+    Presence {
+        /// The argument.
+        what: &'static str,
+        /// When it is needed, in words that complete "must be".
+        expected: &'static str,
+    },
+    /// A kernel found a fault in data that only it could see.
+    #[error("{0}")]
+    Faulted(crate::kernels::Status),
+    /// A launcher refused or failed.
+    #[error("{kernel} could not be launched")]
+    Launch {
+        /// The launcher.
+        kernel: &'static str,
+        /// What it returned.
+        source: crate::kernels::LaunchError,
+    },
     /// Sizes that multiply or add beyond what an index can hold.
     #[error("{what}: the sizes overflow")]
     Overflow {

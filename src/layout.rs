@@ -185,6 +185,28 @@ impl<'a, T> ViewMut<'a, T> {
     }
 }
 
+/// Whether no two elements share a place, where runs of `dim` elements repeat along axes of
+/// `(extent, stride)` that nest in each other.
+pub(crate) fn is_disjoint<const AXES: usize>(dim: usize, mut axes: [(usize, usize); AXES]) -> bool {
+    axes.sort_unstable_by_key(|&(_, stride)| stride);
+    let mut reach = Some(dim);
+    axes.into_iter().filter(|&(extent, _)| extent > 1).all(|(extent, stride)| {
+        let fits = reach.is_some_and(|reach| stride >= reach);
+        let extent = (extent - 1).checked_mul(stride);
+        reach = reach.zip(extent).and_then(|(reach, extent)| reach.checked_add(extent));
+        fits && reach.is_some()
+    })
+}
+
+/// The error where [`is_disjoint`] fails.
+pub(crate) fn shared_places(token_stride: usize) -> Error {
+    Error::OutOfRange {
+        what: "token stride",
+        value: token_stride as f64,
+        expected: "such that no two elements share a place",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +238,17 @@ mod tests {
         let layout = PagedLayout { page_stride: usize::MAX, ..PagedLayout::nhd(16, 2, 64) };
         assert_eq!(layout.required_len(3), None);
         assert_eq!(layout.required_len(0), Some(0));
+    }
+
+    #[test]
+    fn strides_that_share_places_are_seen() {
+        assert!(is_disjoint(4, [(10, 8), (2, 4)]));
+        assert!(is_disjoint(4, [(10, 4), (2, 40)]));
+        assert!(is_disjoint(4, [(1, 0), (2, 4)]));
+        assert!(!is_disjoint(4, [(10, 7), (2, 4)]));
+        assert!(!is_disjoint(4, [(10, 4), (2, 39)]));
+        assert!(!is_disjoint(4, [(10, 0), (2, 4)]));
+        assert!(!is_disjoint(4, [(3, usize::MAX), (0, 0)]));
     }
 
     #[test]

@@ -13,12 +13,13 @@
 //! A [`Schedule`](schedule::Schedule) decides, from prompt lengths alone, how many tokens each stage keeps, so every shape
 //! is known before anything runs. Sequences of a batch are packed along one token axis; see
 //! [`Ragged`].
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod cost;
 pub mod dtype;
 pub mod error;
 pub mod host;
+pub mod kernels;
 pub mod layout;
 pub mod ragged;
 pub mod schedule;

@@ -3,10 +3,10 @@
 use bytemuck::Pod;
 use rayon::prelude::*;
 
-use super::moves::{PARALLEL_BYTES, Place, is_disjoint, move_down};
+use super::moves::{PARALLEL_BYTES, Place, move_down};
 use crate::error::{Error, Result, check_len};
 use crate::host::select::Selection;
-use crate::layout::Layout;
+use crate::layout::{Layout, is_disjoint, shared_places};
 use crate::ragged::Span;
 
 /// Keys and values of one layer, both `[token, head, dim]` in one layout.
@@ -143,16 +143,8 @@ pub(super) fn check_shape<T>(heads: usize, dim: usize) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn shared_places(token_stride: usize) -> Error {
-    Error::OutOfRange {
-        what: "token stride",
-        value: token_stride as f64,
-        expected: "such that no two elements share a place",
-    }
-}
-
 /// The end of the last span, where none overlap.
-fn check_spans(spans: &[Span]) -> Result<usize> {
+pub(crate) fn check_spans(spans: &[Span]) -> Result<usize> {
     let mut ends = Vec::with_capacity(spans.len());
     for span in spans.iter().filter(|span| span.len > 0) {
         let end = span.start.checked_add(span.len).ok_or(Error::Overflow { what: "spans" })?;

@@ -44,7 +44,9 @@ use crate::error::{Error, Result, check_len};
 use crate::host::select::Selection;
 use moves::{PARALLEL_BYTES, Place, gather, move_down};
 
+pub(crate) use kv::check_spans;
 pub use kv::{KvMut, kv};
+pub(crate) use paged::used_pages;
 pub use paged::{PagedKvMut, kv_paged};
 
 /// A `[total, width]` tensor, and where its kept rows go.

@@ -92,19 +92,6 @@ fn move_runs(
     }
 }
 
-/// Whether no two elements share a place, where runs of `dim` elements repeat along axes of
-/// `(extent, stride)` that nest in each other.
-pub(super) fn is_disjoint<const AXES: usize>(dim: usize, mut axes: [(usize, usize); AXES]) -> bool {
-    axes.sort_unstable_by_key(|&(_, stride)| stride);
-    let mut reach = Some(dim);
-    axes.into_iter().filter(|&(extent, _)| extent > 1).all(|(extent, stride)| {
-        let fits = reach.is_some_and(|reach| stride >= reach);
-        let extent = (extent - 1).checked_mul(stride);
-        reach = reach.zip(extent).and_then(|(reach, extent)| reach.checked_add(extent));
-        fits && reach.is_some()
-    })
-}
-
 /// For a row so narrow that a call to copy it would cost more than the copy.
 fn gather_narrow<const BYTES: usize>(
     selection: &Selection,
@@ -183,16 +170,5 @@ mod tests {
         let runs: Vec<_> = Runs::of(&list).map(|run| (run.from, run.to, run.len)).collect();
         assert_eq!(runs, [(0, 0, 3), (5, 3, 1), (7, 4, 2), (i32::MAX as usize, 6, 1)]);
         assert!(Runs::of(&[]).next().is_none());
-    }
-
-    #[test]
-    fn strides_that_share_places_are_seen() {
-        assert!(is_disjoint(4, [(10, 8), (2, 4)]));
-        assert!(is_disjoint(4, [(10, 4), (2, 40)]));
-        assert!(is_disjoint(4, [(1, 0), (2, 4)]));
-        assert!(!is_disjoint(4, [(10, 7), (2, 4)]));
-        assert!(!is_disjoint(4, [(10, 4), (2, 39)]));
-        assert!(!is_disjoint(4, [(10, 0), (2, 4)]));
-        assert!(!is_disjoint(4, [(3, usize::MAX), (0, 0)]));
     }
 }

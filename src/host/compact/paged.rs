@@ -2,11 +2,12 @@
 
 use bytemuck::Pod;
 
-use super::kv::{Lanes, check_heads, check_shape, for_tensors, shared_places};
-use super::moves::{Place, is_disjoint, move_down};
+use super::kv::{Lanes, check_heads, check_shape, for_tensors};
+use super::moves::{Place, move_down};
 use crate::error::{Error, Result, check_len};
 use crate::host::select::Selection;
-use crate::layout::PagedLayout;
+use crate::layout::{PagedLayout, is_disjoint, shared_places};
+use crate::ragged::Ragged;
 
 /// The pools of keys and values of one layer, both in one layout.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ pub fn kv_paged(
         check_len("page size", page_size, layer.layout.page_size)?;
     }
     let pool = layers.iter().map(|layer| layer.pages).min().unwrap_or(0);
-    let sequences = used_pages(selection, page_table, page_size, pool)?;
+    let sequences = used_pages(selection.rows(), page_table, page_size, pool)?;
 
     for_tensors(
         layers.iter_mut().flat_map(|PagedKvMut { keys, values, element, layout, .. }| {
@@ -117,19 +118,19 @@ pub fn kv_paged(
 }
 
 /// The pages that hold each sequence's tokens.
-fn used_pages<'a>(
-    selection: &Selection,
+pub(crate) fn used_pages<'a>(
+    rows: &Ragged,
     page_table: &'a [i32],
     page_size: usize,
     pool: usize,
 ) -> Result<Vec<&'a [i32]>> {
     let what = "page table";
-    let batch = selection.rows().batch();
+    let batch = rows.batch();
     let max_pages = page_table.len().checked_div(batch).unwrap_or(0);
     check_len(what, max_pages * batch, page_table.len())?;
     let mut seen = vec![false; pool];
     let mut used = Vec::with_capacity(batch);
-    for (sequence, len) in selection.rows().lens().enumerate() {
+    for (sequence, len) in rows.lens().enumerate() {
         let needed = len.div_ceil(page_size);
         if needed > max_pages {
             return Err(Error::LengthMismatch {
@@ -160,7 +161,6 @@ fn used_pages<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ragged::Ragged;
 
     const POOL: usize = 9;
     const TABLE: [i32; 12] = [4, 1, 7, -1, -1, -1, -1, -1, 8, 0, 2, 3];

@@ -35,6 +35,7 @@ mod simple;
 mod strips;
 
 pub use attention::{columns, last_query, window};
+pub(crate) use mlp::{Folded, check_finite};
 pub use mlp::{Predictor, PredictorWeights, mlp};
 pub use simple::{keynorm, pool, position, random};
 

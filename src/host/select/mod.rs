@@ -175,22 +175,9 @@ fn plan<'a>(scores: &'a [f32], request: &Request<'a>) -> Result<Vec<Row<'a>>> {
     let Request { rows, heads, budget, protect } = *request;
     let mut plan = Vec::with_capacity(rows.batch().saturating_mul(heads));
     for (sequence, span) in rows.spans().enumerate() {
-        let edges = protect.edges.get(sequence);
-        let sinks = edges.sinks.min(span.len);
-        let recent = edges.recent.min(span.len - sinks);
+        let Bounds { sinks, recent, masked, count } = request.bounds(sequence)?;
         let body = span.start + sinks..span.end() - recent;
-        let mask = protect.mask.map(|mask| &mask[body.clone()]).filter(|mask| mask.contains(&true));
-        let masked = mask.map_or(0, |mask| mask.iter().filter(|&&masked| masked).count());
-        let protected = sinks + recent + masked;
-        let count = match budget {
-            Budget::Count(counts) => Some(counts.get(sequence).min(span.len)),
-            Budget::Ratio(ratio) => Some(ceil_share(ratio, span.len)),
-            Budget::Threshold(_) => None,
-        };
-        if let Some(budget) = count.filter(|&budget| budget < protected) {
-            let row = sequence * heads;
-            return Err(Error::BudgetBelowProtected { row, budget, protected });
-        }
+        let mask = protect.mask.map(|mask| &mask[body.clone()]).filter(|_| masked > 0);
         for head in 0..heads {
             let Range { start, end } = body;
             let (start, end) = (start + head * rows.total(), end + head * rows.total());
@@ -210,6 +197,59 @@ fn plan<'a>(scores: &'a [f32], request: &Request<'a>) -> Result<Vec<Row<'a>>> {
     Ok(plan)
 }
 
+/// What is known of a sequence before its scores are.
+pub(crate) struct Bounds {
+    sinks: usize,
+    recent: usize,
+    /// Tokens between them that the mask protects.
+    masked: usize,
+    /// Tokens that every row of the sequence keeps, unless the budget is a threshold.
+    pub(crate) count: Option<usize>,
+}
+
+impl Request<'_> {
+    /// The bounds of a sequence of a request that has been checked.
+    pub(crate) fn bounds(&self, sequence: usize) -> Result<Bounds> {
+        let span = self.rows.span(sequence);
+        let edges = self.protect.edges.get(sequence);
+        let sinks = edges.sinks.min(span.len);
+        let recent = edges.recent.min(span.len - sinks);
+        let body = span.start + sinks..span.end() - recent;
+        let masked = self.protect.mask.map_or(0, |mask| mask[body].iter().filter(|&&m| m).count());
+        let protected = sinks + recent + masked;
+        let count = match self.budget {
+            Budget::Count(counts) => Some(counts.get(sequence).min(span.len)),
+            Budget::Ratio(ratio) => Some(ceil_share(ratio, span.len)),
+            Budget::Threshold(_) => None,
+        };
+        if let Some(budget) = count.filter(|&budget| budget < protected) {
+            let row = sequence * self.heads;
+            return Err(Error::BudgetBelowProtected { row, budget, protected });
+        }
+        Ok(Bounds { sinks, recent, masked, count })
+    }
+
+    /// Checks all but the scores.
+    pub(crate) fn check(&self) -> Result<()> {
+        let (batch, total) = (self.rows.batch(), self.rows.total());
+        if self.heads == 0 {
+            return Err(Error::OutOfRange { what: "heads", value: 0.0, expected: "at least 1" });
+        }
+        if batch.checked_mul(self.heads).is_none_or(|rows| rows > i32::MAX as usize) {
+            return Err(Error::Overflow { what: "rows" });
+        }
+        self.protect.edges.check("edges", batch)?;
+        if let Some(mask) = self.protect.mask {
+            check_len("mask", total, mask.len())?;
+        }
+        match self.budget {
+            Budget::Count(counts) => counts.check("counts", batch),
+            Budget::Ratio(ratio) => check_ratio(ratio),
+            Budget::Threshold(at_least) => check_threshold(at_least),
+        }
+    }
+}
+
 impl<T: Copy> PerSequence<'_, T> {
     fn get(&self, sequence: usize) -> T {
         match self {
@@ -227,36 +267,29 @@ impl<T: Copy> PerSequence<'_, T> {
 }
 
 fn check(scores: &[f32], request: &Request<'_>) -> Result<()> {
-    let (batch, total) = (request.rows.batch(), request.rows.total());
-    if request.heads == 0 {
-        return Err(Error::OutOfRange { what: "heads", value: 0.0, expected: "at least 1" });
+    request.check()?;
+    let expected = request.rows.total().checked_mul(request.heads);
+    check_len("scores", expected.ok_or(Error::Overflow { what: "scores" })?, scores.len())
+}
+
+pub(crate) fn check_ratio(ratio: f64) -> Result<()> {
+    if ratio > 0.0 && ratio <= 1.0 {
+        return Ok(());
     }
-    let expected = total.checked_mul(request.heads).ok_or(Error::Overflow { what: "scores" })?;
-    check_len("scores", expected, scores.len())?;
-    if batch.checked_mul(request.heads).is_none_or(|rows| rows > i32::MAX as usize) {
-        return Err(Error::Overflow { what: "rows" });
+    Err(Error::OutOfRange { what: "ratio", value: ratio, expected: "in (0, 1]" })
+}
+
+pub(crate) fn check_threshold(at_least: f32) -> Result<()> {
+    if at_least.is_nan() {
+        let value = at_least.into();
+        return Err(Error::OutOfRange { what: "threshold", value, expected: "a number" });
     }
-    request.protect.edges.check("edges", batch)?;
-    if let Some(mask) = request.protect.mask {
-        check_len("mask", total, mask.len())?;
-    }
-    match request.budget {
-        Budget::Count(counts) => counts.check("counts", batch),
-        Budget::Ratio(ratio) if !(ratio > 0.0 && ratio <= 1.0) => {
-            Err(Error::OutOfRange { what: "ratio", value: ratio, expected: "in (0, 1]" })
-        }
-        Budget::Threshold(at_least) if at_least.is_nan() => Err(Error::OutOfRange {
-            what: "threshold",
-            value: at_least.into(),
-            expected: "a number",
-        }),
-        Budget::Ratio(_) | Budget::Threshold(_) => Ok(()),
-    }
+    Ok(())
 }
 
 /// `ceil(ratio * len)`, where a product that is whole but for rounding counts as whole: 0.07 of 100
 /// is 7, although the nearest f64 to 0.07 is above it.
-fn ceil_share(ratio: f64, len: usize) -> usize {
+pub(crate) fn ceil_share(ratio: f64, len: usize) -> usize {
     let share = ratio * len as f64;
     let rounding = (4.0 * f64::EPSILON * share).max(1e-9);
     ((share - rounding).ceil().max(0.0) as usize).min(len)

@@ -1,0 +1,82 @@
+//! The pure half of the kernels' interface: what is checked before a launch, how much workspace a
+//! launch takes, and the parameters that a launcher is given.
+//!
+//! Nothing here touches a device. A plan ([`select::SelectPlan`], [`score::MlpPlan`], ...) holds what the
+//! host knows ahead of the launch and says how long every buffer must be; a `params` function takes
+//! a plan and where the buffers lie ([`Buffer`]), checks lengths, alignment and overlap, and returns
+//! the parameters of the C ABI ([`raw`]). The device API and the emulated kernels share every line,
+//! so all of it is tested without a GPU.
+//!
+//! ```
+//! use salient::kernels::Buffer;
+//! use salient::kernels::select::{Budget, SelectBuffers, SelectPlan, Shape, params};
+//! # fn main() -> salient::Result<()> {
+//! let shape = Shape { batch: 2, heads: 1, total: 9, max_len: 6 };
+//! let plan = SelectPlan::new(shape, Budget::Ratio(0.5))?;
+//! assert_eq!((plan.capacity(), plan.workspace_bytes()), (3, 0));
+//! let buffers = SelectBuffers {
+//!     scores: Buffer::new(0x1000, 9),
+//!     cu_seqlens: Buffer::new(0x2000, 3),
+//!     kept: Buffer::new(0x3000, 2 * plan.capacity()),
+//!     kept_lens: Buffer::new(0x4000, 2),
+//!     status: Buffer::new(0x5000, 1),
+//!     ..SelectBuffers::default()
+//! };
+//! assert_eq!(params(&plan, &buffers)?.capacity, 3);
+//! # Ok(())
+//! # }
+//! ```
+
+mod buffer;
+pub mod compact;
+/// The C ABI: `kernels/include/salient.h` as bindgen renders it.
+#[rustfmt::skip]
+#[allow(missing_docs, nonstandard_style, clippy::all, reason = "generated")]
+#[allow(unsafe_code, reason = "declares the launchers; nothing here calls them")]
+pub mod raw;
+pub mod score;
+pub mod select;
+mod status;
+pub mod validate;
+
+pub use buffer::Buffer;
+pub use status::{Fault, LaunchError, Status};
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+
+/// The alignment, in bytes, of a workspace and of operands that are read 16 bytes at a time.
+pub const ALIGNMENT: usize = 16;
+
+fn to_i32(what: &'static str, value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| Error::Overflow { what })
+}
+
+fn to_i64(what: &'static str, value: usize) -> Result<i64> {
+    i64::try_from(value).map_err(|_| Error::Overflow { what })
+}
+
+fn product(what: &'static str, factors: &[usize]) -> Result<usize> {
+    let product = factors.iter().try_fold(1usize, |a, &b| a.checked_mul(b));
+    product.filter(|&p| p <= isize::MAX as usize).ok_or(Error::Overflow { what })
+}
+
+fn at_least_one(what: &'static str, value: usize) -> Result<()> {
+    match value {
+        0 => Err(Error::OutOfRange { what, value: 0.0, expected: "at least 1" }),
+        _ => Ok(()),
+    }
+}
+
+fn dtype_code(dtype: DType) -> i32 {
+    (match dtype {
+        DType::F32 => raw::SALIENT_F32,
+        DType::F16 => raw::SALIENT_F16,
+        DType::Bf16 => raw::SALIENT_BF16,
+    }) as i32
+}
+
+/// The lists of kept tokens side by side: `[lists, capacity]`.
+fn lists_len(lists: usize, capacity: usize) -> Result<usize> {
+    product("lists of kept tokens", &[lists, capacity])
+}
