@@ -25,3 +25,32 @@ case $SALIENT_HOME in
     *) SALIENT_HOME=$PWD/$SALIENT_HOME ;;
 esac
 export SALIENT_HOME
+
+# wheels NAME PIN...: unpacks the pinned Python wheels, without what they depend on, into a folder
+# that all of this repository's builds share, and sets wheels_dir to it. Other pins are another
+# folder, and a folder is there whole or not at all.
+wheels() {
+    local name=$1
+    shift
+    need python3 "install Python 3"
+    python3 -m pip --version >/dev/null 2>&1 || {
+        echo "error: python3 has no pip: install it (Debian, Ubuntu: python3-pip)" >&2
+        exit 1
+    }
+    local parent
+    parent=$(target_dir)/wheels
+    wheels_dir=$parent/$name-$(cksum <<<"$*" | cut -d' ' -f1)
+    [[ ! -d $wheels_dir ]] || return 0
+    mkdir -p "$parent"
+    local partial
+    partial=$(mktemp -d "$parent/.$name.XXXXXX")
+    if ! python3 -m pip install --quiet --no-deps --root-user-action=ignore \
+        --target "$partial" "$@" >&2; then
+        rm -rf "$partial"
+        echo "error: cannot install $*" >&2
+        exit 1
+    fi
+    chmod 755 "$partial"
+    # Another run may have been faster; its folder is as good.
+    mv -T "$partial" "$wheels_dir" 2>/dev/null || rm -rf "$partial"
+}

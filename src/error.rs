@@ -97,12 +97,13 @@ pub enum Error {
         /// The other one.
         other: &'static str,
     },
-    /// A buffer is needed and was not given, or was given and has no use.
+    /// An argument does not go with the others: missing where they need it, given where they have
+    /// no use for it, or made for something else.
     #[error("{what} must be {expected}")]
-    Presence {
+    Unfit {
         /// The argument.
         what: &'static str,
-        /// When it is needed, in words that complete "must be".
+        /// What would go with them, in words that complete "must be".
         expected: &'static str,
     },
     /// A kernel found a fault in data that only it could see.

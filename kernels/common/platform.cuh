@@ -8,6 +8,9 @@
 #include <salient_emulator.h>
 #else
 #include <cuda_runtime.h>
+// Whether a mistake is made on purpose, to see that the tests catch it. Only in a copy of the kernels
+// that the emulator runs.
+#define SALIENT_MUTATED(name) false
 #endif
 
 #include "include/salient.h"

@@ -29,10 +29,14 @@
 
 mod buffer;
 pub mod compact;
-/// The C ABI: `kernels/include/salient.h` as bindgen renders it.
+/// The C ABI of the kernels, as in `kernels/include/salient.h`. The launchers are there to link with
+/// under feature `cuda`, unless `SALIENT_SKIP_KERNELS` left the kernels out of the build.
 #[rustfmt::skip]
-#[allow(missing_docs, nonstandard_style, clippy::all, reason = "generated")]
-#[allow(unsafe_code, reason = "declares the launchers; nothing here calls them")]
+#[allow(
+    missing_docs,
+    unsafe_code,
+    reason = "made by bindgen: fields that need no comment, and the declarations of the launchers"
+)]
 pub mod raw;
 pub mod score;
 pub mod select;
@@ -69,11 +73,11 @@ fn at_least_one(what: &'static str, value: usize) -> Result<()> {
 }
 
 fn dtype_code(dtype: DType) -> i32 {
-    (match dtype {
+    match dtype {
         DType::F32 => raw::SALIENT_F32,
         DType::F16 => raw::SALIENT_F16,
         DType::Bf16 => raw::SALIENT_BF16,
-    }) as i32
+    }
 }
 
 /// The lists of kept tokens side by side: `[lists, capacity]`.

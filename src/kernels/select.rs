@@ -290,7 +290,7 @@ pub struct SelectBuffers {
 /// Checks the buffers and makes the launcher's parameters.
 ///
 /// # Errors
-/// [`Error::LengthMismatch`], [`Error::Misaligned`]; [`Error::Presence`] for counts, positions or a
+/// [`Error::LengthMismatch`], [`Error::Misaligned`]; [`Error::Unfit`] for counts, positions or a
 /// workspace that is missing, or counts that have no use; [`Error::Overflow`] where more tokens may
 /// be kept than `cu_kept` can count.
 pub fn params(plan: &SelectPlan, buffers: &SelectBuffers) -> Result<raw::SalientSelectParams> {
@@ -300,11 +300,11 @@ pub fn params(plan: &SelectPlan, buffers: &SelectBuffers) -> Result<raw::Salient
     let scores = product("scores", &[heads - 1, score_stride])? + total;
     if (budget == Budget::Counts) != buffers.counts.is_some() {
         let expected = "given if, and only if, the budget is a count for each sequence";
-        return Err(Error::Presence { what: "counts", expected });
+        return Err(Error::Unfit { what: "counts", expected });
     }
     if buffers.kept_positions.is_some() != buffers.positions.is_some() {
         let expected = "given if, and only if, the kept positions are asked for";
-        return Err(Error::Presence { what: "positions", expected });
+        return Err(Error::Unfit { what: "positions", expected });
     }
     let most_kept = lists.min(product("scores", &[heads, total])?);
     if buffers.cu_kept.is_some() && most_kept > i32::MAX as usize {
@@ -350,7 +350,7 @@ pub fn params(plan: &SelectPlan, buffers: &SelectBuffers) -> Result<raw::Salient
         score_stride: to_i64("stride of the scores", score_stride)?,
         ratio,
         threshold,
-        budget: budget as i32,
+        budget,
         batch: to_i32("sequences", batch)?,
         heads: to_i32("heads", heads)?,
         total: to_i32("tokens of all sequences", total)?,
@@ -364,7 +364,7 @@ pub fn params(plan: &SelectPlan, buffers: &SelectBuffers) -> Result<raw::Salient
             Variant::Block => raw::SALIENT_SELECT_BLOCK,
             Variant::Cluster => raw::SALIENT_SELECT_CLUSTER,
             Variant::Grid => raw::SALIENT_SELECT_GRID,
-        } as i32,
+        },
     })
 }
 
@@ -479,7 +479,7 @@ mod tests {
             SelectBuffers { positions: None, ..buffers(&ratio) },
             SelectBuffers { kept_positions: None, ..buffers(&ratio) },
         ] {
-            assert!(matches!(params(&ratio, &bad), Err(Error::Presence { .. })));
+            assert!(matches!(params(&ratio, &bad), Err(Error::Unfit { .. })));
         }
     }
 

@@ -81,7 +81,7 @@ pub struct ValidateBuffers {
 /// # Errors
 /// [`Error::LengthMismatch`](crate::Error::LengthMismatch),
 /// [`Error::Misaligned`](crate::Error::Misaligned), and
-/// [`Error::Presence`](crate::Error::Presence) for a page table where the plan has no pages, or the
+/// [`Error::Unfit`](crate::Error::Unfit) for a page table where the plan has no pages, or the
 /// other way round.
 pub fn params(
     plan: &ValidatePlan,
@@ -91,7 +91,7 @@ pub fn params(
     let lists = lists_len(rows, capacity)?;
     if pages.is_some() != buffers.page_table.is_some() {
         let expected = "given if, and only if, the plan has pages";
-        return Err(crate::Error::Presence { what: "page table", expected });
+        return Err(crate::Error::Unfit { what: "page table", expected });
     }
     let pages = pages.unwrap_or(Pages { page_size: 0, max_pages: 0, pages: 0 });
     let table = product("page table", &[shape.batch, pages.max_pages])?;

@@ -11,14 +11,23 @@
 
 #include <type_traits>
 
-// Launchers carry another name here, so that both builds of the kernels fit into one program.
-#define salient_mlp salient_emulated_mlp
-#define salient_keynorm salient_emulated_keynorm
-#define salient_select salient_emulated_select
-#define salient_rows salient_emulated_rows
-#define salient_rows_in_place salient_emulated_rows_in_place
-#define salient_kv salient_emulated_kv
-#define salient_validate salient_emulated_validate
+// Launchers carry other names here, so that all builds of the kernels fit into one program: those for
+// a device, those for the emulator, and the copy whose mutants can be switched on.
+#ifdef SALIENT_MUTANTS
+#define salient salient_mutants
+#define SALIENT_LAUNCHER(name) salient_mutated_##name
+#define SALIENT_MUTATED(name) (salient_emulated_mutated(name) != 0)
+#else
+#define SALIENT_LAUNCHER(name) salient_emulated_##name
+#define SALIENT_MUTATED(name) false
+#endif
+#define salient_mlp SALIENT_LAUNCHER(mlp)
+#define salient_keynorm SALIENT_LAUNCHER(keynorm)
+#define salient_select SALIENT_LAUNCHER(select)
+#define salient_rows SALIENT_LAUNCHER(rows)
+#define salient_rows_in_place SALIENT_LAUNCHER(rows_in_place)
+#define salient_kv SALIENT_LAUNCHER(kv)
+#define salient_validate SALIENT_LAUNCHER(validate)
 
 #define __global__
 #define __device__
@@ -106,6 +115,9 @@ void salient_emulated_copy_async(void* shared, const void* global, uint32_t byte
                                  emulated::Site site);
 void salient_emulated_copy_commit();
 void salient_emulated_copy_wait(uint32_t pending);
+
+// Whether the launch runs this mutant.
+int salient_emulated_mutated(const char* name);
 
 [[noreturn]] void salient_emulated_fail(const char* what, emulated::Site site);
 

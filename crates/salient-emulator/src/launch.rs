@@ -38,6 +38,7 @@ pub struct Device {
     capability: i32,
     resident_blocks: i32,
     counting: bool,
+    mutant: Option<&'static str>,
 }
 
 /// What a launcher did.
@@ -100,6 +101,12 @@ impl Device {
         Self { counting: true, ..self }
     }
 
+    /// The same, making a mistake on purpose in kernels that were built with mutants.
+    #[must_use]
+    pub fn with_mutant(self, mutant: &'static str) -> Self {
+        Self { mutant: Some(mutant), ..self }
+    }
+
     /// A buffer with these values.
     pub fn upload<T: Pod>(&self, name: &str, values: &[T]) -> Buffer<T> {
         let mut buffer = Buffer::new(&self.memory, name, values.len(), 0);
@@ -144,6 +151,7 @@ pub(crate) struct Launch {
     pub(crate) allocations: Vec<Allocation>,
     pub(crate) seed: u64,
     pub(crate) counting: bool,
+    pub(crate) mutant: Option<&'static str>,
     pub(crate) run: extern "C" fn(*mut c_void),
     pub(crate) body: *mut c_void,
 }
@@ -274,6 +282,7 @@ unsafe extern "C" fn salient_emulated_launch(
         allocations: device.memory.snapshot(),
         seed: device.seed.wrapping_mul(0x0100_0003).wrapping_add(number),
         counting: device.counting,
+        mutant: device.mutant,
         run,
         body,
     };

@@ -16,6 +16,7 @@
 //! not modelled: time, caches, and the order in which lanes of a warp touch memory between two
 //! points where they wait.
 
+mod emulated;
 mod launch;
 mod memory;
 pub mod probes;
@@ -24,6 +25,7 @@ mod team;
 mod thread;
 mod traffic;
 
+pub use emulated::Emulated;
 pub use launch::{Device, Fault, Launched};
 pub use memory::Buffer;
 pub use traffic::{BufferTraffic, Requests, SharedTraffic, Traffic};

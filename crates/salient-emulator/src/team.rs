@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -580,6 +580,14 @@ impl Copy {
         // SAFETY: as above.
         unsafe { std::ptr::write_bytes(self.to.wrapping_add(self.copied), 0, rest) };
     }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salient_emulated_mutated(name: *const c_char) -> c_int {
+    // SAFETY: a literal in a kernel, which ends in 0.
+    let name = unsafe { CStr::from_ptr(name) }.to_bytes();
+    let mutant = with_team(|team| team.launch().mutant);
+    mutant.is_some_and(|mutant| mutant.as_bytes() == name).into()
 }
 
 #[unsafe(no_mangle)]

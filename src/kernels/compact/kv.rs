@@ -233,11 +233,11 @@ impl KvPlan {
     ///
     /// # Errors
     /// [`Error::LengthMismatch`] for spans that are not the sequences' or end beyond the cache,
-    /// [`Error::OutOfRange`] for spans that overlap, [`Error::Presence`] if the cache is paged.
+    /// [`Error::OutOfRange`] for spans that overlap, [`Error::Unfit`] if the cache is paged.
     pub fn check_spans(&self, rows: &Ragged, spans: &[Span]) -> Result<()> {
         let Store::Contiguous { tokens } = self.store else {
             let expected = "absent where the cache is paged";
-            return Err(Error::Presence { what: "spans", expected });
+            return Err(Error::Unfit { what: "spans", expected });
         };
         check_len("sequences", self.shape.batch, rows.batch())?;
         check_len("spans", rows.batch(), spans.len())?;
@@ -258,11 +258,11 @@ impl KvPlan {
     /// # Errors
     /// [`Error::LengthMismatch`] for a table of another size or too few pages,
     /// [`Error::IndexOutOfBounds`] for a page outside the pool, [`Error::OutOfRange`] for one that
-    /// is used twice, [`Error::Presence`] if the cache is contiguous.
+    /// is used twice, [`Error::Unfit`] if the cache is contiguous.
     pub fn check_pages(&self, rows: &Ragged, page_table: &[i32]) -> Result<()> {
         let Store::Paged(pages) = self.store else {
             let expected = "absent where the cache is contiguous";
-            return Err(Error::Presence { what: "page table", expected });
+            return Err(Error::Unfit { what: "page table", expected });
         };
         check_len("sequences", self.shape.batch, rows.batch())?;
         check_len("page table", self.shape.batch * pages.max_pages, page_table.len())?;
@@ -299,7 +299,7 @@ pub struct KvBuffers {
 /// Checks the buffers and makes the launcher's parameters.
 ///
 /// # Errors
-/// [`Error::LengthMismatch`], [`Error::Misaligned`], and [`Error::Presence`] for spans, pages or
+/// [`Error::LengthMismatch`], [`Error::Misaligned`], and [`Error::Unfit`] for spans, pages or
 /// freed pages that the cache does not have, or that are missing.
 pub fn kv_params(plan: &KvPlan, buffers: &KvBuffers) -> Result<raw::SalientKvParams> {
     let KvShape { batch, list_heads, capacity, keys, values, mode, .. } = plan.shape;
@@ -308,7 +308,7 @@ pub fn kv_params(plan: &KvPlan, buffers: &KvBuffers) -> Result<raw::SalientKvPar
         Store::Paged(pages) => (0, Some(pages)),
     };
     let presence = |what, wanted: bool, given: bool, expected| {
-        if wanted == given { Ok(()) } else { Err(Error::Presence { what, expected }) }
+        if wanted == given { Ok(()) } else { Err(Error::Unfit { what, expected }) }
     };
     let contiguous = "given if, and only if, the cache is contiguous";
     presence("span starts", pages.is_none(), buffers.span_starts.is_some(), contiguous)?;
@@ -348,7 +348,7 @@ pub fn kv_params(plan: &KvPlan, buffers: &KvBuffers) -> Result<raw::SalientKvPar
         mode: match mode {
             KvMode::Stable => raw::SALIENT_KV_STABLE,
             KvMode::HoleFill => raw::SALIENT_KV_HOLE_FILL,
-        } as i32,
+        },
     })
 }
 
@@ -487,7 +487,7 @@ mod tests {
             (paged, KvBuffers { freed_count: None, ..buffers(&paged) }),
             (paged, KvBuffers { freed: None, ..buffers(&paged) }),
         ] {
-            assert!(matches!(kv_params(&plan, &bad), Err(Error::Presence { .. })));
+            assert!(matches!(kv_params(&plan, &bad), Err(Error::Unfit { .. })));
         }
     }
 
