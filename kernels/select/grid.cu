@@ -10,7 +10,8 @@ int select_grid(const SalientSelectParams& p, SalientStream stream) {
     auto* kernel = select_rows<Grid, THREADS>;
     int resident = resident_blocks(kernel, THREADS, sizeof(Grid::Shared), stream);
     if (resident < 1) return NOT_SUPPORTED;
-    int size = min_of(ceil_div(p.max_len, BLOCK_MAX_LEN), min_of(resident, MAX_GROUP_SIZE));
+    int wanted = max_of(ceil_div(p.max_len, BLOCK_MAX_LEN), 1);
+    int size = min_of(wanted, min_of(resident, MAX_GROUP_SIZE));
     int64_t room = p.workspace_bytes / SALIENT_SELECT_GROUP_BYTES;
     if (room < 1) return INVALID_VALUE;
     int groups = min_of(min_of(p.batch * p.heads, resident / size),

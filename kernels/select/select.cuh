@@ -39,44 +39,41 @@ struct Tile {
     static constexpr int SIZE = THREADS * KEYS;
 
     uint32_t keys[KEYS];
-    int first = -1;
+    int from = -1;  // the first token of the tile
+    int first;      // the token of keys[0]; that of keys[j] is 32 j further
+    int valid;      // keys that are there
     bool saw_nan = false;
 
-    __device__ static int token(int first, int j) {
-        return first + static_cast<int>(warp_id() * 32 * KEYS + j * 32 + lane_id());
-    }
-
-    // Reads the scores from token `from` on, unless they are here.
-    __device__ void fill(const SalientSelectParams& p, const Row& row, int from, int end) {
-        if (first == from) return;
-        first = from;
-        const float* scores = row.in(p.scores, p.score_stride);
-        uint32_t bits[KEYS];
+    // Reads the scores from token `begin` on, unless they are here.
+    __device__ void fill(const SalientSelectParams& p, const Row& row, int begin, int end) {
+        if (from == begin) return;
+        from = begin;
+        first = begin + static_cast<int>(warp_id() * 32 * KEYS + lane_id());
+        valid = max_of(ceil_div(end - first, 32), 0);
+        if (SALIENT_MUTATED("select/bounds")) valid = KEYS;
+        const float* scores = row.in(p.scores, p.score_stride) + first;
 #pragma unroll
         for (int j = 0; j < KEYS; j++) {
-            int i = token(from, j);
-            bool inside = i < end || SALIENT_MUTATED("select/bounds");
-            bits[j] = __float_as_uint(load_if(inside, scores + i, 0.0f));
+            keys[j] = __float_as_uint(load_if(j < valid, scores + 32 * j, 0.0f));
         }
 #pragma unroll
         for (int j = 0; j < KEYS; j++) {
-            int i = token(from, j);
-            bool inside = i < end;
-            saw_nan |= inside && is_nan(bits[j]);
+            int i = first + 32 * j;
+            saw_nan |= j < valid && is_nan(keys[j]);
             bool edge = i < row.sinks || i >= row.recent_from;
-            bool masked = p.mask && load_if(inside, p.mask + row.start + i, uint8_t(0)) != 0;
+            bool masked = p.mask && load_if(j < valid, p.mask + row.start + i, uint8_t(0)) != 0;
             if (SALIENT_MUTATED("select/protection")) masked = false;
-            keys[j] = edge || masked ? PROTECTED_KEY : key_of(bits[j]);
+            keys[j] = edge || masked ? PROTECTED_KEY : key_of(keys[j]);
         }
     }
 
     // Adds the digits of the keys that match to a histogram, equal neighbours at once: ties would
     // otherwise queue at one bin.
-    __device__ void count(uint32_t* bins, int end, uint32_t found, int round) const {
+    __device__ void count(uint32_t* bins, uint32_t found, int round) const {
         uint32_t digit = 0, run = 0;
 #pragma unroll
         for (int j = 0; j < KEYS; j++) {
-            if (token(first, j) >= end || !matches(keys[j], found, round)) continue;
+            if (j >= valid || !matches(keys[j], found, round)) continue;
             uint32_t next = digit_of(keys[j], round);
             if (next != digit && run > 0) {
                 shared_add(bins + digit, run);
@@ -89,11 +86,11 @@ struct Tile {
     }
 
     // Winners above the cut in the lower half of the word, ties in the upper.
-    __device__ uint32_t winners(int end, Cut cut) const {
+    __device__ uint32_t winners(Cut cut) const {
         uint32_t count = 0;
 #pragma unroll
         for (int j = 0; j < KEYS; j++) {
-            if (token(first, j) >= end) continue;
+            if (j >= valid) continue;
             count += keys[j] > cut.lowest ? 1u : keys[j] == cut.lowest ? 1u << 16 : 0u;
         }
         return count;
@@ -168,7 +165,7 @@ __device__ Found find_cut(Group& group, typename Group::Shared& shared, Tile<THR
         uint32_t* mine = shared.bins[round % 2];
         for (int from = part.first; from < part.end; from += Tile<THREADS>::SIZE) {
             tile.fill(p, row, from, part.end);
-            tile.count(mine, part.end, found, round);
+            tile.count(mine, found, round);
         }
         const uint32_t* bins = group.combine(round);
         clear_bins(shared.bins[(round + 1) % 2]);
@@ -202,15 +199,15 @@ __device__ void emit(const SalientSelectParams& p, const Row& row, Tile<THREADS>
     int turn = 0;
     for (int from = part.first; from < part.end; from += Tile<THREADS>::SIZE, turn ^= 1) {
         tile.fill(p, row, from, part.end);
-        uint32_t sum = __reduce_add_sync(FULL_WARP, tile.winners(part.end, cut));
+        uint32_t sum = __reduce_add_sync(FULL_WARP, tile.winners(cut));
         Scanned warps = scan_warps(sum, sums[turn]);
         uint32_t a = above + (warps.before & 0xffff), t = ties + (warps.before >> 16);
         bool any_ties = sum >> 16 > 0;
 #pragma unroll
         for (int j = 0; j < KEYS; j++) {
-            int i = tile.token(from, j);
+            int i = tile.first + 32 * j;
             uint32_t key = tile.keys[j];
-            bool inside = i < part.end, wins = inside && key > cut.lowest;
+            bool inside = j < tile.valid, wins = inside && key > cut.lowest;
             bool tied = inside && key == cut.lowest;
             uint32_t winners = __ballot_sync(FULL_WARP, wins);
             uint32_t tied_lanes = any_ties ? __ballot_sync(FULL_WARP, tied) : 0;
@@ -262,7 +259,7 @@ __device__ uint32_t count_winners(const SalientSelectParams& p, const Row& row,
     uint32_t above = 0;
     for (int from = part.first; from < part.end; from += Tile<THREADS>::SIZE) {
         tile.fill(p, row, from, part.end);
-        above += tile.winners(part.end, cut) & 0xffff;
+        above += tile.winners(cut) & 0xffff;
     }
     return above;
 }
