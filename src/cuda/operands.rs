@@ -139,9 +139,27 @@ pub(super) fn check_context(
     stream: &CudaStream,
     of: &CudaStream,
 ) -> Result<()> {
-    let (expected, actual) = (&**stream.context(), &**of.context());
-    if expected == actual {
-        return Ok(());
+    same_context(what, (&**stream.context()).into(), (&**of.context()).into())
+}
+
+fn same_context(what: &'static str, expected: ContextId, actual: ContextId) -> Result<()> {
+    if expected == actual { Ok(()) } else { Err(Error::OtherContext { what, expected, actual }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_of_another_context_are_refused_and_both_are_named() {
+        let context = |device, handle| ContextId { device, handle };
+        assert_eq!(same_context("kept", context(0, 0x10), context(0, 0x10)), Ok(()));
+        for (device, handle) in [(0, 0x20), (1, 0x10)] {
+            let error = same_context("kept", context(0, 0x10), context(device, handle));
+            let says = error.unwrap_err().to_string();
+            for part in ["kept", "context 0x10 of device 0", &context(device, handle).to_string()] {
+                assert!(says.contains(part), "{says}");
+            }
+        }
     }
-    Err(Error::OtherContext { what, expected: expected.into(), actual: actual.into() })
 }
