@@ -1,5 +1,6 @@
 //! Whether there is a device.
 
+use std::error::Error as _;
 use std::ffi::c_int;
 use std::fmt;
 
@@ -92,7 +93,7 @@ fn ask(libraries: &[&str]) -> Result<Driver, NoDevice> {
         // CUDA program lets it do.
         match unsafe { Library::new(name) } {
             Ok(library) => return ask_driver(&library),
-            Err(error) => missing = missing.or(Some(error.to_string())),
+            Err(error) => missing = missing.or(Some(says(&error))),
         }
     }
     Err(NoDevice::NoDriver(missing.unwrap_or_default()))
@@ -101,7 +102,7 @@ fn ask(libraries: &[&str]) -> Result<Driver, NoDevice> {
 fn ask_driver(driver: &Library) -> Result<Driver, NoDevice> {
     type Init = unsafe extern "C" fn(u32) -> c_int;
     type Get = unsafe extern "C" fn(*mut c_int) -> c_int;
-    let missing = |error: libloading::Error| NoDevice::NoDriver(error.to_string());
+    let missing = |error: libloading::Error| NoDevice::NoDriver(says(&error));
     let done = |call, code| match code {
         0 => Ok(()),
         code => Err(NoDevice::Refused { call, code }),
@@ -127,6 +128,11 @@ fn ask_driver(driver: &Library) -> Result<Driver, NoDevice> {
     }
 }
 
+/// The loader's own words, which are its error's source.
+fn says(error: &libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| source.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,10 +152,21 @@ mod tests {
     }
 
     #[test]
-    fn asking_agrees_with_itself_and_gives_a_reason() {
-        let backend = probe();
-        assert_eq!(backend, probe());
-        let says = backend.to_string();
-        assert!(says.starts_with("cuda: ") || says.len() > "host: ".len(), "{says}");
+    fn every_answer_is_a_sentence_with_its_reason() {
+        let backend = ask(LIBRARIES).map_or_else(Backend::Host, Backend::Cuda).to_string();
+        assert!(backend.starts_with("cuda: ") || backend.starts_with("host: "), "{backend}");
+        for (backend, says) in [
+            (
+                Backend::Cuda(Driver { devices: 2, version: (13, 0) }),
+                "cuda: 2 device(s), driver for CUDA 13.0",
+            ),
+            (
+                Backend::Host(NoDevice::Refused { call: "cuInit", code: 999 }),
+                "host: the CUDA driver is of no use: cuInit returned 999",
+            ),
+        ] {
+            assert_eq!(backend.to_string(), says);
+        }
+        assert_eq!(probe(), probe());
     }
 }
