@@ -1,0 +1,132 @@
+// One small kernel per wrapper of ptx/ and per built-in that the kernels use. Their results are
+// compared with what the PTX manual says, in the emulator and on a device.
+#include "common/launch.cuh"
+#include "ptx/async_copy.cuh"
+#include "ptx/cluster.cuh"
+#include "ptx/matrix.cuh"
+
+namespace salient {
+namespace {
+
+// in: [32] words; out: [32][10] words.
+__global__ void warp_functions(const uint32_t* in, uint32_t* out) {
+    uint32_t lane = lane_id(), x = load(in + lane);
+    uint32_t results[10] = {
+        __shfl_sync(FULL_WARP, x, static_cast<int>(x % 32)),
+        __shfl_up_sync(FULL_WARP, x, 3),
+        __shfl_down_sync(FULL_WARP, x, 5),
+        __shfl_xor_sync(FULL_WARP, x, 9),
+        __ballot_sync(FULL_WARP, x & 1),
+        __match_any_sync(FULL_WARP, x % 4),
+        __reduce_add_sync(FULL_WARP, x),
+        __reduce_max_sync(FULL_WARP, x),
+        // Halves of the warp by themselves.
+        __reduce_add_sync(lane < 16 ? 0xffffu : 0xffff0000u, x),
+        static_cast<uint32_t>(__syncthreads_count(x & 2)),
+    };
+    for (int i = 0; i < 10; i++) store(out + lane * 10 + i, results[i]);
+}
+
+struct Matrices {
+    uint16_t rows[32][8];
+};
+
+// in: four 8 x 8 matrices of 16 bits, row after row; out: [32][4] words.
+__global__ void matrices(const Vector* in, uint32_t* out) {
+    auto& shared = shared_memory<Matrices>();
+    uint32_t lane = lane_id();
+    shared_store(reinterpret_cast<Vector*>(shared.rows[lane]), load(in + lane));
+    __syncthreads();
+    uint32_t words[4];
+    load_matrices(words, shared.rows[lane]);
+    for (int i = 0; i < 4; i++) store(out + lane * 4 + i, words[i]);
+}
+
+// in: per lane 4 words of a, 2 of b, 4 of c; out: [32][4] f32.
+template <typename T>
+__global__ void product(const uint32_t* in, float* out) {
+    uint32_t lane = lane_id(), a[4], b[2];
+    float d[4];
+    for (int i = 0; i < 4; i++) a[i] = load(in + lane * 10 + i);
+    for (int i = 0; i < 2; i++) b[i] = load(in + lane * 10 + 4 + i);
+    for (int i = 0; i < 4; i++) d[i] = __uint_as_float(load(in + lane * 10 + 6 + i));
+    multiply_add<T>(d, a, b);
+    for (int i = 0; i < 4; i++) store(out + lane * 4 + i, d[i]);
+}
+
+struct Stages {
+    Vector at[2][64];
+};
+
+// Two groups of copies in flight; the last 8 vectors are invalid and become zeros.
+__global__ void copies(const Vector* in, Vector* out) {
+    auto& shared = shared_memory<Stages>();
+    uint32_t thread = threadIdx.x;
+    for (int group = 0; group < 2; group++) {
+        uint32_t from = group * 64 + thread;
+        copy_async_16(&shared.at[group][thread], in + from, from < 120);
+        copy_async_commit();
+    }
+    copy_async_wait<1>();
+    __syncthreads();
+    store(out + thread, shared_load(&shared.at[0][63 - thread]));
+    copy_async_wait<0>();
+    __syncthreads();
+    store(out + 64 + thread, shared_load(&shared.at[1][63 - thread]));
+}
+
+struct Word {
+    uint32_t word;
+};
+
+// out: [blocks][cluster] words: what each block of the cluster wrote.
+__global__ void cluster(uint32_t* out) {
+    auto& shared = shared_memory<Word>();
+    if (threadIdx.x == 0) shared_store(&shared.word, 100 + blockIdx.x);
+    cluster_sync();
+    if (threadIdx.x < cluster_size()) {
+        uint32_t word = cluster_load(&shared.word, threadIdx.x);
+        store(out + blockIdx.x * cluster_size() + threadIdx.x, word * 10 + cluster_rank());
+    }
+    cluster_sync();
+}
+
+// in: all 65536 values; out: [2][65536] f32, as f16 and as bf16.
+__global__ void conversions(float* out) {
+    uint32_t bits = blockIdx.x * blockDim.x + threadIdx.x;
+    store(out + bits, to_float(f16{static_cast<uint16_t>(bits)}));
+    store(out + 65536 + bits, to_float(bf16{static_cast<uint16_t>(bits)}));
+}
+
+}  // namespace
+}  // namespace salient
+
+using namespace salient;
+
+SALIENT_EXPORT int salient_probe_warp(const uint32_t* in, uint32_t* out, SalientStream stream) {
+    return launch("warp_functions", warp_functions, {dim3(1), 32}, stream, in, out);
+}
+
+SALIENT_EXPORT int salient_probe_matrices(const void* in, uint32_t* out, SalientStream stream) {
+    return launch("matrices", matrices, {dim3(1), 32, sizeof(Matrices)}, stream,
+                  static_cast<const Vector*>(in), out);
+}
+
+SALIENT_EXPORT int salient_probe_product(const uint32_t* in, float* out, int dtype,
+                                         SalientStream stream) {
+    auto kernel = dtype == SALIENT_F16 ? product<f16> : product<bf16>;
+    return launch("product", kernel, {dim3(1), 32}, stream, in, out);
+}
+
+SALIENT_EXPORT int salient_probe_copies(const void* in, void* out, SalientStream stream) {
+    return launch("copies", copies, {dim3(1), 64, sizeof(Stages)}, stream,
+                  static_cast<const Vector*>(in), static_cast<Vector*>(out));
+}
+
+SALIENT_EXPORT int salient_probe_cluster(uint32_t* out, SalientStream stream) {
+    return launch("cluster", cluster, {dim3(8), 32, sizeof(Word), 4}, stream, out);
+}
+
+SALIENT_EXPORT int salient_probe_conversions(float* out, SalientStream stream) {
+    return launch("conversions", conversions, {dim3(256), 256}, stream, out);
+}

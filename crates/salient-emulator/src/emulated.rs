@@ -1,0 +1,38 @@
+//! The emulated kernels as an implementation of the conformance suite.
+
+use crate::launch::Device;
+
+/// Runs every verb on an emulated device of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Emulated {
+    /// What the order of threads is drawn from.
+    pub seed: u64,
+    /// The compute capability, 80 for 8.0.
+    pub capability: i32,
+    /// The variant of kernels that have several: 0 is the launcher's choice.
+    pub variant: i32,
+    /// Whether traffic is counted.
+    pub counting: bool,
+    /// A mistake that the kernels make on purpose.
+    pub mutant: Option<&'static str>,
+}
+
+impl Default for Emulated {
+    fn default() -> Self {
+        Self { seed: 0, capability: 90, variant: 0, counting: false, mutant: None }
+    }
+}
+
+impl Emulated {
+    /// A device as described.
+    pub fn device(&self) -> Device {
+        let mut device = Device::new(self.seed).with_capability(self.capability);
+        if self.counting {
+            device = device.counting();
+        }
+        match self.mutant {
+            Some(mutant) => device.with_mutant(mutant),
+            None => device,
+        }
+    }
+}

@@ -1,0 +1,608 @@
+//! Blocks that run together: one block, a cluster, or the whole grid of a cooperative launch. Each
+//! CUDA thread is a coroutine; those that can go on are resumed in random order, round after round.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+
+use crate::launch::Launch;
+use crate::memory::POISON;
+use crate::random::Random;
+use crate::thread::{
+    Access, Barrier, Collective, Complete, Dim3, Site, Thread, Votes, salient_emulated_set_thread,
+};
+use crate::traffic::{Recorder, find};
+
+/// Rounds in which every thread only waits in a loop, before that is called a hang.
+const PATIENCE: u32 = 2000;
+
+type Fiber = Coroutine<(), (), (), DefaultStack>;
+
+thread_local! {
+    /// The team that this thread of the host runs.
+    static TEAM: Cell<*mut Team> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// The state of the threads, which the hooks change while the scheduler resumes them.
+pub(crate) struct Team {
+    launch: *const Launch,
+    threads: Vec<Thread>,
+    lanes: Vec<Lane>,
+    blocks: Vec<Meeting>,
+    cluster: Meeting,
+    /// Of each warp, the lanes that wait in a collective.
+    waiting: Vec<u32>,
+    shared: Shared,
+    ready: Vec<u32>,
+    current: usize,
+    /// Whether any thread did more than pause in this round.
+    progress: bool,
+    fault: Option<String>,
+    recorder: Option<Recorder>,
+    random: Random,
+}
+
+/// What a thread waits for.
+#[derive(Debug, Clone, Copy)]
+enum Wait {
+    Nothing,
+    Meeting,
+    Collective { mask: u32, kind: Collective, site: Site, data: *mut c_void },
+    Ended,
+}
+
+struct Lane {
+    yielder: *const Yielder<(), ()>,
+    wait: Wait,
+    copies: Vec<Copy>,
+    groups: VecDeque<Vec<Copy>>,
+}
+
+/// An asynchronous copy that has not happened yet.
+struct Copy {
+    to: *mut u8,
+    from: *const u8,
+    bytes: usize,
+    copied: usize,
+}
+
+/// A barrier of a block or cluster.
+#[derive(Debug, Clone, Default)]
+struct Meeting {
+    size: u32,
+    site: Option<Site>,
+    arrived: Vec<u32>,
+    votes: Votes,
+    result: Votes,
+}
+
+/// Shared memory of the team's blocks, side by side.
+struct Shared {
+    bytes: Vec<Line>,
+    stride: usize,
+    used: usize,
+    bases: Vec<*mut u8>,
+}
+
+/// The alignment of shared memory.
+#[repr(C, align(128))]
+#[derive(Clone)]
+struct Line([u8; 128]);
+
+impl Shared {
+    fn new(blocks: usize, used: usize) -> Self {
+        // A line between blocks keeps a small overrun from being the neighbour's.
+        let lines = used.div_ceil(128) + 1;
+        let mut bytes = vec![Line([POISON; 128]); blocks * lines];
+        let base = bytes.as_mut_ptr().cast::<u8>();
+        let bases = (0..blocks).map(|block| base.wrapping_add(block * lines * 128)).collect();
+        Self { bytes, stride: lines * 128, used, bases }
+    }
+
+    fn contains(&self, address: usize, bytes: usize) -> bool {
+        let base = self.bytes.as_ptr() as usize;
+        let inside = address >= base && address < base + self.bytes.len() * 128;
+        inside && (address - base) % self.stride + bytes <= self.used
+    }
+}
+
+/// Runs a team to its end. Stacks are taken from and returned to `stacks`.
+pub(crate) fn run(
+    launch: &Launch,
+    index: u64,
+    stacks: &mut Vec<DefaultStack>,
+) -> Result<Option<Recorder>, String> {
+    let mut team = Team::new(launch, index);
+    // From here on the hooks reach the team through this pointer and nothing else borrows it.
+    let pointer = &raw mut team;
+    let before = TEAM.replace(pointer);
+    // SAFETY: the team outlives the call, and only this thread of the host uses it.
+    unsafe { schedule(pointer, stacks) };
+    TEAM.set(before);
+    match team.fault.take() {
+        Some(fault) => Err(fault),
+        None => {
+            let warps = team.threads.len() / 32;
+            if let Some(recorder) = &mut team.recorder {
+                recorder.flush(0..warps, &launch.allocations);
+            }
+            Ok(team.recorder)
+        }
+    }
+}
+
+impl Team {
+    fn new(launch: &Launch, index: u64) -> Self {
+        let shape = launch.shape;
+        let per_team = launch.blocks_per_team();
+        let first = index * per_team;
+        let mut shared = Shared::new(per_team as usize, shape.shared_bytes as usize);
+        let clustered = if shape.cooperative == 1 { 1 } else { shape.cluster };
+        let mut threads = Vec::new();
+        for block in 0..per_team {
+            for thread in 0..shape.threads {
+                threads.push(Thread {
+                    thread: Dim3 { x: thread, y: 0, z: 0 },
+                    block: shape.grid.unravel(first + block),
+                    block_size: Dim3 { x: shape.threads, y: 1, z: 1 },
+                    grid_size: shape.grid,
+                    shared: shared.bases[block as usize],
+                    peers: shared.bases.as_mut_ptr(),
+                    shared_bytes: shape.shared_bytes as u32,
+                    lane: thread % 32,
+                    cluster_rank: if clustered == 1 { 0 } else { block as u32 },
+                    cluster_size: clustered,
+                });
+            }
+        }
+        let lane = || Lane {
+            yielder: std::ptr::null(),
+            wait: Wait::Nothing,
+            copies: Vec::new(),
+            groups: VecDeque::new(),
+        };
+        let meeting = |size| Meeting { size, ..Meeting::default() };
+        Self {
+            launch,
+            lanes: threads.iter().map(|_| lane()).collect(),
+            blocks: (0..per_team).map(|_| meeting(shape.threads)).collect(),
+            cluster: meeting(threads.len() as u32),
+            waiting: vec![0; threads.len() / 32],
+            shared,
+            ready: (0..threads.len() as u32).collect(),
+            current: 0,
+            progress: false,
+            fault: None,
+            recorder: launch.counting.then(|| Recorder::new(threads.len() / 32)),
+            random: Random::new(launch.seed.wrapping_add(index.wrapping_mul(0x9e37_79b9))),
+            threads,
+        }
+    }
+
+    fn launch<'a>(&self) -> &'a Launch {
+        // SAFETY: the launch outlives its teams and what runs in them.
+        unsafe { &*self.launch }
+    }
+
+    fn block_of(&self, thread: usize) -> usize {
+        thread / self.launch().shape.threads as usize
+    }
+
+    /// Names a thread for a report.
+    fn name(&self, thread: usize) -> String {
+        let Thread { block, thread, .. } = self.threads[thread];
+        format!("block ({}, {}, {}) thread {}", block.x, block.y, block.z, thread.x)
+    }
+
+    fn set_fault(&mut self, what: &str) {
+        if self.fault.is_none() {
+            let name = self.name(self.current);
+            self.fault = Some(format!("kernel {}, {name}: {what}", self.launch().kernel));
+        }
+    }
+
+    /// What everybody waits for when nobody can go on.
+    fn report_hang(&mut self) {
+        let mut lines = Vec::new();
+        let ended = self.lanes.iter().filter(|lane| matches!(lane.wait, Wait::Ended)).count();
+        for (block, meeting) in self.blocks.iter().enumerate() {
+            if let Some(site) = meeting.site {
+                lines.push(format!(
+                    "the barrier at {site} has {} of the {} threads of block {block}",
+                    meeting.arrived.len(),
+                    meeting.size
+                ));
+            }
+        }
+        if let Some(site) = self.cluster.site {
+            let (arrived, size) = (self.cluster.arrived.len(), self.cluster.size);
+            lines.push(format!("the cluster barrier at {site} has {arrived} of {size} threads"));
+        }
+        for (thread, lane) in self.lanes.iter().enumerate() {
+            if let Wait::Collective { mask, kind, site, .. } = lane.wait {
+                let name = self.name(thread);
+                lines.push(format!("{name} waits at {site} in {kind:?} of lanes {mask:#010x}"));
+            }
+        }
+        let more = lines.len().saturating_sub(8);
+        lines.truncate(8);
+        if more > 0 {
+            lines.push(format!("and {more} more"));
+        }
+        let kernel = &self.launch().kernel;
+        self.fault = Some(format!(
+            "kernel {kernel}: divergent or missing barrier, no thread can go on; {ended} threads \
+             have ended; {}",
+            lines.join("; ")
+        ));
+    }
+
+    fn release(&mut self, threads: impl IntoIterator<Item = u32>) {
+        for thread in threads {
+            self.lanes[thread as usize].wait = Wait::Nothing;
+            self.ready.push(thread);
+        }
+    }
+
+    /// Whether an access is allowed, and where.
+    fn check(&mut self, address: usize, bytes: usize, access: Access) -> Result<(), String> {
+        if !address.is_multiple_of(bytes.next_power_of_two()) {
+            return Err(format!("{access:?} of {bytes} bytes at a misaligned address"));
+        }
+        if access.is_shared() {
+            if self.shared.contains(address, bytes) {
+                return Ok(());
+            }
+            let base = self.threads[self.current].shared as isize;
+            let offset = address as isize - base;
+            return Err(format!(
+                "{access:?} of {bytes} bytes at {offset} of {} bytes of shared memory",
+                self.shared.used
+            ));
+        }
+        let allocations = &self.launch().allocations;
+        match find(allocations, address) {
+            Some(index) if address + bytes <= allocations[index].end => Ok(()),
+            Some(index) => {
+                let name = &allocations[index].name;
+                Err(format!("{access:?} of {bytes} bytes across the end of `{name}`"))
+            }
+            None => {
+                let nearest = allocations.iter().min_by_key(|allocation| {
+                    address.abs_diff(allocation.start).min(address.abs_diff(allocation.end))
+                });
+                Err(match nearest {
+                    Some(a) => format!(
+                        "{access:?} of {bytes} bytes at byte {} of the {} of `{}`",
+                        address as isize - a.start as isize,
+                        a.end - a.start,
+                        a.name
+                    ),
+                    None => format!("{access:?} of {bytes} bytes, but there are no buffers"),
+                })
+            }
+        }
+    }
+
+    fn record(&mut self, site: Site, access: Access, at: (usize, usize), active: bool) {
+        let warp = (self.current / 32, self.current % 32);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(warp, site, access, at, active);
+        }
+    }
+}
+
+/// Resumes threads until all have ended or one has failed.
+///
+/// # Safety
+/// `team` is valid and used by this thread of the host alone.
+unsafe fn schedule(team: *mut Team, stacks: &mut Vec<DefaultStack>) {
+    // SAFETY: as the caller promises; no coroutine runs yet, and the launch outlives the team.
+    let launch = unsafe { (*team).launch() };
+    let (count, run, body) = (launch.threads_per_team(), launch.run, launch.body);
+    let mut fibers: Vec<Option<Fiber>> = (0..count)
+        .map(|thread| {
+            let stack = stacks.pop().unwrap_or_default();
+            Some(Coroutine::with_stack(stack, move |yielder, ()| {
+                // SAFETY: the team outlives its coroutines.
+                unsafe { (&mut (*team).lanes)[thread].yielder = yielder };
+                run(body);
+            }))
+        })
+        .collect();
+    let mut live = count;
+    let mut idle = 0;
+    let mut round = Vec::new();
+    'rounds: while live > 0 {
+        {
+            // SAFETY: no coroutine runs between rounds.
+            let team = unsafe { &mut *team };
+            round.clear();
+            std::mem::swap(&mut round, &mut team.ready);
+            team.random.shuffle(&mut round);
+            idle = if team.progress { 0 } else { idle + 1 };
+            team.progress = false;
+            if round.is_empty() || idle > PATIENCE {
+                team.report_hang();
+                break 'rounds;
+            }
+        }
+        for &thread in &round {
+            let thread = thread as usize;
+            let record = {
+                // SAFETY: no coroutine runs here.
+                let team = unsafe { &mut *team };
+                team.current = thread;
+                &raw mut team.threads[thread]
+            };
+            // SAFETY: the record lives as long as the team.
+            unsafe { salient_emulated_set_thread(record) };
+            let fiber = fibers[thread].as_mut().expect("only live threads are ready");
+            let result = fiber.resume(());
+            // SAFETY: the coroutine has given way.
+            let team = unsafe { &mut *team };
+            if let CoroutineResult::Return(()) = result {
+                team.lanes[thread].wait = Wait::Ended;
+                team.progress = true;
+                live -= 1;
+                let fiber = fibers[thread].take().expect("it has just run");
+                stacks.push(fiber.into_stack());
+            }
+            if team.fault.is_some() {
+                break 'rounds;
+            }
+        }
+    }
+    for fiber in fibers.into_iter().flatten() {
+        stacks.push(abandon(fiber));
+    }
+}
+
+/// Takes the stack of a thread that will not go on.
+fn abandon(mut fiber: Fiber) -> DefaultStack {
+    if fiber.started() {
+        // SAFETY: what lies on the stack is of C++ and needs no destructor, or is a hook's frame,
+        // which at worst leaks the text of a report.
+        unsafe { fiber.force_reset() };
+        fiber.into_stack()
+    } else {
+        drop(fiber);
+        DefaultStack::default()
+    }
+}
+
+/// Runs a hook's work on the team of the running thread.
+fn with_team<R>(work: impl FnOnce(&mut Team) -> R) -> R {
+    let team = TEAM.get();
+    assert!(!team.is_null(), "a hook was called outside a kernel");
+    // SAFETY: hooks run in a coroutine of this team while the scheduler borrows nothing of it, and
+    // no work suspends.
+    work(unsafe { &mut *team })
+}
+
+/// Lets the scheduler go on with another thread.
+fn suspend() {
+    let yielder = with_team(|team| team.lanes[team.current].yielder);
+    // SAFETY: the yielder is that of the running coroutine, which set it when it began.
+    unsafe { &*yielder }.suspend(());
+}
+
+/// Ends the launch: the running thread is never resumed.
+fn stop(what: &str) -> ! {
+    with_team(|team| team.set_fault(what));
+    loop {
+        suspend();
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salient_emulated_access(
+    address: usize,
+    bytes: u32,
+    access: Access,
+    active: u32,
+    site: Site,
+) {
+    let checked = with_team(|team| {
+        let bytes = bytes as usize;
+        team.record(site, access, (address, bytes), active != 0);
+        if active == 0 { Ok(()) } else { team.check(address, bytes, access) }
+    });
+    if let Err(what) = checked {
+        stop(&format!("{site}: {what}"));
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salient_emulated_collective(
+    mask: u32,
+    kind: Collective,
+    data: *mut c_void,
+    complete: Option<Complete>,
+    site: Site,
+) {
+    let waits = with_team(|team| {
+        let (current, first) = (team.current, team.current / 32 * 32);
+        team.progress = true;
+        if mask >> (current - first) & 1 == 0 {
+            return Err("a lane is outside its own mask".to_owned());
+        }
+        team.lanes[current].wait = Wait::Collective { mask, kind, site, data };
+        team.waiting[current / 32] |= 1 << (current - first);
+        let missing = mask & !team.waiting[current / 32];
+        if missing != 0 {
+            let lane = missing.trailing_zeros() as usize;
+            return match team.lanes.get(first + lane).map(|lane| lane.wait) {
+                Some(Wait::Ended) | None => {
+                    Err(format!("{kind:?} at {site} waits for lane {lane}, which has ended"))
+                }
+                _ => Ok(true),
+            };
+        }
+        let mut all = [std::ptr::null_mut(); 32];
+        for (lane, slot) in all.iter_mut().enumerate().filter(|(lane, _)| mask >> lane & 1 == 1) {
+            match team.lanes[first + lane].wait {
+                Wait::Collective { mask: m, kind: k, site: s, data }
+                    if (m, k, s) == (mask, kind, site) =>
+                {
+                    *slot = data;
+                }
+                _ => return Ok(true),
+            }
+        }
+        if let Some(complete) = complete {
+            // SAFETY: every lane of the mask waits here, and its data lives on its stack.
+            let wrong = unsafe { complete(all.as_ptr(), mask) };
+            if !wrong.is_null() {
+                // SAFETY: a literal of the header, which ends in 0.
+                let what = unsafe { CStr::from_ptr(wrong) }.to_string_lossy();
+                return Err(format!("{site}: {what}"));
+            }
+        }
+        if let Some(recorder) = &mut team.recorder {
+            recorder.count_matrix_operations(kind.matrix_operations());
+        }
+        for lane in (0..32).filter(|lane| mask >> lane & 1 == 1 && first + lane != current) {
+            team.lanes[first + lane].wait = Wait::Nothing;
+            team.ready.push((first + lane) as u32);
+        }
+        team.lanes[current].wait = Wait::Nothing;
+        Ok(false)
+    });
+    match waits {
+        Ok(true) => suspend(),
+        Ok(false) => {}
+        Err(what) => stop(&what),
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salient_emulated_barrier(barrier: Barrier, vote: u32, site: Site) -> Votes {
+    let waits = with_team(|team| {
+        let current = team.current;
+        let block = team.block_of(current);
+        team.progress = true;
+        let meeting = match barrier {
+            Barrier::Block => &mut team.blocks[block],
+            Barrier::Cluster => &mut team.cluster,
+        };
+        if meeting.site.is_some_and(|first| first != site) {
+            let first = meeting.site.expect("checked above");
+            return Err(format!("divergent barrier: it is at {site}, others are at {first}"));
+        }
+        if meeting.site.replace(site).is_none() {
+            meeting.votes = Votes { count: 0, all: 1, any: 0 };
+        }
+        meeting.votes.count += vote;
+        meeting.votes.all &= vote;
+        meeting.votes.any |= vote;
+        meeting.arrived.push(current as u32);
+        if (meeting.arrived.len() as u32) < meeting.size {
+            team.lanes[current].wait = Wait::Meeting;
+            return Ok(true);
+        }
+        meeting.site = None;
+        meeting.result = meeting.votes;
+        let arrived = std::mem::take(&mut meeting.arrived);
+        team.release(arrived.into_iter().filter(|&thread| thread as usize != current));
+        team.lanes[current].wait = Wait::Nothing;
+        let warps = team.launch().shape.threads as usize / 32;
+        let met = match barrier {
+            Barrier::Block => block * warps..(block + 1) * warps,
+            Barrier::Cluster => 0..team.threads.len() / 32,
+        };
+        if let Some(mut recorder) = team.recorder.take() {
+            recorder.flush(met, &team.launch().allocations);
+            team.recorder = Some(recorder);
+        }
+        Ok(false)
+    });
+    match waits {
+        Ok(true) => suspend(),
+        Ok(false) => {}
+        Err(what) => stop(&what),
+    }
+    with_team(|team| match barrier {
+        Barrier::Block => team.blocks[team.block_of(team.current)].result,
+        Barrier::Cluster => team.cluster.result,
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salient_emulated_pause() {
+    with_team(|team| team.ready.push(team.current as u32));
+    suspend();
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salient_emulated_copy_async(
+    to: *mut u8,
+    from: *const u8,
+    bytes: u32,
+    copied: u32,
+    site: Site,
+) {
+    salient_emulated_access(from as usize, bytes, Access::Load, u32::from(copied > 0), site);
+    salient_emulated_access(to as usize, bytes, Access::SharedStore, 1, site);
+    with_team(|team| {
+        let copy = Copy { to, from, bytes: bytes as usize, copied: copied as usize };
+        // The hardware may be done at once or only when it is waited for.
+        if team.random.below(2) == 0 {
+            copy.perform();
+        } else {
+            let current = team.current;
+            team.lanes[current].copies.push(copy);
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salient_emulated_copy_commit() {
+    with_team(|team| {
+        let current = team.current;
+        let lane = &mut team.lanes[current];
+        let group = std::mem::take(&mut lane.copies);
+        lane.groups.push_back(group);
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salient_emulated_copy_wait(pending: u32) {
+    with_team(|team| {
+        let current = team.current;
+        let lane = &mut team.lanes[current];
+        while lane.groups.len() > pending as usize {
+            let group = lane.groups.pop_front().expect("more than are pending");
+            group.iter().for_each(Copy::perform);
+        }
+    });
+}
+
+impl Copy {
+    fn perform(&self) {
+        // SAFETY: both ranges were checked when the copy was started; buffers and shared memory
+        // live as long as the launch.
+        unsafe { std::ptr::copy_nonoverlapping(self.from, self.to, self.copied) };
+        let rest = self.bytes - self.copied;
+        // SAFETY: as above.
+        unsafe { std::ptr::write_bytes(self.to.wrapping_add(self.copied), 0, rest) };
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salient_emulated_mutated(name: *const c_char) -> c_int {
+    // SAFETY: a literal in a kernel, which ends in 0.
+    let name = unsafe { CStr::from_ptr(name) }.to_bytes();
+    let mutant = with_team(|team| team.launch().mutant);
+    mutant.is_some_and(|mutant| mutant.as_bytes() == name).into()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salient_emulated_fail(what: *const c_char, site: Site) -> ! {
+    // SAFETY: a literal in a kernel, which ends in 0.
+    let what = unsafe { CStr::from_ptr(what) }.to_string_lossy();
+    stop(&format!("{site}: {what}"))
+}

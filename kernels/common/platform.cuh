@@ -1,0 +1,46 @@
+// What the kernels are compiled for: nvcc, or a C++ compiler alone for the emulator.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef SALIENT_EMULATOR
+#include <salient_emulator.h>
+#else
+#include <cuda_runtime.h>
+// Whether a mistake is made on purpose, to see that the tests catch it. Only in a copy of the kernels
+// that the emulator runs.
+#define SALIENT_MUTATED(name) false
+#endif
+
+#include "include/salient.h"
+
+// A launcher: the one kind of symbol that leaves an object.
+#define SALIENT_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace salient {
+
+constexpr uint32_t FULL_WARP = 0xffffffffu;
+
+__device__ __forceinline__ uint32_t lane_id() { return threadIdx.x % 32; }
+__device__ __forceinline__ uint32_t warp_id() { return threadIdx.x / 32; }
+
+// A bit for every lane below this one.
+__device__ __forceinline__ uint32_t lanes_below() { return (1u << lane_id()) - 1; }
+
+template <typename T>
+__host__ __device__ constexpr T ceil_div(T a, T b) {
+    return (a + b - 1) / b;
+}
+
+template <typename T>
+__host__ __device__ constexpr T min_of(T a, T b) {
+    return a < b ? a : b;
+}
+
+template <typename T>
+__host__ __device__ constexpr T max_of(T a, T b) {
+    return a < b ? b : a;
+}
+
+}  // namespace salient

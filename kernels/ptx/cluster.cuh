@@ -1,0 +1,80 @@
+// Thread-block clusters and distributed shared memory (PTX ISA: barrier.cluster, mapa,
+// ld.shared::cluster). For sm_90; on older architectures these trap.
+#pragma once
+
+#include "common/memory.cuh"
+
+namespace salient {
+
+#ifdef SALIENT_EMULATOR
+
+inline uint32_t cluster_rank() { return emulated::self().cluster_rank; }
+inline uint32_t cluster_size() { return emulated::self().cluster_size; }
+
+inline void cluster_sync(SALIENT_SITE) {
+    salient_emulated_barrier(emulated::CLUSTER, 0, site);
+}
+
+template <typename T>
+inline T cluster_load(const T* mine, uint32_t rank, SALIENT_SITE) {
+    auto& self = emulated::self();
+    if (rank >= self.cluster_size) salient_emulated_fail("a rank beyond the cluster", site);
+    auto offset = reinterpret_cast<const unsigned char*>(mine) - self.shared;
+    auto* theirs = reinterpret_cast<const T*>(self.peers[rank] + offset);
+    salient_emulated_access(theirs, sizeof(T), emulated::SHARED_LOAD, 1, site);
+    return *theirs;
+}
+
+#else
+
+__device__ __forceinline__ uint32_t cluster_rank() {
+    uint32_t rank = 0;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+    return rank;
+}
+
+__device__ __forceinline__ uint32_t cluster_size() {
+    uint32_t size = 1;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+#endif
+    return size;
+}
+
+// Every thread of the cluster arrives and waits; writes before it are seen after it.
+__device__ __forceinline__ void cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+#else
+    __trap();
+#endif
+}
+
+// The word of the block of that rank that lies where `mine` lies in this block.
+template <typename T>
+__device__ __forceinline__ T cluster_load(const T* mine, uint32_t rank) {
+    static_assert(sizeof(T) == 4, "words only");
+    uint32_t word = 0;
+#if __CUDA_ARCH__ >= 900
+    uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(mine));
+    asm volatile(
+        "{\n\t.reg .b32 remote;\n\t"
+        "mapa.shared::cluster.u32 remote, %1, %2;\n\t"
+        "ld.shared::cluster.b32 %0, [remote];\n\t}"
+        : "=r"(word)
+        : "r"(address), "r"(rank)
+        : "memory");
+#else
+    __trap();
+#endif
+    T value;
+    memcpy(&value, &word, sizeof value);
+    return value;
+}
+
+#endif
+
+}  // namespace salient
