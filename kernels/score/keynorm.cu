@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(THREADS) keynorm(SalientKeynormParams p, int h
     int head = static_cast<int>(blockIdx.x) % head_tiles * heads;
     if (!p.mean) {
         norms_of<T, ALIGNED>(p, norms, token, head, heads);
-        __syncthreads();
+        if (!SALIENT_MUTATED("keynorm_barrier")) __syncthreads();
         int t = token + thread % tokens;
         int64_t h = head + thread / tokens;
         float norm = shared_load(norms.at + thread / tokens * stride + thread % tokens);

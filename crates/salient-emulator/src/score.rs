@@ -3,12 +3,12 @@
 use std::ffi::{c_int, c_void};
 
 use salient::host::score::{Per, PredictorWeights};
+use salient::kernels::Buffer as Place;
 use salient::kernels::raw::{SalientKeynormParams, SalientMlpParams};
 use salient::kernels::score::{
     KeynormBuffers, KeynormPlan, MAX_HIDDEN, MAX_WIDTH, MlpBuffers, MlpPlan, MlpWeights,
     keynorm_params, mlp_params,
 };
-use salient::kernels::Buffer as Place;
 use salient::{DType, Element, Result, View};
 use salient_oracle::implementation::Score;
 

@@ -1,6 +1,8 @@
 //! **score** on the emulated kernels: the conformance suite, what they move, and that they always
 //! give the same bits.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use half::{bf16, f16};
 use salient::host::score::{Per, PredictorWeights};
 use salient::kernels::score::{MlpPlan, MlpWeights};
@@ -248,4 +250,25 @@ fn key_norms_do_not_depend_on_alignment() {
     check::<f32>();
     check::<f16>();
     check::<bf16>();
+}
+
+/// Mistakes made on purpose: the suite sees each.
+#[test]
+fn mutants_are_caught() {
+    type Property = fn(&Emulated);
+    let mutants: [(&str, Property); 4] = [
+        ("mlp_barrier", score::tokens_are_alone),
+        ("mlp_bounds", score::tokens_are_alone),
+        ("mlp_order", score::tokens_are_alone),
+        ("keynorm_barrier", score::key_norms),
+    ];
+    for (mutant, property) in mutants {
+        let on = Emulated { seed: 1, mutant: Some(mutant), ..Emulated::default() };
+        let caught = catch_unwind(AssertUnwindSafe(|| property(&on))).is_err();
+        assert!(caught, "{mutant} passes");
+    }
+    // The same copy of the kernels, doing nothing wrong.
+    let on = Emulated { seed: 1, mutant: Some("none"), ..Emulated::default() };
+    score::tokens_are_alone(&on);
+    score::key_norms(&on);
 }
