@@ -31,6 +31,7 @@ fn compile(here: &Path, kernels: &Path, name: &str, sources: &[PathBuf], mutants
         // The arithmetic that the kernels spell out, no more and no less.
         .flag("-ffp-contract=off")
         .flag("-fvisibility=hidden")
+        .flag("-Wno-unknown-pragmas")
         .files(sources);
     if mutants {
         build.define("SALIENT_MUTANTS", None);

@@ -65,6 +65,13 @@ inline void global_min(uint32_t* to, uint32_t value, SALIENT_SITE) {
     }
 }
 
+// What other blocks may have written since the kernel began.
+template <typename T>
+inline T load_fresh(const T* from, SALIENT_SITE) {
+    SALIENT_ACCESS(from, LOAD, 1);
+    return *from;
+}
+
 inline uint32_t load_acquire(const uint32_t* from, SALIENT_SITE) {
     SALIENT_ACCESS(from, ATOMIC, 1);
     return __atomic_load_n(from, __ATOMIC_SEQ_CST);
@@ -138,6 +145,11 @@ __device__ __forceinline__ T global_add(T* to, T value) {
 
 __device__ __forceinline__ void global_or(uint32_t* to, uint32_t value) { atomicOr(to, value); }
 __device__ __forceinline__ void global_min(uint32_t* to, uint32_t value) { atomicMin(to, value); }
+
+template <typename T>
+__device__ __forceinline__ T load_fresh(const T* from) {
+    return *const_cast<const volatile T*>(from);
+}
 
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t* from) {
     uint32_t value = *const_cast<const volatile uint32_t*>(from);

@@ -123,8 +123,8 @@ typedef struct SalientSelectParams {
     int32_t variant;            // SALIENT_SELECT_*
 } SalientSelectParams;
 
-// Workspace of the grid variant: a header, then SALIENT_SELECT_GROUP_BYTES per group; groups beyond
-// SALIENT_SELECT_MAX_GROUPS are not used. Other variants take none.
+// Workspace of the grid variant: SALIENT_SELECT_GROUP_BYTES for every row, or for
+// SALIENT_SELECT_MAX_GROUPS rows if there are more. Other variants take none.
 enum {
     SALIENT_SELECT_GROUP_BYTES = 32768,
     SALIENT_SELECT_MAX_GROUPS = 64,

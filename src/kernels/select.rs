@@ -242,14 +242,13 @@ impl SelectPlan {
     /// Bytes of workspace, which start on a multiple of [`ALIGNMENT`]. What they hold does not
     /// matter, before or after.
     pub fn workspace_bytes(&self) -> usize {
-        const HEADER_BYTES: usize = 256;
         let grid = match self.variant {
             Variant::Grid => true,
             Variant::Auto => self.shape.max_len > Variant::BLOCK_LEN,
             Variant::Block | Variant::Cluster => false,
         };
         let groups = self.rows.min(raw::SALIENT_SELECT_MAX_GROUPS as usize);
-        if grid { HEADER_BYTES + raw::SALIENT_SELECT_GROUP_BYTES as usize * groups } else { 0 }
+        if grid { raw::SALIENT_SELECT_GROUP_BYTES as usize * groups } else { 0 }
     }
 }
 
@@ -509,8 +508,8 @@ mod tests {
             SelectPlan::new(shape, Budget::Ratio(0.1)).unwrap()
         };
         assert_eq!(long(1, 16_384).workspace_bytes(), 0);
-        assert_eq!(long(1, 16_385).workspace_bytes(), 256 + 32_768);
-        assert_eq!(long(1000, 16_385).workspace_bytes(), 256 + 64 * 32_768);
+        assert_eq!(long(1, 16_385).workspace_bytes(), 32_768);
+        assert_eq!(long(1000, 16_385).workspace_bytes(), 64 * 32_768);
         assert_eq!(long(1, 9).with_variant(Variant::Grid).unwrap().workspace_bytes(), 33_024);
         let cluster = long(4, 131_072).with_variant(Variant::Cluster).unwrap();
         assert_eq!(cluster.workspace_bytes(), 0);

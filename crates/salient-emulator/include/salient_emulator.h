@@ -152,9 +152,8 @@ inline T shuffle(uint32_t mask, T value, int source, Site site) {
     salient_emulated_collective(
         mask, SHUFFLE, &mine,
         [](void* const* data, uint32_t mask) -> const char* {
-            for (int lane = 0; lane < 32; lane++) {
-                if (!(mask >> lane & 1)) continue;
-                auto* mine = static_cast<Shuffled<T>*>(data[lane]);
+            for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
+                auto* mine = static_cast<Shuffled<T>*>(data[__builtin_ctz(rest)]);
                 if (!(mask >> mine->source & 1)) return "a shuffle reads a lane outside its mask";
                 mine->result = static_cast<Shuffled<T>*>(data[mine->source])->value;
             }
@@ -164,64 +163,50 @@ inline T shuffle(uint32_t mask, T value, int source, Site site) {
     return mine.result;
 }
 
-template <typename T>
 struct Voted {
-    T value;
-    T result;
+    uint32_t value;
+    uint32_t result;
 };
 
-// Lanes deposit a value each and `join` makes of all of them what each gets.
-template <typename T, typename Join>
-inline T join(uint32_t mask, T value, Collective kind, Join, Site site) {
-    Voted<T> mine{value, T()};
-    salient_emulated_collective(
-        mask, kind, &mine,
-        [](void* const* data, uint32_t mask) -> const char* {
-            for (int lane = 0; lane < 32; lane++) {
-                if (!(mask >> lane & 1)) continue;
-                static_cast<Voted<T>*>(data[lane])->result = Join::of(data, mask, lane);
-            }
-            return nullptr;
-        },
-        site);
+inline Voted& voted(void* const* data, int lane) { return *static_cast<Voted*>(data[lane]); }
+
+template <typename Visit>
+inline void for_lanes(uint32_t mask, Visit visit) {
+    for (; mask != 0; mask &= mask - 1) visit(__builtin_ctz(mask));
+}
+
+inline uint32_t join(uint32_t mask, uint32_t value, Collective kind, Complete* complete,
+                     Site site) {
+    Voted mine{value, 0};
+    salient_emulated_collective(mask, kind, &mine, complete, site);
     return mine.result;
 }
 
-inline uint32_t value_of(void* const* data, int lane) {
-    return static_cast<Voted<uint32_t>*>(data[lane])->value;
+inline const char* ballot(void* const* data, uint32_t mask) {
+    uint32_t votes = 0;
+    for_lanes(mask, [&](int lane) { votes |= voted(data, lane).value << lane; });
+    for_lanes(mask, [&](int lane) { voted(data, lane).result = votes; });
+    return nullptr;
 }
 
-struct Ballot {
-    static uint32_t of(void* const* data, uint32_t mask, int) {
-        uint32_t votes = 0;
-        for (int lane = 0; lane < 32; lane++) {
-            if ((mask >> lane & 1) && value_of(data, lane)) votes |= 1u << lane;
-        }
-        return votes;
-    }
-};
-
-struct Match {
-    static uint32_t of(void* const* data, uint32_t mask, int mine) {
+inline const char* match(void* const* data, uint32_t mask) {
+    for_lanes(mask, [&](int mine) {
         uint32_t same = 0;
-        for (int lane = 0; lane < 32; lane++) {
-            bool equal = (mask >> lane & 1) && value_of(data, lane) == value_of(data, mine);
-            if (equal) same |= 1u << lane;
-        }
-        return same;
-    }
-};
+        for_lanes(mask, [&](int lane) {
+            same |= uint32_t(voted(data, lane).value == voted(data, mine).value) << lane;
+        });
+        voted(data, mine).result = same;
+    });
+    return nullptr;
+}
 
 template <typename Fold>
-struct Reduce {
-    static uint32_t of(void* const* data, uint32_t mask, int) {
-        uint32_t result = Fold::FIRST;
-        for (int lane = 0; lane < 32; lane++) {
-            if (mask >> lane & 1) result = Fold::fold(result, value_of(data, lane));
-        }
-        return result;
-    }
-};
+const char* reduce(void* const* data, uint32_t mask) {
+    uint32_t result = Fold::FIRST;
+    for_lanes(mask, [&](int lane) { result = Fold::fold(result, voted(data, lane).value); });
+    for_lanes(mask, [&](int lane) { voted(data, lane).result = result; });
+    return nullptr;
+}
 
 struct Add {
     static constexpr uint32_t FIRST = 0;
@@ -270,7 +255,7 @@ inline T __shfl_xor_sync(uint32_t mask, T value, uint32_t lanes, SALIENT_SITE) {
                              site);
 }
 inline uint32_t __ballot_sync(uint32_t mask, int predicate, SALIENT_SITE) {
-    return emulated::join(mask, uint32_t(predicate != 0), emulated::VOTE, emulated::Ballot(), site);
+    return emulated::join(mask, predicate != 0, emulated::VOTE, emulated::ballot, site);
 }
 inline int __any_sync(uint32_t mask, int predicate, SALIENT_SITE) {
     return __ballot_sync(mask, predicate, site) != 0;
@@ -281,20 +266,19 @@ inline int __all_sync(uint32_t mask, int predicate, SALIENT_SITE) {
 template <typename T>
 inline uint32_t __match_any_sync(uint32_t mask, T value, SALIENT_SITE) {
     static_assert(sizeof(T) == 4, "");
-    return emulated::join(mask, static_cast<uint32_t>(value), emulated::MATCH, emulated::Match(),
-                          site);
+    return emulated::join(mask, static_cast<uint32_t>(value), emulated::MATCH, emulated::match, site);
 }
 inline uint32_t __reduce_add_sync(uint32_t mask, uint32_t value, SALIENT_SITE) {
-    return emulated::join(mask, value, emulated::REDUCE, emulated::Reduce<emulated::Add>(), site);
+    return emulated::join(mask, value, emulated::REDUCE, emulated::reduce<emulated::Add>, site);
 }
 inline uint32_t __reduce_min_sync(uint32_t mask, uint32_t value, SALIENT_SITE) {
-    return emulated::join(mask, value, emulated::REDUCE, emulated::Reduce<emulated::Min>(), site);
+    return emulated::join(mask, value, emulated::REDUCE, emulated::reduce<emulated::Min>, site);
 }
 inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value, SALIENT_SITE) {
-    return emulated::join(mask, value, emulated::REDUCE, emulated::Reduce<emulated::Max>(), site);
+    return emulated::join(mask, value, emulated::REDUCE, emulated::reduce<emulated::Max>, site);
 }
 inline uint32_t __reduce_or_sync(uint32_t mask, uint32_t value, SALIENT_SITE) {
-    return emulated::join(mask, value, emulated::REDUCE, emulated::Reduce<emulated::Or>(), site);
+    return emulated::join(mask, value, emulated::REDUCE, emulated::reduce<emulated::Or>, site);
 }
 inline void __syncwarp(uint32_t mask = 0xffffffffu, SALIENT_SITE) {
     salient_emulated_collective(mask, emulated::SYNC, nullptr, nullptr, site);

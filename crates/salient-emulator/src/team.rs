@@ -33,6 +33,8 @@ pub(crate) struct Team {
     lanes: Vec<Lane>,
     blocks: Vec<Meeting>,
     cluster: Meeting,
+    /// Of each warp, the lanes that wait in a collective.
+    waiting: Vec<u32>,
     shared: Shared,
     ready: Vec<u32>,
     current: usize,
@@ -168,6 +170,7 @@ impl Team {
             lanes: threads.iter().map(|_| lane()).collect(),
             blocks: (0..per_team).map(|_| meeting(shape.threads)).collect(),
             cluster: meeting(threads.len() as u32),
+            waiting: vec![0; threads.len() / 32],
             shared,
             ready: (0..threads.len() as u32).collect(),
             current: 0,
@@ -428,6 +431,17 @@ extern "C" fn salient_emulated_collective(
             return Err("a lane is outside its own mask".to_owned());
         }
         team.lanes[current].wait = Wait::Collective { mask, kind, site, data };
+        team.waiting[current / 32] |= 1 << (current - first);
+        let missing = mask & !team.waiting[current / 32];
+        if missing != 0 {
+            let lane = missing.trailing_zeros() as usize;
+            return match team.lanes.get(first + lane).map(|lane| lane.wait) {
+                Some(Wait::Ended) | None => {
+                    Err(format!("{kind:?} at {site} waits for lane {lane}, which has ended"))
+                }
+                _ => Ok(true),
+            };
+        }
         let mut all = [std::ptr::null_mut(); 32];
         for (lane, slot) in all.iter_mut().enumerate().filter(|(lane, _)| mask >> lane & 1 == 1) {
             match team.lanes[first + lane].wait {
@@ -435,10 +449,6 @@ extern "C" fn salient_emulated_collective(
                     if (m, k, s) == (mask, kind, site) =>
                 {
                     *slot = data;
-                }
-                Wait::Ended => {
-                    let what = format!("{kind:?} at {site} waits for lane {lane}, which has ended");
-                    return Err(what);
                 }
                 _ => return Ok(true),
             }
@@ -455,10 +465,10 @@ extern "C" fn salient_emulated_collective(
         if let Some(recorder) = &mut team.recorder {
             recorder.count_matrix_operations(kind.matrix_operations());
         }
-        let others =
-            (0..32u32).filter(|lane| mask >> lane & 1 == 1).map(|lane| first as u32 + lane);
-        let others: Vec<u32> = others.filter(|&thread| thread as usize != current).collect();
-        team.release(others);
+        for lane in (0..32).filter(|lane| mask >> lane & 1 == 1 && first + lane != current) {
+            team.lanes[first + lane].wait = Wait::Nothing;
+            team.ready.push((first + lane) as u32);
+        }
         team.lanes[current].wait = Wait::Nothing;
         Ok(false)
     });

@@ -1,0 +1,15 @@
+// Selection with a cluster per row: rows of up to 131072 scores, read once. For sm_90.
+#include "select/select.cuh"
+#include "select/variants.cuh"
+
+namespace salient {
+
+int select_cluster(const SalientSelectParams& p, SalientStream stream) {
+    uint32_t size = 2;
+    while (static_cast<int>(size) * BLOCK_MAX_LEN < p.max_len) size *= 2;
+    Launch shape = {dim3(p.batch * p.heads * size), 1024, sizeof(Cluster::Shared), size};
+    int blocks = static_cast<int>(size);
+    return launch("select_cluster", select_rows<Cluster, 1024>, shape, stream, p, blocks);
+}
+
+}  // namespace salient
