@@ -335,9 +335,11 @@ __global__ void mlp_sum(SalientMlpParams p) {
 
 template <typename T, int ROWS, int COLUMNS>
 int run(const SalientMlpParams& p, SalientStream stream) {
-    auto blocks = static_cast<uint32_t>(ceil_div(p.tokens, ROWS) * ceil_div(p.width, COLUMNS));
+    int64_t blocks = ceil_div<int64_t>(p.tokens, ROWS) * ceil_div(p.width, COLUMNS);
+    if (blocks > INT32_MAX) return INVALID_VALUE;
     size_t shared_bytes = sizeof(typename Tile<ROWS, COLUMNS>::Shared);
-    return launch("mlp", mlp<T, ROWS, COLUMNS>, {dim3(blocks), ROWS, shared_bytes}, stream, p);
+    Launch shape{dim3(static_cast<uint32_t>(blocks)), ROWS, shared_bytes};
+    return launch("mlp", mlp<T, ROWS, COLUMNS>, shape, stream, p);
 }
 
 template <typename T>
@@ -359,6 +361,8 @@ using namespace salient;
 SALIENT_EXPORT int salient_mlp(const SalientMlpParams* params, SalientStream stream) {
     const SalientMlpParams& p = *params;
     if (p.tokens == 0) return SUCCESS;
+    // So that no token of a tile overflows.
+    if (p.tokens > INT32_MAX - 256) return INVALID_VALUE;
     int error = INVALID_VALUE;
     if (p.dtype == SALIENT_F16) error = run_for<f16>(p, stream);
     if (p.dtype == SALIENT_BF16) error = run_for<bf16>(p, stream);

@@ -104,7 +104,7 @@ fn twenty_seeds_give_the_same_bits() {
 /// Long batches go in blocks of 256 tokens, short ones in blocks of 128.
 #[test]
 fn a_token_scores_the_same_in_a_long_batch() {
-    let (hidden, width, tokens) = (32, 4096, 1800);
+    let (hidden, width, tokens) = (72, 4096, 1800);
     let (x, weights) = (values::<bf16>(tokens * hidden, 3), weights(hidden, width));
     let on = Emulated::default();
     let (long, _) = mlp(on, &x, &weights, None);
@@ -164,19 +164,18 @@ fn assert_few_conflicts(traffic: &Traffic) {
 
 #[test]
 fn the_predictor_reads_x_once_per_tile_of_columns_and_w1_once_per_tile_of_tokens() {
-    for (hidden, width, tokens) in
-        [(576, 300, 200), (128, 4096, 257), (256, 64, 300), (256, 20, 129)]
-    {
+    // Hidden channels, width, tokens; then the tile: tokens, columns.
+    let cases = [
+        ((576, 300, 200), (128, 128)),
+        ((128, 4096, 257), (128, 128)),
+        ((32, 4096, 1800), (256, 128)),
+        ((256, 64, 300), (128, 64)),
+        ((256, 20, 129), (128, 32)),
+    ];
+    for ((hidden, width, tokens), (rows, columns)) in cases {
         let x = values::<bf16>(tokens * hidden, 6);
         let (_, launched) = mlp(counting(), &x, &weights(hidden, width), None);
-        let columns = if width <= 32 {
-            32
-        } else if width <= 64 {
-            64
-        } else {
-            128
-        };
-        let (row_tiles, column_tiles) = (tokens.div_ceil(128), width.div_ceil(columns));
+        let (row_tiles, column_tiles) = (tokens.div_ceil(rows), width.div_ceil(columns));
         let traffic = &launched[0].traffic;
         let bytes = |name| traffic.buffer(name).read.bytes as usize;
         assert_eq!(bytes("x"), column_tiles * tokens * hidden * 2);
@@ -185,7 +184,7 @@ fn the_predictor_reads_x_once_per_tile_of_columns_and_w1_once_per_tile_of_tokens
             let read = traffic.buffer(name).read;
             assert_eq!(read.sectors, read.least_sectors, "{name}");
         }
-        let flops = 2 * (row_tiles * 128) * (column_tiles * columns) * hidden.next_multiple_of(32);
+        let flops = 2 * (row_tiles * rows) * (column_tiles * columns) * hidden.next_multiple_of(32);
         assert_eq!(traffic.matrix_operations as usize, flops);
         assert_few_conflicts(traffic);
 
