@@ -16,18 +16,23 @@
 //! not modelled: time, caches, and the order in which lanes of a warp touch memory between two
 //! points where they wait.
 
+mod compact;
 mod emulated;
 mod launch;
 mod memory;
 pub mod probes;
 mod random;
 mod select;
+mod score;
 mod team;
 mod thread;
 mod traffic;
+mod validate;
 
+pub use compact::{KvOutputs, KvRun, KvStore, RowsOutputs, RowsRun, UNWRITTEN};
 pub use emulated::Emulated;
 pub use launch::{Device, Fault, Launched};
 pub use memory::Buffer;
 pub use select::{SelectOutputs, SelectRun, position_of};
 pub use traffic::{BufferTraffic, Requests, SharedTraffic, Traffic};
+pub use validate::ValidateRun;

@@ -8,7 +8,11 @@ use std::time::Instant;
 fn quick() {
     for variant in 1..=3 {
         let on = &Emulated { variant, ..Emulated::default() };
-        let time = |name: &str, f: &dyn Fn()| { let t = Instant::now(); f(); eprintln!("{variant} {name} {:?}", t.elapsed()); };
+        let time = |name: &str, f: &dyn Fn()| {
+            let t = Instant::now();
+            f();
+            eprintln!("{variant} {name} {:?}", t.elapsed());
+        };
         time("long", &|| select::one_long_row(on));
         time("thresholds", &|| select::thresholds(on));
         time("ratios", &|| select::ratios(on));

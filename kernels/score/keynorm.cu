@@ -1,0 +1,164 @@
+// score: minus the Euclidean norm of keys.
+//
+// A block takes 256 keys: a power of two of heads, up to 8, by as many tokens as that leaves. Eight
+// lanes share a key, 16 bytes at a time, and every lane has eight keys' loads on their way. The norms
+// meet in shared memory, from where scores leave in whole lines whatever the keys' layout.
+#include "common/launch.cuh"
+#include "common/memory.cuh"
+#include "ptx/convert.cuh"
+
+namespace salient {
+namespace {
+
+constexpr int THREADS = 256;  // and keys of a block
+constexpr int LANES = 8;      // per key
+constexpr int KEYS = 8;       // per lane
+constexpr int MAX_HEADS = 8;  // of a block
+
+// Norms of a block, [heads, tokens], with a gap between heads that keeps a warp's in different banks.
+struct Norms {
+    float at[THREADS + 32];
+};
+
+__device__ __forceinline__ float square(float x) { return x * x; }
+
+// The sum of the squares of 16 bytes of keys.
+__device__ __forceinline__ float squares(const Vector& vector, const float*) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4; i++) sum += square(__uint_as_float(vector.words[i]));
+    return sum;
+}
+
+template <typename T>
+__device__ __forceinline__ float squares(const Vector& vector, const T*) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float values[2];
+        unpack<T>(vector.words[i], values);
+        sum += square(values[0]);
+        sum += square(values[1]);
+    }
+    return sum;
+}
+
+// The same of up to 16 bytes that may lie anywhere, in the same order.
+template <typename T>
+__device__ __forceinline__ float squares(const T* key, int count) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(16 / sizeof(T)); i++) {
+        sum += square(to_float(load_if(i < count, key + i, T{})));
+    }
+    return sum;
+}
+
+// The norms of a block's keys, from `token` and `head` on, into shared memory.
+template <typename T, bool ALIGNED>
+__device__ __forceinline__ void norms_of(const SalientKeynormParams& p, Norms& norms, int token,
+                                         int head, int heads) {
+    constexpr int WIDTH = 16 / sizeof(T);
+    int tokens = THREADS / heads, lane = static_cast<int>(lane_id());
+    int first_key = static_cast<int>(warp_id()) * 32;
+    bool heads_first = p.head_stride < p.token_stride;  // keys in the order in which they lie
+    auto token_of = [&](int key) { return heads_first ? key / heads : key % tokens; };
+    auto head_of = [&](int key) { return heads_first ? key % heads : key / tokens; };
+
+    const T* keys[KEYS];
+    bool exists[KEYS];
+    float sums[KEYS] = {};
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) {
+        int key = first_key + i * (32 / LANES) + lane / LANES;
+        int64_t t = token + token_of(key), h = head + head_of(key);
+        exists[i] = t < p.tokens && h < p.heads;
+        keys[i] = static_cast<const T*>(p.keys) + t * p.token_stride + h * p.head_stride;
+    }
+    for (int from = lane % LANES * WIDTH; from - lane % LANES * WIDTH < p.dim;
+         from += LANES * WIDTH) {
+#pragma unroll
+        for (int i = 0; i < KEYS; i++) {
+            bool reads = exists[i] && from < p.dim;
+            if constexpr (ALIGNED) {
+                auto* vector = reinterpret_cast<const Vector*>(keys[i] + from);
+                sums[i] += squares(load_if(reads, vector, Vector{}), keys[i]);
+            } else {
+                sums[i] += squares(keys[i] + from, reads ? p.dim - from : 0);
+            }
+        }
+    }
+    float norm = 0.0f;
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) {
+        float sum = sums[i];
+#pragma unroll
+        for (int lanes = 1; lanes < LANES; lanes *= 2) {
+            sum += __shfl_xor_sync(FULL_WARP, sum, lanes);
+        }
+        if (lane % LANES == i) norm = __fsqrt_rn(sum);
+    }
+    int key = first_key + lane % LANES * (32 / LANES) + lane / LANES;
+    shared_store(norms.at + head_of(key) * (tokens + 32 / heads) + token_of(key), norm);
+}
+
+// `heads`: those of a block.
+template <typename T, bool ALIGNED>
+__global__ void __launch_bounds__(THREADS) keynorm(SalientKeynormParams p, int heads) {
+    auto& norms = shared_memory<Norms>();
+    int thread = static_cast<int>(threadIdx.x), tokens = THREADS / heads;
+    int stride = tokens + 32 / heads, head_tiles = p.mean ? 1 : ceil_div(p.heads, heads);
+    int token = static_cast<int>(blockIdx.x) / head_tiles * tokens;
+    int head = static_cast<int>(blockIdx.x) % head_tiles * heads;
+    if (!p.mean) {
+        norms_of<T, ALIGNED>(p, norms, token, head, heads);
+        __syncthreads();
+        int t = token + thread % tokens;
+        int64_t h = head + thread / tokens;
+        float norm = shared_load(norms.at + thread / tokens * stride + thread % tokens);
+        store_if(t < p.tokens && h < p.heads, p.scores + h * p.tokens + t, -norm);
+        return;
+    }
+    float sum = 0.0f;
+    for (; head < p.heads; head += heads) {
+        norms_of<T, ALIGNED>(p, norms, token, head, heads);
+        __syncthreads();
+        for (int h = 0; h < min_of(heads, p.heads - head); h++) {
+            sum += shared_load(norms.at + h * stride + thread % tokens);
+        }
+        __syncthreads();
+    }
+    bool writes = thread < tokens && token + thread < p.tokens;
+    store_if(writes, p.scores + token + thread, -(sum / static_cast<float>(p.heads)));
+}
+
+template <typename T>
+int run(const SalientKeynormParams& p, SalientStream stream) {
+    constexpr int WIDTH = 16 / sizeof(T);
+    bool aligned = reinterpret_cast<uintptr_t>(p.keys) % 16 == 0 && p.dim % WIDTH == 0 &&
+                   p.token_stride % WIDTH == 0 && p.head_stride % WIDTH == 0;
+    int heads = 1;
+    while (heads < min_of(p.heads, MAX_HEADS)) heads *= 2;
+    int64_t blocks = ceil_div(p.tokens, THREADS / heads);
+    if (!p.mean) blocks *= ceil_div(p.heads, heads);
+    if (blocks > INT32_MAX) return INVALID_VALUE;
+    auto kernel = aligned ? keynorm<T, true> : keynorm<T, false>;
+    Launch shape{dim3(static_cast<uint32_t>(blocks)), THREADS, sizeof(Norms)};
+    return launch("keynorm", kernel, shape, stream, p, heads);
+}
+
+}  // namespace
+}  // namespace salient
+
+using namespace salient;
+
+SALIENT_EXPORT int salient_keynorm(const SalientKeynormParams* params, SalientStream stream) {
+    const SalientKeynormParams& p = *params;
+    if (p.tokens == 0) return SUCCESS;
+    switch (p.dtype) {
+        case SALIENT_F32: return run<float>(p, stream);
+        case SALIENT_F16: return run<f16>(p, stream);
+        case SALIENT_BF16: return run<bf16>(p, stream);
+        default: return INVALID_VALUE;
+    }
+}
