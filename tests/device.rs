@@ -6,8 +6,6 @@
 mod cuda_graph;
 #[path = "common/device.rs"]
 mod device;
-#[path = "common/host.rs"]
-mod host;
 
 use std::io::Write;
 
@@ -17,7 +15,7 @@ use salient::cuda::cudarc::driver::{CudaContext, CudaStream};
 use salient::cuda::score::{Predictor, mlp};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::validate::{Lists, validate};
-use salient::cuda::{Backend, DeviceElement, StatusWord, probe};
+use salient::cuda::{Backend, StatusWord, probe};
 use salient::host::score::PredictorWeights;
 use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape};
 use salient::kernels::score::{MlpPlan, MlpWeights};
@@ -27,7 +25,7 @@ use salient::kernels::{Fault, Status};
 use salient::{Error, Result};
 use salient_oracle::generate::Random;
 use salient_oracle::implementation::Score;
-use salient_oracle::suite::{self, assert_accurate};
+use salient_oracle::suite;
 
 use device::Device;
 
@@ -68,61 +66,15 @@ fn compactions_conform() {
 }
 
 #[test]
-fn key_norms_conform() {
-    on_device("key_norms_conform", || {
-        suite::score::key_norms(&Device::new(Variant::Auto)?);
-        Ok(())
-    });
-}
-
-#[test]
-fn predictors_score_as_the_oracle_does_with_the_weights_they_use() {
-    on_device("predictors_score_as_the_oracle_does_with_the_weights_they_use", || {
+fn scores_conform() {
+    on_device("scores_conform", || {
         let device = Device::new(Variant::Auto)?;
-        for (hidden, width, tokens) in [
-            (128, 32, 1),
-            (64, 16, 65),
-            (576, 144, 33),
-            (1024, 300, 129),
-            (8192, 40, 2),
-            (8, 4096, 2),
-        ] {
-            for (outputs, norm) in [(1, false), (1, true), (2, true)] {
-                check_mlp::<f16>(&device, hidden, width, tokens, outputs, norm);
-                check_mlp::<bf16>(&device, hidden, width, tokens, outputs, norm);
-            }
-        }
+        suite::score::predictors(&device);
+        suite::score::tokens_are_alone(&device);
+        suite::score::bad_predictors(&device);
+        suite::score::key_norms(&device);
+        suite::score::bad_keys(&device);
         Ok(())
-    });
-}
-
-fn check_mlp<T: DeviceElement>(
-    device: &Device,
-    hidden: usize,
-    width: usize,
-    tokens: usize,
-    outputs: usize,
-    norm: bool,
-) {
-    let mut random = Random::new((hidden * width + outputs) as u64);
-    let mut normals = |len, fan: usize| random.normals(len, (fan as f32).powf(-0.5));
-    let given = PredictorWeights {
-        w1: normals(width * hidden, hidden),
-        b1: normals(width, 4),
-        w2: normals(outputs * width, width),
-        b2: normals(outputs, 1),
-        norm: norm.then(|| (normals(hidden, 1), 1e-5)),
-    };
-    let x: Vec<T> = normals(tokens * hidden, 1).into_iter().map(T::from_f32).collect();
-    let used = MlpWeights::<T>::new(hidden, given.clone()).expect("good weights").as_used();
-    let exact = salient_oracle::score::mlp::<f64, T>(&x, hidden, &used);
-    let plain = salient_oracle::score::mlp::<f32, T>(&x, hidden, &used);
-    let mut actual = vec![f32::MAX; tokens];
-    device.mlp(&x, hidden, &given, &mut actual).expect("good input");
-    let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
-    let largest = exact.iter().fold(1f64, |a, b| a.max(b.abs()));
-    assert_accurate(&wide(&actual), &wide(&plain), &exact, 1e-6 * largest, &|| {
-        format!("mlp {hidden} -> {width} -> {outputs}, norm {norm}, {:?}", T::DTYPE)
     });
 }
 
