@@ -13,6 +13,9 @@
 //! A [`Schedule`](schedule::Schedule) decides, from prompt lengths alone, how many tokens each stage keeps, so every shape
 //! is known before anything runs. Sequences of a batch are packed along one token axis; see
 //! [`Ragged`].
+//!
+//! The CPU backend is [`host`]. Feature `cuda` adds the device backend, `cuda`: the same verbs on
+//! buffers and streams of the caller. What it checks and plans without a device is [`kernels`].
 #![deny(unsafe_code)]
 
 pub mod cost;

@@ -6,25 +6,26 @@
 mod cuda_graph;
 #[path = "common/device.rs"]
 mod device;
-#[path = "common/host.rs"]
-mod host;
 
 use std::io::Write;
 
 use half::{bf16, f16};
+use salient::cuda::compact::{KvLists, KvOutputs, KvTable, kv};
 use salient::cuda::cudarc::driver::{CudaContext, CudaStream};
+use salient::cuda::score::{Predictor, mlp};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::validate::{Lists, validate};
-use salient::cuda::{Backend, DeviceElement, StatusWord, probe};
+use salient::cuda::{Backend, StatusWord, probe};
 use salient::host::score::PredictorWeights;
-use salient::kernels::score::MlpWeights;
+use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape};
+use salient::kernels::score::{MlpPlan, MlpWeights};
 use salient::kernels::select::{Budget, SelectPlan, Shape, Variant};
-use salient::kernels::validate::ValidatePlan;
+use salient::kernels::validate::{Pages, ValidatePlan};
 use salient::kernels::{Fault, Status};
 use salient::{Error, Result};
 use salient_oracle::generate::Random;
 use salient_oracle::implementation::Score;
-use salient_oracle::suite::{self, assert_accurate};
+use salient_oracle::suite;
 
 use device::Device;
 
@@ -65,56 +66,129 @@ fn compactions_conform() {
 }
 
 #[test]
-fn key_norms_conform() {
-    on_device("key_norms_conform", || {
-        suite::score::key_norms(&Device::new(Variant::Auto)?);
+fn scores_conform() {
+    on_device("scores_conform", || {
+        let device = Device::new(Variant::Auto)?;
+        suite::score::predictors(&device);
+        suite::score::tokens_are_alone(&device);
+        suite::score::bad_predictors(&device);
+        suite::score::key_norms(&device);
+        suite::score::bad_keys(&device);
         Ok(())
     });
 }
 
 #[test]
-fn predictors_score_as_the_oracle_does_with_the_weights_they_use() {
-    on_device("predictors_score_as_the_oracle_does_with_the_weights_they_use", || {
+fn a_stride_skips_and_tokens_that_do_not_exist_score_minus_infinity() {
+    on_device("a_stride_skips_and_tokens_that_do_not_exist_score_minus_infinity", || {
         let device = Device::new(Variant::Auto)?;
-        for (hidden, width, tokens) in
-            [(128, 32, 1), (64, 16, 65), (576, 144, 33), (1024, 300, 129), (8192, 4096, 3)]
-        {
-            for (outputs, norm) in [(1, false), (1, true), (2, true)] {
-                check_mlp::<f16>(&device, hidden, width, tokens, outputs, norm);
-                check_mlp::<bf16>(&device, hidden, width, tokens, outputs, norm);
-            }
-        }
+        let (hidden, stride, tokens, valid) = (64, 80, 9, 6);
+        let weights = PredictorWeights {
+            w1: Random::new(1).normals(40 * hidden, 0.1),
+            b1: vec![0.5; 40],
+            w2: vec![1.0; 40],
+            b2: vec![0.25],
+            norm: None,
+        };
+        let x = Random::new(2).normals(tokens * stride, 1.0);
+        let x: Vec<bf16> = x.into_iter().map(bf16::from_f32).collect();
+        let packed: Vec<bf16> = x.chunks(stride).flat_map(|row| &row[..hidden]).copied().collect();
+        let mut expected = vec![0.0; tokens];
+        device.mlp(&packed, hidden, &weights, &mut expected)?;
+        expected[valid..].fill(f32::NEG_INFINITY);
+
+        let predictor = Predictor::upload(&device.stream, &MlpWeights::new(hidden, weights)?)?;
+        let plan = MlpPlan::new(predictor.shape(), tokens)?.with_x_stride(stride)?;
+        let (x, valid) = (device.upload(&x)?, device.upload(&[valid as i32])?);
+        let (mut scores, mut workspace) =
+            (device.upload(&vec![f32::NAN; tokens])?, device.zeros(plan.workspace_bytes())?);
+        mlp(
+            &device.stream,
+            &plan,
+            &predictor,
+            &x.view(),
+            Some(&valid.view()),
+            &mut scores.view_mut(),
+            &mut workspace.view_mut(),
+        )?;
+        assert_eq!(device.download(&scores)?, expected);
         Ok(())
     });
 }
 
-fn check_mlp<T: DeviceElement>(
-    device: &Device,
-    hidden: usize,
-    width: usize,
-    tokens: usize,
-    outputs: usize,
-    norm: bool,
-) {
-    let mut random = Random::new((hidden * width + outputs) as u64);
-    let mut normals = |len, fan: usize| random.normals(len, (fan as f32).powf(-0.5));
-    let given = PredictorWeights {
-        w1: normals(width * hidden, hidden),
-        b1: normals(width, 4),
-        w2: normals(outputs * width, width),
-        b2: normals(outputs, 1),
-        norm: norm.then(|| (normals(hidden, 1), 1e-5)),
-    };
-    let x: Vec<T> = normals(tokens * hidden, 1).into_iter().map(T::from_f32).collect();
-    let used = MlpWeights::<T>::new(hidden, given.clone()).expect("good weights").as_used();
-    let exact = salient_oracle::score::mlp::<f64, T>(&x, hidden, &used);
-    let plain = salient_oracle::score::mlp::<f32, T>(&x, hidden, &used);
-    let mut actual = vec![f32::MAX; tokens];
-    device.mlp(&x, hidden, &given, &mut actual).expect("good input");
-    let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
-    let largest = exact.iter().fold(1f64, |a, b| a.max(b.abs()));
-    assert_accurate(&wide(&actual), &wide(&plain), &exact, 1e-6 * largest, &|| {
-        format!("mlp {hidden} -> {width} -> {outputs}, norm {norm}, {:?}", T::DTYPE)
+#[test]
+fn keys_and_values_in_the_layouts_of_vllm_move_head_by_head() {
+    on_device("keys_and_values_in_the_layouts_of_vllm_move_head_by_head", || {
+        let device = Device::new(Variant::Auto)?;
+        let (page_size, heads, dim, pages) = (4, 2, 16, 6);
+        let table = [4, 1, 3];
+        let lists: [&[i32]; 2] = [&[0, 3, 4, 9, -1], &[1, 5, 6, 7, 8]];
+        let at = |token: usize| (table[token / page_size] as usize, token % page_size);
+        let key = |token, head, channel| {
+            let (page, slot) = at(token);
+            let lane = (page * heads + head) * dim / 8 + channel / 8;
+            (lane * page_size + slot) * 8 + channel % 8
+        };
+        let value = |token, head, channel| {
+            let (page, slot) = at(token);
+            ((page * heads + head) * dim + channel) * page_size + slot
+        };
+        let before: Vec<u16> = (0..(pages * page_size * heads * dim) as u16).collect();
+
+        let shape = KvShape {
+            batch: 1,
+            layers: 1,
+            list_heads: heads,
+            capacity: 5,
+            keys: KvLayout::vllm_keys(page_size, heads, dim, 2)?,
+            values: KvLayout::vllm_values(page_size, heads, dim, 2)?,
+            mode: KvMode::Stable,
+        };
+        let plan = KvPlan::paged(shape, Pages { page_size, max_pages: 3, pages })?;
+        let (mut keys, mut values) = (device.upload(&before)?, device.upload(&before)?);
+        let (kept, kept_lens) = (device.upload(&lists.concat())?, device.upload(&[4, 5])?);
+        let (lens, pages) = (device.upload(&[10])?, device.upload(&table)?);
+        let (mut freed, mut freed_count) = (device.zeros(3)?, device.zeros(1)?);
+        let mut status = StatusWord::new(&device.stream)?;
+        let mut layers = [[keys.view_mut(), values.view_mut()]];
+        let caches = KvTable::new(&device.stream, plan, &mut layers)?;
+        let lists_there = KvLists {
+            kept: kept.view(),
+            kept_lens: kept_lens.view(),
+            lens: lens.view(),
+            span_starts: None,
+            page_table: Some(pages.view()),
+        };
+        let mut outputs = KvOutputs {
+            order: None,
+            freed: Some(freed.view_mut()),
+            freed_count: Some(freed_count.view_mut()),
+        };
+        kv(&device.stream, &caches, &mut layers, &lists_there, &mut outputs, &mut status)?;
+        status.read(&device.stream)?.check()?;
+
+        let (keys, values) = (device.download(&keys)?, device.download(&values)?);
+        for (head, list) in lists.iter().enumerate() {
+            for (new, &old) in list.iter().filter(|&&old| old >= 0).enumerate() {
+                for channel in 0..dim {
+                    let (to, from) = (key(new, head, channel), key(old as usize, head, channel));
+                    assert_eq!(keys[to], before[from], "key {new} of head {head}");
+                    let (to, from) =
+                        (value(new, head, channel), value(old as usize, head, channel));
+                    assert_eq!(values[to], before[from], "value {new} of head {head}");
+                }
+            }
+        }
+        // The sequence keeps 5 tokens at most: 2 of its pages.
+        assert_eq!((device.download(&freed)?[0], device.download(&freed_count)?[0]), (3, 1));
+        // A table serves the caches that it was made for and no others.
+        let mut others = (device.upload(&before)?, device.upload(&before)?);
+        let mut layers = [[others.0.view_mut(), others.1.view_mut()]];
+        let mut outputs = KvOutputs::default();
+        let error =
+            kv(&device.stream, &caches, &mut layers, &lists_there, &mut outputs, &mut status);
+        assert!(matches!(error, Err(Error::Unfit { what: "the layers", .. })), "{error:?}");
+        Ok(())
     });
 }
 

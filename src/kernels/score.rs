@@ -37,25 +37,12 @@ impl<T: Element> MlpWeights<T> {
     /// Folds and rounds the weights of a predictor for hidden states of `hidden` channels.
     ///
     /// # Errors
-    /// Those of [`crate::host::score::Predictor::new`]; [`Error::OutOfRange`] unless `hidden` is a
-    /// multiple of 8 up to [`MAX_HIDDEN`], the width at most [`MAX_WIDTH`] and `T` f16 or bf16;
-    /// [`Error::NotFinite`] for a weight beyond the range of `T`.
+    /// Those of [`crate::host::score::Predictor::new`] and of [`check_mlp`]; [`Error::NotFinite`] for
+    /// a weight beyond the range of `T`.
     pub fn new(hidden: usize, weights: PredictorWeights) -> Result<Self> {
         let Folded { w1, b1, w2, b2, eps } = weights.fold(hidden)?;
         let (width, dtype) = (b1.len(), T::DTYPE);
-        if hidden > MAX_HIDDEN || !hidden.is_multiple_of(8) {
-            let expected = "a multiple of 8 up to 8192";
-            let (what, value) = ("predictor hidden size", hidden as f64);
-            return Err(Error::OutOfRange { what, value, expected });
-        }
-        if width > MAX_WIDTH {
-            let (what, value) = ("predictor width", width as f64);
-            return Err(Error::OutOfRange { what, value, expected: "at most 4096" });
-        }
-        if dtype == DType::F32 {
-            let (what, value) = ("bits of a predictor weight", 32.0);
-            return Err(Error::OutOfRange { what, value, expected: "16: f16 or bf16" });
-        }
+        check_mlp(hidden, width, dtype)?;
         let w1: Vec<T> = w1.into_iter().map(T::from_f32).collect();
         check_finite("predictor w1, rounded", &widened(&w1))?;
         Ok(Self { w1, b1, w2, shape: MlpShape { hidden, width, b2, eps, dtype } })
@@ -295,6 +282,26 @@ pub fn keynorm_params(
         mean: (plan.per == Per::Token).into(),
         dtype: dtype_code(plan.dtype),
     })
+}
+
+/// Checks that the kernel takes a predictor of this shape, for hidden states of this type.
+///
+/// # Errors
+/// [`Error::OutOfRange`] unless `hidden` is a multiple of 8 up to [`MAX_HIDDEN`], the width at most
+/// [`MAX_WIDTH`] and the type f16 or bf16.
+pub fn check_mlp(hidden: usize, width: usize, dtype: DType) -> Result<()> {
+    let out_of_range =
+        |what, value, expected| Err(Error::OutOfRange { what, value: value as f64, expected });
+    if hidden > MAX_HIDDEN || !hidden.is_multiple_of(8) {
+        return out_of_range("predictor hidden size", hidden, "a multiple of 8 up to 8192");
+    }
+    if width > MAX_WIDTH {
+        return out_of_range("predictor width", width, "at most 4096");
+    }
+    if dtype == DType::F32 {
+        return out_of_range("bits of a predictor weight", 32, "16: f16 or bf16");
+    }
+    Ok(())
 }
 
 fn widened<T: Element>(values: &[T]) -> Vec<f32> {

@@ -510,7 +510,7 @@ mod tests {
         assert_eq!(long(1, 16_384).workspace_bytes(), 0);
         assert_eq!(long(1, 16_385).workspace_bytes(), 32_768);
         assert_eq!(long(1000, 16_385).workspace_bytes(), 64 * 32_768);
-        assert_eq!(long(1, 9).with_variant(Variant::Grid).unwrap().workspace_bytes(), 33_024);
+        assert_eq!(long(1, 9).with_variant(Variant::Grid).unwrap().workspace_bytes(), 32_768);
         let cluster = long(4, 131_072).with_variant(Variant::Cluster).unwrap();
         assert_eq!(cluster.workspace_bytes(), 0);
         assert!(long(4, 131_073).with_variant(Variant::Cluster).is_err());

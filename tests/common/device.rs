@@ -12,10 +12,10 @@ use salient::cuda::cudarc::driver::{
 use salient::cuda::score::{self, Predictor};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::{DeviceElement, StatusWord, bytes, bytes_mut};
-use salient::host::score::{AttentionScore, Per, Pool, PredictorWeights};
+use salient::host::score::{Per, PredictorWeights};
 use salient::host::select::{Budget, Edges, PerSequence, Request, Selection};
 use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape, RowShape, RowsPlan};
-use salient::kernels::score::{KeynormPlan, MlpPlan, MlpWeights};
+use salient::kernels::score::{KeynormPlan, MlpPlan, MlpWeights, check_mlp};
 use salient::kernels::select::{SelectPlan, Variant};
 use salient::kernels::validate::Pages;
 use salient::kernels::{Fault, Status};
@@ -23,8 +23,6 @@ use salient::{DType, Element, Error, Layout, PagedLayout, Ragged, Result, Span, 
 use salient_oracle::compact::Kept;
 use salient_oracle::implementation::{Compact, Score, Select};
 use salient_oracle::select::Selected;
-
-use crate::host::Host;
 
 /// The device backend.
 pub(crate) struct Device {
@@ -167,8 +165,19 @@ impl Select for Device {
     }
 }
 
-/// Of the scores, the device has the predictor's and those of key norms; the host gives the rest.
 impl Score for Device {
+    fn takes_mlp<T: Element>(&self, hidden: usize, width: usize) -> bool {
+        check_mlp(hidden, width, T::DTYPE).is_ok()
+    }
+
+    fn mlp_weights<T: Element>(
+        &self,
+        hidden: usize,
+        weights: &PredictorWeights,
+    ) -> Result<PredictorWeights> {
+        Ok(MlpWeights::<T>::new(hidden, weights.clone())?.as_used())
+    }
+
     fn mlp<T: Element>(
         &self,
         x: &[T],
@@ -192,52 +201,6 @@ impl Score for Device {
             DType::Bf16 => self.keynorm_of::<bf16>(bytemuck::cast_slice(data), layout, per, out),
             other => panic!("a type that the device does not know: {other:?}"),
         }
-    }
-
-    fn last_query<T: Element>(
-        &self,
-        q: View<'_, T>,
-        k: View<'_, T>,
-        rows: &Ragged,
-        score: &AttentionScore,
-        out: &mut [f32],
-    ) -> Result<()> {
-        Host.last_query(q, k, rows, score, out)
-    }
-
-    fn window<T: Element>(
-        &self,
-        q: View<'_, T>,
-        queries: &Ragged,
-        k: View<'_, T>,
-        rows: &Ragged,
-        score: &AttentionScore,
-        out: &mut [f32],
-    ) -> Result<()> {
-        Host.window(q, queries, k, rows, score, out)
-    }
-
-    fn columns<T: Element>(
-        &self,
-        q: View<'_, T>,
-        k: View<'_, T>,
-        rows: &Ragged,
-        score: &AttentionScore,
-        out: &mut [f32],
-    ) -> Result<()> {
-        Host.columns(q, k, rows, score, out)
-    }
-
-    fn pool(&self, scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()> {
-        Host.pool(scores, rows, pool, out)
-    }
-
-    fn random(&self, seed: u64, positions: &[i32], out: &mut [f32]) -> Result<()> {
-        Host.random(seed, positions, out)
-    }
-
-    fn position(&self, rows: &Ragged, out: &mut [f32]) -> Result<()> {
-        Host.position(rows, out)
     }
 }
 

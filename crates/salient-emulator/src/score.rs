@@ -6,10 +6,10 @@ use salient::host::score::{Per, PredictorWeights};
 use salient::kernels::Buffer as Place;
 use salient::kernels::raw::{SalientKeynormParams, SalientMlpParams};
 use salient::kernels::score::{
-    KeynormBuffers, KeynormPlan, MAX_HIDDEN, MAX_WIDTH, MlpBuffers, MlpPlan, MlpWeights,
-    keynorm_params, mlp_params,
+    KeynormBuffers, KeynormPlan, MlpBuffers, MlpPlan, MlpWeights, check_mlp, keynorm_params,
+    mlp_params,
 };
-use salient::{DType, Element, Result, View};
+use salient::{Element, Result, View};
 use salient_oracle::implementation::Score;
 
 use crate::emulated::Emulated;
@@ -102,8 +102,7 @@ impl Emulated {
 
 impl Score for Emulated {
     fn takes_mlp<T: Element>(&self, hidden: usize, width: usize) -> bool {
-        let fits = hidden.is_multiple_of(8) && hidden <= MAX_HIDDEN && width <= MAX_WIDTH;
-        fits && T::DTYPE != DType::F32
+        check_mlp(hidden, width, T::DTYPE).is_ok()
     }
 
     fn mlp_weights<T: Element>(

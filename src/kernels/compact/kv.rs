@@ -98,8 +98,10 @@ impl KvLayout {
                 expected: "a number that divides the lanes of keys and of values",
             });
         }
-        to_i32("lanes", lanes)?;
-        to_i32("bytes of a lane", lane_bytes)?;
+        // Kernels count a token's bytes in 32 bits, and a few beyond the last.
+        if lanes.checked_mul(lane_bytes).is_none_or(|bytes| bytes > i32::MAX as usize / 2) {
+            return Err(Error::Overflow { what: "bytes of a token" });
+        }
         for stride in [token_stride, lane_stride, page_stride] {
             to_i64("strides of a cache", stride)?;
         }
@@ -533,6 +535,7 @@ mod tests {
             KvLayout { lanes: 0, ..good },
             KvLayout { lane_bytes: 0, ..good },
             KvLayout { lanes: 3, ..good },
+            KvLayout { lanes: 1 << 16, lane_bytes: 1 << 15, ..good },
         ] {
             assert!(with(keys).is_err(), "{keys:?}");
         }
