@@ -1,5 +1,6 @@
 //! The shape of a Llama-family decoder, read from GGUF metadata or a `config.json`.
 
+use salient::schedule::Plan;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -173,6 +174,64 @@ impl ModelConfig {
     /// The window of positions that block `layer` sees, if it is limited.
     pub fn window_at(&self, layer: usize) -> Option<usize> {
         self.sliding_window.filter(|_| layer >= self.sliding_from)
+    }
+
+    pub(crate) fn attention_scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// Checks that sequences of these lengths fit the context.
+    pub(crate) fn check_context(&self, lens: impl Iterator<Item = usize>) -> Result<()> {
+        let context = self.context;
+        match lens.max() {
+            Some(tokens) if tokens > context => Err(Error::ContextExceeded { tokens, context }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that tokens are of the vocabulary.
+    pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.vocab;
+        match tokens.iter().find(|&&id| id as usize >= vocab) {
+            Some(&id) => Err(Error::UnknownToken { id, vocab }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks prompts that a plan was made for; `reserve` tokens are to follow each. Returns their
+    /// lengths.
+    pub(crate) fn check_prompts(
+        &self,
+        prompts: &[Vec<u32>],
+        plan: &Plan,
+        reserve: usize,
+    ) -> Result<Vec<usize>> {
+        let lens: Vec<usize> = prompts.iter().map(Vec::len).collect();
+        if let Some(sequence) = lens.iter().position(|&len| len == 0) {
+            return Err(Error::EmptyPrompt { sequence });
+        }
+        if plan.lens() != lens || plan.layers() != self.layers {
+            return Err(Error::Config {
+                reason: "the plan was made for other prompts or another model".into(),
+            });
+        }
+        self.check_context(lens.iter().map(|len| len + reserve))?;
+        Ok(lens)
+    }
+
+    /// Checks further tokens of sequences whose next positions are `next`. Returns how many each
+    /// has.
+    pub(crate) fn check_steps(&self, tokens: &[Vec<u32>], next: &[usize]) -> Result<Vec<usize>> {
+        if tokens.len() != next.len() {
+            return Err(salient::Error::LengthMismatch {
+                what: "sequences to extend",
+                expected: next.len(),
+                actual: tokens.len(),
+            }
+            .into());
+        }
+        self.check_context(next.iter().zip(tokens).map(|(next, tokens)| next + tokens.len()))?;
+        Ok(tokens.iter().map(Vec::len).collect())
     }
 }
 

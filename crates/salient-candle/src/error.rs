@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use candle_core::{DType, DeviceLocation};
+
 /// A specialised `Result`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -115,6 +117,38 @@ pub enum Error {
         scorer: String,
         /// What is missing.
         reason: String,
+    },
+    /// A tensor's elements are not of the type that is needed.
+    #[error("{what} holds {actual:?}, expected {expected:?}")]
+    TensorType {
+        /// The argument.
+        what: &'static str,
+        /// What is needed.
+        expected: DType,
+        /// The tensor's type.
+        actual: DType,
+    },
+    /// A tensor lies in another way than is needed.
+    #[error("{what} has shape {shape:?} and strides {strides:?}, expected {expected}")]
+    TensorLayout {
+        /// The argument.
+        what: &'static str,
+        /// What is needed.
+        expected: &'static str,
+        /// The tensor's shape.
+        shape: Vec<usize>,
+        /// Its strides.
+        strides: Vec<usize>,
+    },
+    /// A tensor is on another device than is needed.
+    #[error("{what} is on {actual:?}, expected on {expected:?}")]
+    TensorPlace {
+        /// The argument.
+        what: &'static str,
+        /// What is needed.
+        expected: DeviceLocation,
+        /// Where the tensor is.
+        actual: DeviceLocation,
     },
     /// The verbs refused their input.
     #[error(transparent)]

@@ -92,17 +92,7 @@ impl Model {
     ) -> Result<Prefill> {
         let start = Instant::now();
         let config = self.config();
-        let lens: Vec<usize> = prompts.iter().map(Vec::len).collect();
-        if let Some(sequence) = lens.iter().position(|&len| len == 0) {
-            return Err(Error::EmptyPrompt { sequence });
-        }
-        if plan.lens() != lens || plan.layers() != config.layers {
-            return Err(Error::Config {
-                reason: "the plan was made for other prompts or another model".into(),
-            });
-        }
-        self.check_context(lens.iter().map(|len| len + reserve))?;
-
+        let lens = config.check_prompts(prompts, plan, reserve)?;
         let tokens = prompts.concat();
         let mut rows = Rows {
             hidden: self.embed(&tokens)?,
@@ -135,17 +125,8 @@ impl Model {
     /// [`Error::UnknownToken`], [`Error::ContextExceeded`], and [`salient::Error::LengthMismatch`]
     /// if `tokens` has another batch size than the cache.
     pub fn extend(&self, tokens: &[Vec<u32>], cache: &mut KvCache) -> Result<Tensor> {
-        if tokens.len() != cache.batch() {
-            return Err(salient::Error::LengthMismatch {
-                what: "sequences to extend",
-                expected: cache.batch(),
-                actual: tokens.len(),
-            }
-            .into());
-        }
         let next = cache.next_positions();
-        self.check_context(next.iter().zip(tokens).map(|(next, tokens)| next + tokens.len()))?;
-        let lens: Vec<usize> = tokens.iter().map(Vec::len).collect();
+        let lens = self.config().check_steps(tokens, next)?;
         let rows = Rows {
             hidden: self.embed(&tokens.concat())?,
             positions: next
@@ -169,14 +150,6 @@ impl Model {
     /// Those of candle.
     pub fn predict(&self, hidden: &Tensor) -> Result<Tensor> {
         self.logits(hidden)
-    }
-
-    fn check_context(&self, lens: impl Iterator<Item = usize>) -> Result<()> {
-        let context = self.config().context;
-        match lens.max() {
-            Some(tokens) if tokens > context => Err(Error::ContextExceeded { tokens, context }),
-            _ => Ok(()),
-        }
     }
 
     fn run_block(

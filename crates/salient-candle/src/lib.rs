@@ -29,6 +29,9 @@
 
 mod cache;
 mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod device;
 mod error;
 mod forward;
 mod generate;

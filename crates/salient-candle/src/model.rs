@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor};
 
 use crate::config::ModelConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::{self, Heads};
 use crate::rope::RopeTable;
 
@@ -40,12 +40,44 @@ pub struct Block {
     pub(crate) down: Tensor,
 }
 
+impl Block {
+    /// The same weights, each put through `put`.
+    pub(crate) fn map(&self, put: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> Result<Self> {
+        let qk_norm = match &self.qk_norm {
+            Some((q_norm, k_norm)) => Some((put(q_norm)?, put(k_norm)?)),
+            None => None,
+        };
+        Ok(Self {
+            attn_norm: put(&self.attn_norm)?,
+            qkv: put(&self.qkv)?,
+            qkv_bias: self.qkv_bias.as_ref().map(&put).transpose()?,
+            qk_norm,
+            output: put(&self.output)?,
+            ffn_norm: put(&self.ffn_norm)?,
+            gate_up: put(&self.gate_up)?,
+            down: put(&self.down)?,
+        })
+    }
+}
+
 /// Which of Q, K and V.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Projection {
     Query,
     Key,
     Value,
+}
+
+impl Projection {
+    /// The first row of the projection in the fused matrix, and its heads.
+    pub(crate) fn columns(self, config: &ModelConfig) -> (usize, usize) {
+        let c = config;
+        match self {
+            Self::Query => (0, c.heads),
+            Self::Key => (c.heads * c.head_dim, c.kv_heads),
+            Self::Value => ((c.heads + c.kv_heads) * c.head_dim, c.kv_heads),
+        }
+    }
 }
 
 impl Model {
@@ -152,7 +184,7 @@ impl Model {
             for (name, which) in
                 [("q", Projection::Query), ("k", Projection::Key), ("v", Projection::Value)]
             {
-                let (start, heads) = self.columns(which);
+                let (start, heads) = which.columns(c);
                 let rows = heads * c.head_dim;
                 put(&format!("self_attn.{name}_proj.weight"), block.qkv.narrow(0, start, rows)?);
                 if let Some(bias) = &block.qkv_bias {
@@ -180,15 +212,12 @@ impl Model {
     }
 
     pub(crate) fn attention_scale(&self) -> f32 {
-        1.0 / (self.config.head_dim as f32).sqrt()
+        self.config.attention_scale()
     }
 
     /// Embeddings of tokens, `[tokens, hidden]`, in memory of their own.
     pub(crate) fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
-        let vocab = self.config.vocab;
-        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab) {
-            return Err(Error::UnknownToken { id, vocab });
-        }
+        self.config.check_tokens(tokens)?;
         let ids = Tensor::new(tokens, &Device::Cpu)?;
         Ok(self.embedding.index_select(&ids, 0)?)
     }
@@ -197,6 +226,10 @@ impl Model {
     pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let normed = ops::rms_norm(hidden, &self.norm, self.rms_eps())?;
         Ok(normed.matmul(&self.head.t()?)?)
+    }
+
+    pub(crate) fn embedding(&self) -> &Tensor {
+        &self.embedding
     }
 
     pub(crate) fn final_norm(&self) -> &Tensor {
@@ -221,7 +254,7 @@ impl Model {
         let all = [Projection::Query, Projection::Key, Projection::Value];
         let mut heads = Vec::with_capacity(3);
         for which in all {
-            let (start, count) = self.columns(which);
+            let (start, count) = which.columns(&self.config);
             let part = Heads::new(fused.clone(), start, count, self.config.head_dim)?;
             self.place(block, which, &part, positions)?;
             heads.push(part);
@@ -238,7 +271,7 @@ impl Model {
         positions: &[i32],
     ) -> Result<Heads> {
         let dim = self.config.head_dim;
-        let (start, count) = self.columns(which);
+        let (start, count) = which.columns(&self.config);
         let mut out = normed.matmul(&block.qkv.narrow(0, start, count * dim)?.t()?)?;
         if let Some(bias) = &block.qkv_bias {
             out = out.broadcast_add(&bias.narrow(0, start, count * dim)?)?;
@@ -270,16 +303,6 @@ impl Model {
             start += FFN_ROWS;
         }
         Ok(())
-    }
-
-    /// The first row of a projection in the fused matrix, and its heads.
-    fn columns(&self, which: Projection) -> (usize, usize) {
-        let c = &self.config;
-        match which {
-            Projection::Query => (0, c.heads),
-            Projection::Key => (c.heads * c.head_dim, c.kv_heads),
-            Projection::Value => ((c.heads + c.kv_heads) * c.head_dim, c.kv_heads),
-        }
     }
 
     /// Head normalisation, where the family has it, and rotation.

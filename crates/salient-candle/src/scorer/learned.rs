@@ -8,6 +8,7 @@ use safetensors::tensor::TensorView;
 use salient::host::score::{self, Predictor, PredictorWeights};
 
 use super::{Scorer, StageInput};
+use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -30,10 +31,25 @@ impl Learned {
     /// Reads the predictors of `model` from a file.
     ///
     /// # Errors
-    /// [`Error::Read`], [`Error::Malformed`] if the file is no safetensors or of another kind,
-    /// [`Error::Shape`] if a tensor does not fit the model, [`Error::NotFinite`] (as
-    /// [`salient::Error::NotFinite`]) for NaN or infinity in weights.
+    /// Those of [`Self::read_weights`], and [`Error::NotFinite`] (as [`salient::Error::NotFinite`])
+    /// for NaN or infinity in weights.
     pub fn from_file(path: impl AsRef<Path>, model: &Model) -> Result<Self> {
+        let weights = Self::read_weights(path, model.config())?;
+        let built = weights
+            .into_iter()
+            .map(|(layer, weights)| Ok((layer, Predictor::new(model.config().hidden, weights)?)));
+        Ok(Self { predictors: built.collect::<Result<_>>()? })
+    }
+
+    /// Reads the predictors' weights from a file, by layer.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Malformed`] if the file is no safetensors or of another kind,
+    /// [`Error::Shape`] if a tensor does not fit the model.
+    pub fn read_weights(
+        path: impl AsRef<Path>,
+        config: &ModelConfig,
+    ) -> Result<BTreeMap<usize, PredictorWeights>> {
         let path = path.as_ref();
         let bytes =
             std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
@@ -51,12 +67,12 @@ impl Learned {
             };
             let layer: usize =
                 layer.parse().map_err(|_| malformed(format!("`{name}` names no layer")))?;
-            predictors.insert(layer, read_stage(&file, layer, model)?);
+            predictors.insert(layer, read_stage(&file, layer, config)?);
         }
         if predictors.is_empty() {
             return Err(malformed("it has no tensor `stage.LAYER.w1`".into()));
         }
-        Ok(Self { predictors })
+        Ok(predictors)
     }
 }
 
@@ -80,8 +96,12 @@ impl Scorer for Learned {
     }
 }
 
-fn read_stage(file: &SafeTensors<'_>, layer: usize, model: &Model) -> Result<Predictor> {
-    let hidden = model.config().hidden;
+fn read_stage(
+    file: &SafeTensors<'_>,
+    layer: usize,
+    config: &ModelConfig,
+) -> Result<PredictorWeights> {
+    let hidden = config.hidden;
     let name = |part: &str| format!("stage.{layer}.{part}");
     let get = |part: &str| {
         file.tensor(&name(part)).map_err(|_| Error::MissingTensor { name: name(part) })
@@ -90,17 +110,16 @@ fn read_stage(file: &SafeTensors<'_>, layer: usize, model: &Model) -> Result<Pre
     let width = get("w1")?.shape().first().copied().unwrap_or_default();
     let outputs = get("w2")?.shape().first().copied().unwrap_or_default();
     let norm = match get("norm") {
-        Ok(view) => Some((floats(&name("norm"), &view, &[hidden])?, model.config().rms_eps as f32)),
+        Ok(view) => Some((floats(&name("norm"), &view, &[hidden])?, config.rms_eps as f32)),
         Err(_) => None,
     };
-    let weights = PredictorWeights {
+    Ok(PredictorWeights {
         w1: read("w1", &[width, hidden])?,
         b1: read("b1", &[width])?,
         w2: read("w2", &[outputs, width])?,
         b2: read("b2", &[outputs])?,
         norm,
-    };
-    Ok(Predictor::new(hidden, weights)?)
+    })
 }
 
 fn floats(name: &str, view: &TensorView<'_>, shape: &[usize]) -> Result<Vec<f32>> {

@@ -1,0 +1,447 @@
+//! Pruned prefill where candle's tensors are: on a CUDA device with feature `cuda`, else in host
+//! memory.
+//!
+//! A [`DeviceModel`] follows the same [`Plan`] as a [`Model`] and keeps everything, the selections
+//! too, where its tensors are. All sizes are planned from prompt lengths, so a prefill waits for the
+//! device once, at its end. Score, select and compact go through [`Verbs`]: salient's kernels on a
+//! CUDA device, the host backend in host memory. Everything else, attention too, is candle's own
+//! operations; attention is a masked product, in parts so that its memory stays bounded.
+//!
+//! ```no_run
+//! use candle_core::{DType, Device};
+//! use salient::schedule::Schedule;
+//! use salient_candle::device::{DeviceModel, DevicePredictor, DeviceScorer};
+//! use salient_candle::{load, scorer::Learned};
+//!
+//! # fn main() -> Result<(), salient_candle::Error> {
+//! let loaded = load("model-folder")?;
+//! let model = DeviceModel::new(&loaded.model, &Device::cuda_if_available(0)?, DType::BF16)?;
+//! let prompt = loaded.tokenizer.encode("A long document, and a question?")?;
+//! let plan = Schedule::sdtp().plan(&[prompt.len()], model.config().layers)?;
+//! let weights = Learned::read_weights("predictors.safetensors", model.config())?;
+//! let scorer = DeviceScorer::learned(weights, &model)?;
+//! let mut prefill = model.prefill(&[prompt], &plan, &scorer, 64)?;
+//! let token = prefill.logits(&model)?.argmax(1)?.to_vec1()?[0];
+//! let hidden = model.extend(&[vec![token]], &mut prefill.cache)?;
+//! let next = model.logits(&hidden)?.argmax(1)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! In host memory it is slower than [`Model`] and needs f32 or f16; it is there so that a run
+//! without a GPU tests what a device does, but for the kernels themselves and candle's.
+//!
+//! # Threads
+//!
+//! candle's CUDA device uses the per-thread default stream: another stream on every thread. A
+//! prefill has ended when it returns. What [`DeviceModel::extend`] returns, and the cache that it
+//! appends to, may be used on its thread at once, on another one after `Device::synchronize`.
+
+mod attend;
+mod cache;
+mod scorer;
+mod verbs;
+
+use std::time::{Duration, Instant};
+
+use candle_core::{D, DType, Device, Tensor};
+use salient::Ragged;
+use salient::schedule::{KvAtStage, Plan, StagePlan};
+
+pub use cache::{DeviceCache, DeviceLayer};
+pub use scorer::{DevicePredictor, DeviceScorer};
+pub use verbs::{HostVerbs, Verbs};
+#[cfg(feature = "cuda")]
+pub(crate) use verbs::{check_rows, check_stage, misplaced, request};
+
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::forward::last_rows;
+use crate::model::{Block, Model, Projection};
+use attend::{Queries, attend};
+
+/// Rows that go through the feed-forward network at once, so that its wide activations do not grow
+/// with the prompt.
+const FFN_ROWS: usize = 8192;
+
+/// A Llama-family decoder whose weights are tensors of one type on one device.
+#[derive(Debug)]
+pub struct DeviceModel {
+    config: ModelConfig,
+    device: Device,
+    embedding: Tensor,
+    blocks: Vec<Block>,
+    norm: Tensor,
+    head: Tensor,
+    /// Cosines and sines of every position, `[context, head_dim / 2]` each.
+    rope: [Tensor; 2],
+}
+
+/// What a pruned prefill leaves behind on the device.
+#[derive(Debug)]
+pub struct DevicePrefill {
+    /// Final hidden states of the surviving tokens, `[rows, hidden]`, before the last RMSNorm.
+    pub hidden: Tensor,
+    /// Where each sequence's survivors lie in `hidden`.
+    pub rows: Ragged,
+    /// Keys and values of every layer.
+    pub cache: DeviceCache,
+    /// What each stage did.
+    pub stages: Vec<DeviceStage>,
+    /// Time of the whole prefill, the device's work done.
+    pub elapsed: Duration,
+}
+
+/// What one stage kept; its tensors are on the device.
+#[derive(Debug)]
+pub struct DeviceStage {
+    /// The block on whose entry the stage stands.
+    pub layer: usize,
+    /// The tokens that came in.
+    pub incoming: Ragged,
+    /// Original positions of the tokens that came in, packed, u32 `[tokens]`.
+    pub incoming_positions: Tensor,
+    /// Scores of the tokens that came in, packed, f32 `[tokens]`.
+    pub scores: Tensor,
+    /// The tokens that stayed.
+    pub kept: Ragged,
+    /// Original positions of the tokens that stayed, packed, u32 `[kept]`.
+    pub kept_positions: Tensor,
+}
+
+impl DevicePrefill {
+    /// Next-token logits of every sequence, `[batch, vocab]`.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn logits(&self, model: &DeviceModel) -> Result<Tensor> {
+        model.logits(&last_rows(&self.hidden, &self.rows)?)
+    }
+}
+
+/// Packed rows on their way up the blocks.
+struct Rows {
+    hidden: Tensor,
+    /// u32 `[rows]`.
+    positions: Tensor,
+    ragged: Ragged,
+}
+
+impl DeviceModel {
+    /// Copies a model's weights to a device, as `dtype`: f32, f16 or bf16. Predictors score on a
+    /// CUDA device in f16 and bf16 only.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for another type, those of candle.
+    pub fn new(model: &Model, device: &Device, dtype: DType) -> Result<Self> {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return Err(Error::Unsupported {
+                what: "type of a model on a device",
+                name: dtype.as_str().into(),
+                supported: "f32, f16, bf16",
+            });
+        }
+        let put = |tensor: &Tensor| tensor.to_dtype(dtype)?.to_device(device);
+        let config = model.config().clone();
+        let embedding = put(model.embedding())?;
+        let head = if config.tied { embedding.clone() } else { put(model.head())? };
+        let blocks = model.blocks().iter().map(|block| block.map(put)).collect::<Result<_>>()?;
+        let table = model.rope();
+        let shape = (config.context, table.half);
+        let rope = [
+            put(&Tensor::from_slice(&table.cos, shape, &Device::Cpu)?)?,
+            put(&Tensor::from_slice(&table.sin, shape, &Device::Cpu)?)?,
+        ];
+        let norm = put(model.final_norm())?;
+        // For whatever thread runs it.
+        device.synchronize()?;
+        Ok(Self { config, device: device.clone(), embedding, blocks, norm, head, rope })
+    }
+
+    /// The model's shape and constants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What the weights and hidden states are.
+    pub fn dtype(&self) -> DType {
+        self.embedding.dtype()
+    }
+
+    /// Runs prompts up the blocks, dropping tokens where `plan` has a stage, and fills a cache.
+    /// `reserve` tokens per sequence can be appended to it without moving it.
+    ///
+    /// # Errors
+    /// Those of [`Model::prefill`], and [`Error::Unsupported`] on a device that salient has no
+    /// kernels for.
+    pub fn prefill(
+        &self,
+        prompts: &[Vec<u32>],
+        plan: &Plan,
+        scorer: &DeviceScorer,
+        reserve: usize,
+    ) -> Result<DevicePrefill> {
+        match &self.device {
+            Device::Cpu => self.prefill_with(HostVerbs::default(), prompts, plan, scorer, reserve),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => {
+                let verbs = crate::cuda::CudaVerbs::new(device)?;
+                self.prefill_with(verbs, prompts, plan, scorer, reserve)
+            }
+            other => Err(unsupported(other)),
+        }
+    }
+
+    /// Runs further tokens of every sequence against a cache, at the positions that follow, and
+    /// appends them to it. Returns their final hidden states, `[tokens, hidden]`, packed.
+    ///
+    /// # Errors
+    /// Those of [`Model::extend`].
+    pub fn extend(&self, tokens: &[Vec<u32>], cache: &mut DeviceCache) -> Result<Tensor> {
+        let next = cache.next_positions();
+        let lens = self.config.check_steps(tokens, next)?;
+        if lens.iter().all(|&len| len == 0) {
+            // Devices neither allocate nothing nor launch over it.
+            return Ok(self.embedding.narrow(0, 0, 0)?);
+        }
+        let positions = next
+            .iter()
+            .zip(&lens)
+            .flat_map(|(&next, &len)| next as u32..(next + len) as u32)
+            .collect();
+        let mut rows = self.rows(&tokens.concat(), positions, Ragged::from_lens(&lens)?)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            rows.hidden = self.run_block(layer, block, cache, &rows)?;
+        }
+        cache.advance(&rows.ragged);
+        Ok(rows.hidden)
+    }
+
+    /// Logits of hidden states, `[n, hidden]` to `[n, vocab]`. The vocabulary is wide: pass the rows
+    /// that are needed.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.rms_norm(hidden, &self.norm)?.matmul(&self.head.t()?)?)
+    }
+
+    fn prefill_with<V: Verbs>(
+        &self,
+        mut verbs: V,
+        prompts: &[Vec<u32>],
+        plan: &Plan,
+        scorer: &DeviceScorer,
+        reserve: usize,
+    ) -> Result<DevicePrefill> {
+        let start = Instant::now();
+        let lens = self.config.check_prompts(prompts, plan, reserve)?;
+        let positions = lens.iter().flat_map(|&len| 0..len as u32).collect();
+        let mut rows = self.rows(&prompts.concat(), positions, Ragged::from_lens(&lens)?)?;
+        let mut cache = DeviceCache::new(self.config.layers, prompts.len(), reserve);
+        cache.advance(&rows.ragged);
+        let mut stages = Vec::with_capacity(plan.stages().len());
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let Some((_, stage)) = plan.stage_at(layer) else {
+                rows.hidden = self.run_block(layer, block, &mut cache, &rows)?;
+                continue;
+            };
+            let kv = plan.kv_at_stage();
+            stages
+                .push(self.run_stage(stage, block, kv, &mut verbs, scorer, &mut cache, &mut rows)?);
+        }
+        if verbs.finish()? {
+            return Err(Error::Scorer { scorer: scorer.name(), reason: "a score is NaN".into() });
+        }
+        self.device.synchronize()?;
+        let Rows { hidden, ragged, .. } = rows;
+        Ok(DevicePrefill { hidden, rows: ragged, cache, stages, elapsed: start.elapsed() })
+    }
+
+    /// Rows of tokens, of which there is at least one.
+    fn rows(&self, tokens: &[u32], positions: Vec<u32>, ragged: Ragged) -> Result<Rows> {
+        self.config.check_tokens(tokens)?;
+        let hidden = self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
+        let positions = Tensor::new(positions, &self.device)?;
+        Ok(Rows { hidden, positions, ragged })
+    }
+
+    /// The hidden states after a block.
+    fn run_block(
+        &self,
+        layer: usize,
+        block: &Block,
+        cache: &mut DeviceCache,
+        rows: &Rows,
+    ) -> Result<Tensor> {
+        let normed = self.rms_norm(&rows.hidden, &block.attn_norm)?;
+        let project = |which| self.project(block, which, &normed, &rows.positions);
+        let (k, v) = (project(Projection::Key)?, project(Projection::Value)?);
+        cache.append(layer, &rows.ragged, &k, &v, &rows.positions)?;
+        let q = project(Projection::Query)?;
+        self.finish_block(layer, block, cache, rows, &q, Queries::Last)
+    }
+
+    /// Attention of `q` over the layer's cache, and the feed-forward network.
+    fn finish_block(
+        &self,
+        layer: usize,
+        block: &Block,
+        cache: &DeviceCache,
+        rows: &Rows,
+        q: &Tensor,
+        queries: Queries,
+    ) -> Result<Tensor> {
+        let attended = attend(
+            q,
+            &rows.ragged,
+            &rows.positions,
+            &cache.layers()[layer],
+            queries,
+            self.config.window_at(layer),
+            self.config.attention_scale(),
+        )?;
+        let hidden = (&rows.hidden + attended.matmul(&block.output.t()?)?)?;
+        self.add_ffn(block, &hidden)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call site, each a different thing")]
+    fn run_stage<V: Verbs>(
+        &self,
+        stage: &StagePlan,
+        block: &Block,
+        kv: KvAtStage,
+        verbs: &mut V,
+        scorer: &DeviceScorer,
+        cache: &mut DeviceCache,
+        rows: &mut Rows,
+    ) -> Result<DeviceStage> {
+        let layer = stage.layer;
+        let project = |which, normed: &Tensor, positions: &Tensor| {
+            self.project(block, which, normed, positions)
+        };
+        let normed = self.rms_norm(&rows.hidden, &block.attn_norm)?;
+        // The keys of all tokens: for the scorer, for the cache, or not at all.
+        let keys = if scorer.needs_keys() || kv == KvAtStage::Incoming {
+            Some(project(Projection::Key, &normed, &rows.positions)?)
+        } else {
+            None
+        };
+        let scores = scorer.score(verbs, layer, &rows.hidden, keys.as_ref())?;
+        let kept = verbs.select(&scores, &rows.ragged, stage)?;
+
+        let reused = keys.as_ref().filter(|_| kv == KvAtStage::Pruned);
+        let mut tensors = vec![&rows.hidden, &normed, &rows.positions];
+        tensors.extend(reused);
+        let mut gathered = verbs.rows(&kept, &tensors)?.into_iter();
+        let (Some(hidden), Some(kept_normed), Some(positions)) =
+            (gathered.next(), gathered.next(), gathered.next())
+        else {
+            unreachable!("as many tensors come back as went in");
+        };
+        let reused = gathered.next();
+        let survivors = Rows { hidden, positions, ragged: stage.rows.clone() };
+        let incoming = std::mem::replace(rows, survivors);
+
+        let q = project(Projection::Query, &kept_normed, &rows.positions)?;
+        let (from, normed, keys, queries) = match kv {
+            // The block caches all incoming tokens, and the kept ones ask.
+            KvAtStage::Incoming => (&incoming, &normed, keys, Queries::Among),
+            KvAtStage::Pruned => (&*rows, &kept_normed, reused, Queries::Last),
+        };
+        let k = match keys {
+            Some(keys) => keys,
+            None => project(Projection::Key, normed, &from.positions)?,
+        };
+        let v = project(Projection::Value, normed, &from.positions)?;
+        cache.append(layer, &from.ragged, &k, &v, &from.positions)?;
+        rows.hidden = self.finish_block(layer, block, cache, rows, &q, queries)?;
+        Ok(DeviceStage {
+            layer,
+            incoming: incoming.ragged,
+            incoming_positions: incoming.positions,
+            scores,
+            kept: rows.ragged.clone(),
+            kept_positions: rows.positions.clone(),
+        })
+    }
+
+    /// One of Q, K and V, `[rows, heads, head_dim]`, normalised by head where the family does that,
+    /// and rotated.
+    fn project(
+        &self,
+        block: &Block,
+        which: Projection,
+        normed: &Tensor,
+        positions: &Tensor,
+    ) -> Result<Tensor> {
+        let dim = self.config.head_dim;
+        let (start, heads) = which.columns(&self.config);
+        let width = heads * dim;
+        let mut out = normed.matmul(&block.qkv.narrow(0, start, width)?.t()?)?;
+        if let Some(bias) = &block.qkv_bias {
+            out = out.broadcast_add(&bias.narrow(0, start, width)?)?;
+        }
+        let tokens = normed.dim(0)?;
+        let out = out.reshape((tokens, heads, dim))?;
+        let head_norm = match (which, &block.qk_norm) {
+            (Projection::Value, _) => return Ok(out),
+            (_, None) => None,
+            (Projection::Query, Some((q_norm, _))) => Some(q_norm),
+            (Projection::Key, Some((_, k_norm))) => Some(k_norm),
+        };
+        let out = match head_norm {
+            Some(weight) => self.rms_norm(&out, weight)?,
+            None => out,
+        };
+        let [cos, sin] = &self.rope;
+        let (cos, sin) = (cos.index_select(positions, 0)?, sin.index_select(positions, 0)?);
+        let rotated = candle_nn::rotary_emb::rope_thd(&out.unsqueeze(0)?, &cos, &sin)?;
+        Ok(rotated.squeeze(0)?)
+    }
+
+    /// The feed-forward network of `hidden`, added to it.
+    fn add_ffn(&self, block: &Block, hidden: &Tensor) -> Result<Tensor> {
+        let total = hidden.dim(0)?;
+        let ffn = self.config.ffn;
+        let mut parts = Vec::with_capacity(total.div_ceil(FFN_ROWS));
+        for start in (0..total).step_by(FFN_ROWS) {
+            let rows = hidden.narrow(0, start, FFN_ROWS.min(total - start))?;
+            let normed = self.rms_norm(&rows, &block.ffn_norm)?;
+            let gate_up = normed.matmul(&block.gate_up.t()?)?;
+            let gate = gate_up.narrow(D::Minus1, 0, ffn)?.silu()?;
+            let inner = (gate * gate_up.narrow(D::Minus1, ffn, ffn)?)?;
+            parts.push((rows + inner.matmul(&block.down.t()?)?)?);
+        }
+        joined(parts)
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        Ok(candle_nn::ops::rms_norm(x, weight, self.config.rms_eps as f32)?)
+    }
+}
+
+/// The rows of several tensors, one after the other; there is at least one.
+fn joined(mut parts: Vec<Tensor>) -> Result<Tensor> {
+    match parts.len() {
+        1 => Ok(parts.swap_remove(0)),
+        _ => Ok(Tensor::cat(&parts, 0)?),
+    }
+}
+
+fn unsupported(device: &Device) -> Error {
+    Error::Unsupported {
+        what: "device",
+        name: format!("{:?}", device.location()),
+        supported: if cfg!(feature = "cuda") {
+            "cpu, cuda"
+        } else {
+            "cpu, and with feature `cuda` cuda"
+        },
+    }
+}

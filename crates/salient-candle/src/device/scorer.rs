@@ -1,0 +1,116 @@
+//! What scores tokens on a device.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, DeviceLocation, Tensor};
+use salient::host::score::{Predictor, PredictorWeights};
+
+use super::{DeviceModel, Verbs, unsupported};
+use crate::error::{Error, Result};
+
+/// The scorers that stay on the device.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DeviceScorer {
+    /// Tokens with small keys matter, as [`crate::scorer::KeyNorm`].
+    KeyNorm,
+    /// Predictors by the layer of their stage, as [`crate::scorer::Learned`].
+    Learned(BTreeMap<usize, DevicePredictor>),
+}
+
+/// A predictor where a model's hidden states are.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DevicePredictor {
+    /// In host memory.
+    Host(Box<Predictor>),
+    /// On a CUDA device.
+    #[cfg(feature = "cuda")]
+    Cuda(crate::cuda::CudaPredictor),
+}
+
+impl DeviceScorer {
+    /// Predictors for a model, by the layer of their stage
+    /// ([`crate::scorer::Learned::read_weights`]).
+    ///
+    /// # Errors
+    /// Those of [`DevicePredictor::new`].
+    pub fn learned(
+        weights: BTreeMap<usize, PredictorWeights>,
+        model: &DeviceModel,
+    ) -> Result<Self> {
+        let (hidden, dtype, device) = (model.config().hidden, model.dtype(), model.device());
+        let put = |weights| DevicePredictor::new(hidden, weights, dtype, device);
+        let put = weights.into_iter().map(|(layer, weights)| Ok((layer, put(weights)?)));
+        Ok(Self::Learned(put.collect::<Result<_>>()?))
+    }
+
+    /// A short name for reports.
+    pub fn name(&self) -> String {
+        match self {
+            Self::KeyNorm => "key-norm".into(),
+            Self::Learned(_) => "predictor".into(),
+        }
+    }
+
+    pub(super) fn needs_keys(&self) -> bool {
+        matches!(self, Self::KeyNorm)
+    }
+
+    pub(super) fn score<V: Verbs>(
+        &self,
+        verbs: &mut V,
+        layer: usize,
+        hidden: &Tensor,
+        keys: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let lacks = |reason| Error::Scorer { scorer: self.name(), reason };
+        match self {
+            Self::KeyNorm => {
+                verbs.keynorm(keys.ok_or_else(|| lacks("it was given no keys".into()))?)
+            }
+            Self::Learned(predictors) => {
+                let predictor = predictors.get(&layer).ok_or_else(|| {
+                    let layers: Vec<_> = predictors.keys().collect();
+                    lacks(format!("no predictor for a stage at layer {layer}, only at {layers:?}"))
+                })?;
+                verbs.mlp(predictor, hidden)
+            }
+        }
+    }
+}
+
+impl DevicePredictor {
+    /// Puts a predictor for hidden states of `hidden` channels and type `dtype` on a device.
+    ///
+    /// # Errors
+    /// Those of [`Predictor::new`]; on a CUDA device those of
+    /// [`salient::kernels::score::MlpWeights::new`], and [`Error::Unsupported`] unless `dtype` is f16
+    /// or bf16.
+    pub fn new(
+        hidden: usize,
+        weights: PredictorWeights,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        #[cfg(not(feature = "cuda"))]
+        let _ = dtype;
+        match device {
+            Device::Cpu => Ok(Self::Host(Box::new(Predictor::new(hidden, weights)?))),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => {
+                Ok(Self::Cuda(crate::cuda::CudaPredictor::new(hidden, weights, dtype, device)?))
+            }
+            other => Err(unsupported(other)),
+        }
+    }
+
+    /// Where it is.
+    pub fn location(&self) -> DeviceLocation {
+        match self {
+            Self::Host(_) => DeviceLocation::Cpu,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(predictor) => predictor.location(),
+        }
+    }
+}

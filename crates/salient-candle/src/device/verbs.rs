@@ -1,0 +1,160 @@
+//! The verbs of a stage on tensors.
+
+use candle_core::{DType, Tensor};
+use salient::host::score::{self, Per};
+use salient::host::select::{self, Budget, PerSequence, Protect, Request, Selection};
+use salient::schedule::StagePlan;
+use salient::{Ragged, View};
+
+use super::DevicePredictor;
+#[cfg(feature = "cuda")]
+use crate::error::Error;
+use crate::error::Result;
+
+/// Score, select and compact as a stage needs them, on tensors of one device. What one call returns
+/// may be passed to the next before the device has made it.
+pub trait Verbs {
+    /// Which tokens a selection kept.
+    type Kept;
+
+    /// Scores of hidden states `[tokens, hidden]`: f32 `[tokens]`.
+    ///
+    /// # Errors
+    /// For tensors of another device, type or layout than the predictor or the kernel takes.
+    fn mlp(&mut self, predictor: &DevicePredictor, hidden: &Tensor) -> Result<Tensor>;
+
+    /// Minus the norms of keys `[tokens, kv_heads, head_dim]`, averaged over heads: f32 `[tokens]`.
+    ///
+    /// # Errors
+    /// For tensors of another device, type or layout than the kernel takes.
+    fn keynorm(&mut self, keys: &Tensor) -> Result<Tensor>;
+
+    /// Which of the packed tokens `rows` stay at a stage, by scores f32 `[tokens]`.
+    ///
+    /// # Errors
+    /// For lengths that do not fit together and budgets below the protected tokens.
+    fn select(&mut self, scores: &Tensor, rows: &Ragged, stage: &StagePlan) -> Result<Self::Kept>;
+
+    /// The kept rows of tensors that have a row per token, in ascending order.
+    ///
+    /// # Errors
+    /// For tensors of another device or layout, or with another number of rows.
+    fn rows(&mut self, kept: &Self::Kept, tensors: &[&Tensor]) -> Result<Vec<Tensor>>;
+
+    /// Waits for the device and says whether a score was NaN so far.
+    ///
+    /// # Errors
+    /// [`salient::Error::Faulted`] for faults that only the device saw, and those of the device.
+    fn finish(&mut self) -> Result<bool>;
+}
+
+/// The verbs on tensors in host memory.
+#[derive(Debug, Default)]
+pub struct HostVerbs {
+    saw_nan: bool,
+}
+
+impl Verbs for HostVerbs {
+    type Kept = Selection;
+
+    fn mlp(&mut self, predictor: &DevicePredictor, hidden: &Tensor) -> Result<Tensor> {
+        let predictor = match predictor {
+            DevicePredictor::Host(predictor) => predictor,
+            #[cfg(feature = "cuda")]
+            DevicePredictor::Cuda(_) => {
+                return Err(misplaced(predictor, hidden.device().location()));
+            }
+        };
+        let (tokens, _) = hidden.dims2()?;
+        let mut scores = vec![0.0; tokens];
+        score::mlp(&values(hidden)?, predictor, &mut scores)?;
+        Ok(Tensor::from_vec(scores, tokens, hidden.device())?)
+    }
+
+    fn keynorm(&mut self, keys: &Tensor) -> Result<Tensor> {
+        let (tokens, heads, dim) = keys.dims3()?;
+        let mut scores = vec![0.0; tokens];
+        score::keynorm(View::token_major(&values(keys)?, heads, dim), Per::Token, &mut scores)?;
+        Ok(Tensor::from_vec(scores, tokens, keys.device())?)
+    }
+
+    fn select(&mut self, scores: &Tensor, rows: &Ragged, stage: &StagePlan) -> Result<Selection> {
+        check_stage(rows, stage)?;
+        let selection = select::select(&scores.to_vec1()?, &request(rows, stage))?;
+        self.saw_nan |= selection.saw_nan();
+        Ok(selection)
+    }
+
+    fn rows(&mut self, kept: &Selection, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
+        let rows = kept.rows();
+        let kept = rows.spans().enumerate().flat_map(|(sequence, span)| {
+            kept.row(sequence, 0).iter().map(move |&token| (span.start + token as usize) as u32)
+        });
+        let kept: Vec<u32> = kept.collect();
+        let gather = |tensor: &&Tensor| {
+            check_rows(tensor, rows.total())?;
+            Ok(tensor.index_select(&Tensor::new(kept.as_slice(), tensor.device())?, 0)?)
+        };
+        tensors.iter().map(gather).collect()
+    }
+
+    fn finish(&mut self) -> Result<bool> {
+        Ok(self.saw_nan)
+    }
+}
+
+/// What a stage asks of a selection.
+pub(crate) fn request<'a>(rows: &'a Ragged, stage: &'a StagePlan) -> Request<'a> {
+    Request {
+        rows,
+        heads: 1,
+        budget: Budget::Count(PerSequence::Each(&stage.counts)),
+        protect: Protect { edges: PerSequence::Each(&stage.edges), mask: None },
+    }
+}
+
+/// Checks that a stage was planned for these rows.
+pub(crate) fn check_stage(rows: &Ragged, stage: &StagePlan) -> Result<()> {
+    let mismatch = |what, expected, actual| {
+        Err(salient::Error::LengthMismatch { what, expected, actual }.into())
+    };
+    for (what, actual) in [
+        ("counts of a stage", stage.counts.len()),
+        ("edges of a stage", stage.edges.len()),
+        ("sequences of a stage", stage.rows.batch()),
+    ] {
+        if actual != rows.batch() {
+            return mismatch(what, rows.batch(), actual);
+        }
+    }
+    for ((len, &count), kept) in rows.lens().zip(&stage.counts).zip(stage.rows.lens()) {
+        if kept != len.min(count) {
+            return mismatch("tokens that a stage keeps of a sequence", len.min(count), kept);
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a tensor has a row per token.
+pub(crate) fn check_rows(tensor: &Tensor, expected: usize) -> Result<()> {
+    match tensor.dims().first().copied().unwrap_or_default() {
+        rows if rows == expected => Ok(()),
+        actual => {
+            Err(salient::Error::LengthMismatch { what: "rows of a tensor", expected, actual }
+                .into())
+        }
+    }
+}
+
+/// A predictor on another device than the hidden states.
+#[cfg(feature = "cuda")]
+pub(crate) fn misplaced(
+    predictor: &DevicePredictor,
+    expected: candle_core::DeviceLocation,
+) -> Error {
+    Error::TensorPlace { what: "the predictor", expected, actual: predictor.location() }
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
