@@ -7,7 +7,7 @@ use candle_core::{
     CudaDevice, CudaStorage, DType, DeviceLocation, Layout as TensorLayout, Shape, Storage,
     StorageRef, Tensor, WithDType,
 };
-use salient::cuda::cudarc::driver::{CudaSlice, CudaView, DeviceSlice};
+use salient::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView};
 use salient::cuda::{ContextId, bytes};
 use salient::{Error as SalientError, Layout};
 
@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct TensorView<'a> {
     what: &'static str,
+    dtype: DType,
     storage: StorageRef<'a>,
     range: Range<usize>,
 }
@@ -61,9 +62,8 @@ impl<'a> TensorView<'a> {
     /// # Errors
     /// [`Error::TensorType`] if they are of another type.
     pub fn elements<T: CudaDType + WithDType>(&self) -> Result<CudaView<'_, T>> {
-        let storage = self.storage()?;
-        check_type(self.what, T::DTYPE, storage.slice.dtype())?;
-        Ok(storage.as_cuda_slice::<T>()?.slice(self.range.clone()))
+        check_type(self.what, T::DTYPE, self.dtype)?;
+        Ok(self.storage().as_cuda_slice::<T>()?.slice(self.range.clone()))
     }
 
     /// The elements as bytes.
@@ -72,8 +72,7 @@ impl<'a> TensorView<'a> {
     /// [`Error::Unsupported`] for types narrower than a byte and the like.
     pub fn bytes(&self) -> Result<CudaView<'_, u8>> {
         let range = self.range.clone();
-        let storage = self.storage()?;
-        Ok(match &storage.slice {
+        Ok(match &self.storage().slice {
             CudaStorageSlice::U8(slice) => slice.slice(range),
             CudaStorageSlice::U32(slice) => bytes(&slice.slice(range)),
             CudaStorageSlice::I32(slice) => bytes(&slice.slice(range)),
@@ -81,7 +80,7 @@ impl<'a> TensorView<'a> {
             CudaStorageSlice::F16(slice) => bytes(&slice.slice(range)),
             CudaStorageSlice::BF16(slice) => bytes(&slice.slice(range)),
             CudaStorageSlice::F32(slice) => bytes(&slice.slice(range)),
-            other => return Err(no_bytes(other.dtype())),
+            _ => return Err(no_bytes(self.dtype)),
         })
     }
 
@@ -92,7 +91,7 @@ impl<'a> TensorView<'a> {
         range: Range<usize>,
     ) -> Result<Self> {
         match &*storage {
-            Storage::Cuda(_) => Ok(Self { what, storage, range }),
+            Storage::Cuda(_) => Ok(Self { what, dtype: tensor.dtype(), storage, range }),
             _ => {
                 let (expected, actual) =
                     (DeviceLocation::Cuda { gpu_id: 0 }, tensor.device().location());
@@ -101,9 +100,9 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    fn storage(&self) -> Result<&CudaStorage> {
+    fn storage(&self) -> &CudaStorage {
         match &*self.storage {
-            Storage::Cuda(storage) => Ok(storage),
+            Storage::Cuda(storage) => storage,
             _ => unreachable!("checked when it was locked"),
         }
     }
@@ -122,7 +121,7 @@ pub fn tensor<T: CudaDType>(
     let shape = shape.into();
     check_count(&shape, slice.len())?;
     let stream = device.cuda_stream();
-    let context = |of: &salient::cuda::cudarc::driver::CudaStream| ContextId::from(&**of.context());
+    let context = |of: &CudaStream| ContextId::from(&**of.context());
     let (expected, actual) = (context(&stream), context(slice.stream()));
     if expected != actual {
         let what = "elements of a tensor";

@@ -118,11 +118,10 @@ impl CudaVerbs {
         }
         let plan = MlpPlan::new(predictor.shape(), tokens)?;
         let mut scores = self.zeros::<f32>(tokens)?;
-        let stream = self.stream.clone();
-        let workspace = self.workspace(plan.workspace_bytes())?;
+        let workspace = room(&mut self.workspace, &self.stream, plan.workspace_bytes())?;
         let hidden = TensorView::packed("hidden states", hidden)?;
         score::mlp(
-            &stream,
+            &self.stream,
             &plan,
             predictor,
             &hidden.elements::<T>()?,
@@ -162,16 +161,6 @@ impl CudaVerbs {
         let counts: Vec<i32> =
             counts.map(|count| i32::try_from(count).map_err(overflow)).collect::<Result<_, _>>()?;
         self.upload(&counts)
-    }
-
-    /// At least so many bytes that no launch needs any more once the next begins.
-    fn workspace(&mut self, bytes: usize) -> Result<&mut CudaSlice<u8>> {
-        let kept = self.workspace.take().filter(|workspace| workspace.len() >= bytes);
-        let workspace = match kept {
-            Some(workspace) => workspace,
-            None => self.zeros(bytes.max(1))?,
-        };
-        Ok(self.workspace.insert(workspace))
     }
 }
 
@@ -231,10 +220,9 @@ impl Verbs for CudaVerbs {
             cu_kept: Some(kept.cu_kept.as_view_mut()),
             ..SelectOutputs::new(kept.kept.as_view_mut(), kept.kept_lens.as_view_mut())
         };
-        let stream = self.stream.clone();
-        self.workspace(plan.workspace_bytes())?;
-        let mut workspace = self.workspace.as_mut().map(CudaSlice::as_view_mut);
-        select(&stream, &plan, &inputs, &mut outputs, workspace.as_mut(), &mut self.status)?;
+        let workspace = room(&mut self.workspace, &self.stream, plan.workspace_bytes())?;
+        let workspace = Some(&mut workspace.as_view_mut());
+        select(&self.stream, &plan, &inputs, &mut outputs, workspace, &mut self.status)?;
         Ok(kept)
     }
 
@@ -259,14 +247,16 @@ impl Verbs for CudaVerbs {
             cu_kept: kept.cu_kept.as_view(),
             cu_seqlens: kept.cu_seqlens.as_view(),
         };
-        let mut views =
-            outs.iter_mut().map(|(out, _)| OutView::of(out)).collect::<Result<Vec<_>>>()?;
-        let mut moves = Vec::with_capacity(tensors.len());
-        for (source, view) in sources.iter().zip(&mut views) {
-            moves.push(RowTensor { src: source.bytes()?, dst: view.bytes() });
+        {
+            let views = outs.iter_mut().zip(tensors);
+            let views = views.map(|((out, _), tensor)| OutView::of(out, tensor.dtype()));
+            let mut views = views.collect::<Result<Vec<_>>>()?;
+            let mut moves = Vec::with_capacity(tensors.len());
+            for (source, view) in sources.iter().zip(&mut views) {
+                moves.push(RowTensor { src: source.bytes()?, dst: view.bytes() });
+            }
+            compact::rows(&self.stream, &plan, &mut moves, &lists, &mut self.status)?;
         }
-        compact::rows(&self.stream, &plan, &mut moves, &lists, &mut self.status)?;
-        drop((moves, views));
         let tensor = |(out, shape)| Tensor::from((Storage::Cuda(out), Shape::from(shape)));
         Ok(outs.into_iter().map(tensor).collect())
     }
@@ -276,6 +266,20 @@ impl Verbs for CudaVerbs {
         status.check()?;
         Ok(status.has(Fault::Nan))
     }
+}
+
+/// A workspace of at least so many bytes, for the next launch. One that is too small is freed in the
+/// stream's order, after the launches that use it.
+fn room<'a>(
+    workspace: &'a mut Option<CudaSlice<u8>>,
+    stream: &Arc<CudaStream>,
+    bytes: usize,
+) -> Result<&'a mut CudaSlice<u8>> {
+    let room = match workspace.take().filter(|workspace| workspace.len() >= bytes) {
+        Some(room) => room,
+        None => stream.alloc_zeros(bytes.max(1)).map_err(salient::Error::from)?,
+    };
+    Ok(workspace.insert(room))
 }
 
 /// A tensor's storage to be written, of the types that rows may have.
@@ -290,7 +294,7 @@ enum OutView<'a> {
 }
 
 impl<'a> OutView<'a> {
-    fn of(storage: &'a mut CudaStorage) -> Result<Self> {
+    fn of(storage: &'a mut CudaStorage, dtype: DType) -> Result<Self> {
         Ok(match &mut storage.slice {
             CudaStorageSlice::U8(slice) => Self::U8(slice.as_view_mut()),
             CudaStorageSlice::U32(slice) => Self::U32(slice.as_view_mut()),
@@ -299,7 +303,7 @@ impl<'a> OutView<'a> {
             CudaStorageSlice::F16(slice) => Self::F16(slice.as_view_mut()),
             CudaStorageSlice::BF16(slice) => Self::Bf16(slice.as_view_mut()),
             CudaStorageSlice::F32(slice) => Self::F32(slice.as_view_mut()),
-            other => return Err(no_bytes(other.dtype())),
+            _ => return Err(no_bytes(dtype)),
         })
     }
 
