@@ -170,8 +170,8 @@ impl Verbs for CudaVerbs {
     fn mlp(&mut self, predictor: &DevicePredictor, hidden: &Tensor) -> Result<Tensor> {
         let here = self.device.location();
         match predictor {
-            DevicePredictor::Cuda(CudaPredictor { weights, location }) if *location == here => {
-                match weights {
+            DevicePredictor::Cuda(predictor) if predictor.location == here => {
+                match &predictor.weights {
                     Weights::F16(predictor) => self.mlp_of(predictor, hidden),
                     Weights::Bf16(predictor) => self.mlp_of(predictor, hidden),
                 }

@@ -1,6 +1,6 @@
 //! Attention in candle's operations: a masked product, some queries at a time.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Tensor};
 use salient::Ragged;
 
 use super::cache::DeviceLayer;
@@ -8,7 +8,18 @@ use super::joined;
 use crate::error::Result;
 
 /// Attention weights that are there at once: in f32, 512 MiB.
-const WEIGHTS: usize = 1 << 27;
+pub(super) const WEIGHTS: usize = 1 << 27;
+
+/// What the queries of a layer see, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attention {
+    pub(super) queries: Queries,
+    /// How far back a query sees, itself included, if that is below the context.
+    pub(super) window: Option<usize>,
+    pub(super) scale: f32,
+    /// So many weights are there at once, or those of one query.
+    pub(super) weights: usize,
+}
 
 /// Where the queries of a sequence stand among its cached keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,17 +31,15 @@ pub(super) enum Queries {
 }
 
 /// Attention of packed queries `[rows, heads, dim]` at `positions`, u32 `[rows]`, over a layer's
-/// cache: `[rows, heads * dim]`. A query sees the keys at its own position and before, not further
-/// back than `window`.
+/// cache: `[rows, heads * dim]`. A query sees the keys at its own position and before.
 pub(super) fn attend(
     q: &Tensor,
     rows: &Ragged,
     positions: &Tensor,
     cache: &DeviceLayer,
-    queries: Queries,
-    window: Option<usize>,
-    scale: f32,
+    attention: Attention,
 ) -> Result<Tensor> {
+    let Attention { queries, window, scale, weights } = attention;
     let (_, heads, dim) = q.dims3()?;
     // Scaled before the product, which f16 might not hold otherwise.
     let q = (q * f64::from(scale))?;
@@ -43,7 +52,7 @@ pub(super) fn attend(
         let (kv_heads, cached, _) = keys.dims3()?;
         let q = q.narrow(0, span.start, span.len)?.transpose(0, 1)?;
         let positions = positions.narrow(0, span.start, span.len)?;
-        let step = (WEIGHTS / (heads * cached)).max(1);
+        let step = (weights / (heads * cached)).max(1);
         for start in (0..span.len).step_by(step) {
             let len = step.min(span.len - start);
             let seen = match queries {
@@ -82,11 +91,43 @@ fn mask(queries: &Tensor, keys: &Tensor, window: Option<usize>) -> Result<Tensor
     let scalar = |value: f32| Tensor::new(value, queries.device())?.broadcast_as(shape);
     let (zero, hidden) = (scalar(0.0)?, scalar(f32::NEG_INFINITY)?);
     let mask = keys.broadcast_le(&queries)?.where_cond(&zero, &hidden)?;
-    // A window as wide as all positions hides nothing.
-    let Some(window) = window.and_then(|window| u32::try_from(window).ok()) else {
-        return Ok(mask);
-    };
-    let reach =
-        keys.broadcast_add(&Tensor::new(&[window], &Device::Cpu)?.to_device(keys.device())?)?;
+    let Some(window) = window else { return Ok(mask) };
+    let reach = keys.broadcast_add(&Tensor::new(&[window as u32], keys.device())?)?;
     Ok(reach.broadcast_gt(&queries)?.where_cond(&mask, &hidden)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::super::cache::DeviceCache;
+    use super::*;
+
+    #[test]
+    fn parts_make_the_whole() {
+        let rows = Ragged::from_lens(&[40, 0, 23]).unwrap();
+        let (dim, heads, kv_heads) = (8, 6, 2);
+        let random = |heads| Tensor::randn(0f32, 1.0, (63, heads, dim), &Device::Cpu).unwrap();
+        // With gaps, as after a stage.
+        let positions: Vec<u32> = (0..40).chain(0..23).map(|i| 2 * i).collect();
+        let positions = Tensor::new(positions, &Device::Cpu).unwrap();
+        let mut cache = DeviceCache::new(1, 3, 0);
+        cache.append(0, &rows, &random(kv_heads), &random(kv_heads), &positions).unwrap();
+        let q = random(heads);
+        for (queries, window) in
+            [(Queries::Last, None), (Queries::Last, Some(9)), (Queries::Among, Some(31))]
+        {
+            let run = |weights| {
+                let attention = Attention { queries, window, scale: 0.4, weights };
+                attend(&q, &rows, &positions, &cache.layers()[0], attention).unwrap()
+            };
+            let whole = run(WEIGHTS).to_vec2::<f32>().unwrap();
+            for weights in [0, 6 * 40 * 7] {
+                let parts = run(weights).to_vec2::<f32>().unwrap();
+                for (whole, part) in whole.iter().flatten().zip(parts.iter().flatten()) {
+                    assert!((whole - part).abs() < 1e-5, "{whole} {part}");
+                }
+            }
+        }
+    }
 }

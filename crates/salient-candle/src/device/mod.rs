@@ -58,7 +58,7 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::forward::last_rows;
 use crate::model::{Block, Model, Projection};
-use attend::{Queries, attend};
+use attend::{Attention, Queries, WEIGHTS, attend};
 
 /// Rows that go through the feed-forward network at once, so that its wide activations do not grow
 /// with the prompt.
@@ -258,7 +258,6 @@ impl DeviceModel {
         if verbs.finish()? {
             return Err(Error::Scorer { scorer: scorer.name(), reason: "a score is NaN".into() });
         }
-        self.device.synchronize()?;
         let Rows { hidden, ragged, .. } = rows;
         Ok(DevicePrefill { hidden, rows: ragged, cache, stages, elapsed: start.elapsed() })
     }
@@ -297,15 +296,16 @@ impl DeviceModel {
         q: &Tensor,
         queries: Queries,
     ) -> Result<Tensor> {
-        let attended = attend(
-            q,
-            &rows.ragged,
-            &rows.positions,
-            &cache.layers()[layer],
+        let config = &self.config;
+        let attention = Attention {
             queries,
-            self.config.window_at(layer),
-            self.config.attention_scale(),
-        )?;
+            // One as wide as all positions hides nothing.
+            window: config.window_at(layer).filter(|&window| window < config.context),
+            scale: config.attention_scale(),
+            weights: WEIGHTS,
+        };
+        let cache = &cache.layers()[layer];
+        let attended = attend(q, &rows.ragged, &rows.positions, cache, attention)?;
         let hidden = (&rows.hidden + attended.matmul(&block.output.t()?)?)?;
         self.add_ffn(block, &hidden)
     }
@@ -443,5 +443,43 @@ fn unsupported(device: &Device) -> Error {
         } else {
             "cpu, and with feature `cuda` cuda"
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Family;
+
+    #[test]
+    fn the_feed_forward_network_is_the_same_in_parts() {
+        let config = ModelConfig {
+            family: Family::Llama,
+            layers: 1,
+            hidden: 16,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 8,
+            ffn: 24,
+            vocab: 10,
+            context: 32,
+            rms_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: None,
+            sliding_window: None,
+            sliding_from: 0,
+            attention_bias: false,
+            qk_norm: false,
+            tied: true,
+        };
+        let random = |shape: &[usize]| Ok(Tensor::randn(0f32, 0.5, shape, &Device::Cpu)?);
+        let model = Model::new(config, |_, shape| random(shape)).unwrap();
+        let on_device = DeviceModel::new(&model, &Device::Cpu, DType::F32).unwrap();
+        let hidden = random(&[2 * FFN_ROWS + 1, 16]).unwrap();
+        let actual = on_device.add_ffn(&on_device.blocks[0], &hidden).unwrap();
+        // The packed runner adds in place.
+        model.add_ffn(&model.blocks()[0], &hidden).unwrap();
+        let difference = (actual - hidden).unwrap().abs().unwrap().flatten_all().unwrap();
+        assert!(difference.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-4);
     }
 }

@@ -26,7 +26,7 @@ pub enum DevicePredictor {
     Host(Box<Predictor>),
     /// On a CUDA device.
     #[cfg(feature = "cuda")]
-    Cuda(crate::cuda::CudaPredictor),
+    Cuda(Box<crate::cuda::CudaPredictor>),
 }
 
 impl DeviceScorer {
@@ -99,7 +99,8 @@ impl DevicePredictor {
             Device::Cpu => Ok(Self::Host(Box::new(Predictor::new(hidden, weights)?))),
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => {
-                Ok(Self::Cuda(crate::cuda::CudaPredictor::new(hidden, weights, dtype, device)?))
+                let predictor = crate::cuda::CudaPredictor::new(hidden, weights, dtype, device)?;
+                Ok(Self::Cuda(Box::new(predictor)))
             }
             other => Err(unsupported(other)),
         }

@@ -58,16 +58,17 @@ impl Verbs for HostVerbs {
     type Kept = Selection;
 
     fn mlp(&mut self, predictor: &DevicePredictor, hidden: &Tensor) -> Result<Tensor> {
-        let predictor = match predictor {
-            DevicePredictor::Host(predictor) => predictor,
+        let (tokens, _) = hidden.dims2()?;
+        let mut scores = vec![0.0; tokens];
+        match predictor {
+            DevicePredictor::Host(predictor) => {
+                score::mlp(&values(hidden)?, predictor, &mut scores)?;
+            }
             #[cfg(feature = "cuda")]
             DevicePredictor::Cuda(_) => {
                 return Err(misplaced(predictor, hidden.device().location()));
             }
-        };
-        let (tokens, _) = hidden.dims2()?;
-        let mut scores = vec![0.0; tokens];
-        score::mlp(&values(hidden)?, predictor, &mut scores)?;
+        }
         Ok(Tensor::from_vec(scores, tokens, hidden.device())?)
     }
 

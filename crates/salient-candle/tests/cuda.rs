@@ -1,0 +1,222 @@
+//! Tensors on a CUDA device, and the runner there, against the host. Without a device each test says
+//! on standard error that it did not run; with `SALIENT_NEED_DEVICE` set it fails.
+
+#[path = "common/device.rs"]
+mod against_host;
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use against_host::OnDevice;
+use candle_core::{DType, Device, Tensor};
+use common::{difference, random_model, tiny};
+use half::{bf16, f16};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use salient::Ragged;
+use salient::cuda::{Backend, probe};
+use salient::host::score::{Predictor, PredictorWeights};
+use salient::kernels::score::MlpWeights;
+use salient::schedule::{KvAtStage, Schedule, Stages};
+use salient_candle::cuda::{CudaVerbs, TensorView, tensor};
+use salient_candle::device::{DeviceModel, DevicePredictor, DeviceScorer, HostVerbs, Verbs};
+use salient_candle::scorer::{KeyNorm, Learned};
+use salient_candle::{Error, Family, ModelConfig, Result};
+
+/// A device, or a word that there is none.
+fn on_device(test: &str, run: impl FnOnce(&Device) -> Result<()>) {
+    match probe() {
+        Backend::Cuda(_) => Device::new_cuda(0)
+            .map_err(Error::from)
+            .and_then(|device| run(&device))
+            .unwrap_or_else(|error| panic!("{error}: {error:?}")),
+        backend => {
+            let need = std::env::var_os("SALIENT_NEED_DEVICE").is_some();
+            assert!(!need, "SALIENT_NEED_DEVICE is set, but the backend is {backend}");
+            // Not by a macro that the test harness catches: a test that did not run says so.
+            let says = format!("NOT RUN: {test} needs a device; the backend is {backend}\n");
+            std::io::stderr().write_all(says.as_bytes()).expect("standard error is open");
+        }
+    }
+}
+
+fn random(shape: &[usize], dtype: DType, seed: u64) -> Result<Tensor> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let len = shape.iter().product();
+    let values: Vec<f32> = (0..len).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?)
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+fn near(actual: &Tensor, expected: &Tensor, tolerance: f32) -> Result<()> {
+    let difference = difference(&actual.to_device(&Device::Cpu)?, expected);
+    assert!(difference < tolerance, "{difference}");
+    Ok(())
+}
+
+fn weights(hidden: usize, seed: u64) -> Result<PredictorWeights> {
+    Ok(PredictorWeights {
+        w1: values(&random(&[40, hidden], DType::F32, seed)?)?,
+        b1: values(&random(&[40], DType::F32, seed + 1)?)?,
+        w2: values(&random(&[2, 40], DType::F32, seed + 2)?)?,
+        b2: vec![0.1, -0.1],
+        norm: Some((vec![1.0; hidden], 1e-5)),
+    })
+}
+
+#[test]
+fn slices_become_tensors_and_tensors_views() {
+    on_device("slices_become_tensors_and_tensors_views", |device| {
+        let cuda = device.as_cuda_device()?;
+        let stream = cuda.cuda_stream();
+        let numbers: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        let slice = || stream.clone_htod(&numbers).map_err(salient::Error::from);
+        assert!(matches!(tensor(slice()?, (5, 5), cuda), Err(Error::Salient(_))));
+        let made = tensor(slice()?, (6, 4), cuda)?;
+        assert_eq!(made.to_vec2::<f32>()?[5], [20.0, 21.0, 22.0, 23.0]);
+        let rows = made.narrow(0, 2, 3)?;
+        let locked = TensorView::packed("rows", &rows)?;
+        let seen = stream.clone_dtoh(&locked.elements::<f32>()?).map_err(salient::Error::from)?;
+        assert_eq!(seen, numbers[8..20]);
+        assert!(matches!(locked.elements::<bf16>(), Err(Error::TensorType { .. })));
+        assert_eq!(locked.bytes()?.len(), 12 * 4);
+        let gapped = made.narrow(1, 0, 2)?;
+        assert!(matches!(TensorView::packed("x", &gapped), Err(Error::TensorLayout { .. })));
+        Ok(())
+    });
+}
+
+#[test]
+fn scores_are_near_the_hosts() {
+    on_device("scores_are_near_the_hosts", |device| {
+        let (tokens, hidden) = (1341, 64);
+        let mut verbs = CudaVerbs::new(device.as_cuda_device()?)?;
+        let mut host = HostVerbs::default();
+        let used = |dtype| -> Result<PredictorWeights> {
+            Ok(match dtype {
+                DType::F16 => MlpWeights::<f16>::new(hidden, weights(hidden, 1)?)?.as_used(),
+                _ => MlpWeights::<bf16>::new(hidden, weights(hidden, 1)?)?.as_used(),
+            })
+        };
+        for dtype in [DType::F16, DType::BF16] {
+            let x = random(&[tokens, hidden], dtype, 2)?;
+            let there = DevicePredictor::new(hidden, weights(hidden, 1)?, dtype, device)?;
+            let here = DevicePredictor::new(hidden, used(dtype)?, dtype, &Device::Cpu)?;
+            let actual = verbs.mlp(&there, &x.to_device(device)?)?;
+            near(&actual, &host.mlp(&here, &x)?, 1e-3)?;
+            assert!(verbs.mlp(&here, &x.to_device(device)?).is_err());
+            assert!(host.mlp(&there, &x).is_err());
+            assert!(verbs.mlp(&there, &x).is_err());
+        }
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            // As they lie between queries and values, and on their own.
+            let fused = random(&[tokens, 8, 24], dtype, 3)?;
+            let keys = fused.narrow(1, 4, 2)?;
+            let expected = host.keynorm(&keys)?;
+            let there = fused.to_device(device)?.narrow(1, 4, 2)?;
+            near(&verbs.keynorm(&there)?, &expected, 1e-4)?;
+            near(&verbs.keynorm(&there.contiguous()?)?, &expected, 1e-4)?;
+        }
+        let refused = DevicePredictor::new(hidden, weights(hidden, 1)?, DType::F32, device);
+        assert!(matches!(refused, Err(Error::Unsupported { .. })));
+        Ok(())
+    });
+}
+
+#[test]
+fn selections_and_rows_are_the_hosts() {
+    on_device("selections_and_rows_are_the_hosts", |device| {
+        let lens = [300, 1, 20_000, 41];
+        let rows = Ragged::from_lens(&lens)?;
+        let stages = Stages::Geometric { start: 1, step: 1, stages: 3, ratio: 0.6, floor: 0.0 };
+        let plan = Schedule { stages, ..Schedule::sdtp() }.plan(&lens, 4)?;
+        let mut verbs = CudaVerbs::new(device.as_cuda_device()?)?;
+        let mut host = HostVerbs::default();
+        // Of few values, so that ties are everywhere.
+        let scores = ((random(&[rows.total()], DType::F32, 4)? * 8.0)?.round()? / 8.0)?;
+        let tensors = [
+            Tensor::arange(0u32, rows.total() as u32, &Device::Cpu)?,
+            random(&[rows.total(), 48], DType::BF16, 5)?,
+            random(&[rows.total(), 2, 10], DType::F32, 6)?,
+            random(&[rows.total(), 7], DType::F16, 7)?,
+        ];
+        let there: Vec<Tensor> =
+            tensors.iter().map(|tensor| tensor.to_device(device)).collect::<Result<_, _>>()?;
+        let stage = &plan.stages()[0];
+        let expected = host.select(&scores, &rows, stage)?;
+        let actual = verbs.select(&scores.to_device(device)?, &rows, stage)?;
+        let expected = host.rows(&expected, &tensors.iter().collect::<Vec<_>>())?;
+        let actual = verbs.rows(&actual, &there.iter().collect::<Vec<_>>())?;
+        for (actual, expected) in actual.iter().zip(&expected) {
+            assert_eq!((actual.dims(), actual.dtype()), (expected.dims(), expected.dtype()));
+            assert_eq!(values(actual)?, values(expected)?);
+        }
+        assert!(!verbs.finish()?);
+        let nan = Tensor::full(f32::NAN, rows.total(), device)?;
+        let kept = verbs.select(&nan, &rows, stage)?;
+        assert!(verbs.finish()?);
+        assert!(verbs.rows(&kept, &[&there[0].narrow(0, 1, 9)?]).is_err());
+        assert!(verbs.rows(&kept, &[&tensors[0]]).is_err());
+        assert!(verbs.select(&scores, &rows, stage).is_err());
+        Ok(())
+    });
+}
+
+fn schedules() -> [Schedule; 3] {
+    let geometric = Stages::Geometric { start: 1, step: 1, stages: 5, ratio: 0.8, floor: 0.0 };
+    let single = Stages::Single { layer: 3, ratio: 0.4 };
+    [
+        Schedule { stages: geometric.clone(), ..Schedule::sdtp() },
+        Schedule { stages: geometric, kv_at_stage: KvAtStage::Incoming, ..Schedule::sdtp() },
+        Schedule { stages: single, ..Schedule::sdtp() },
+    ]
+}
+
+#[test]
+fn pruned_prefill_agrees_with_the_host() {
+    on_device("pruned_prefill_agrees_with_the_host", |device| {
+        let there = OnDevice { device, dtype: DType::F32, tolerance: 1e-3 };
+        let key_norm = |_: &DeviceModel| DeviceScorer::KeyNorm;
+        for family in [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3] {
+            let config = ModelConfig { sliding_window: Some(25), ..tiny(family) };
+            for config in [config, tiny(family)] {
+                let model = random_model(config, 21);
+                for schedule in schedules() {
+                    let lens = [64, 33, 300];
+                    there.agrees_with_the_host(&model, &schedule, &lens, &KeyNorm, key_norm);
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn predictors_prune_in_half_precision_near_the_host() {
+    on_device("predictors_prune_in_half_precision_near_the_host", |device| {
+        let model = random_model(tiny(Family::Llama), 22);
+        let hidden = model.config().hidden;
+        let mut by_layer = BTreeMap::new();
+        let mut learned = BTreeMap::new();
+        for layer in 1..6 {
+            let weights = weights(hidden, layer as u64)?;
+            learned.insert(layer, Predictor::new(hidden, weights.clone())?);
+            by_layer.insert(layer, weights);
+        }
+        let learned = Learned::new(learned);
+        // Scores of these predictors are of size 10 or so.
+        for (dtype, tolerance) in [(DType::F16, 0.1), (DType::BF16, 0.8)] {
+            let there = OnDevice { device, dtype, tolerance };
+            for schedule in schedules() {
+                there.agrees_with_the_host(&model, &schedule, &[70, 300], &learned, |model| {
+                    DeviceScorer::learned(by_layer.clone(), model).expect("weights fit the model")
+                });
+            }
+        }
+        Ok(())
+    });
+}
