@@ -34,6 +34,11 @@ __device__ __forceinline__ void report_block(const KvPlan& plan, const KvList& l
     }
 }
 
+__device__ __forceinline__ Move move_of(const SalientKvLayout& layout, const Arrival& arrival) {
+    if (!arrival.moves) return no_move();
+    return {offset_of(layout, arrival.from), offset_of(layout, arrival.to)};
+}
+
 // The steps of one thread down its list, for move_down. The entry of the next step is on its way
 // while this step moves.
 struct KvSteps {
@@ -48,13 +53,7 @@ struct KvSteps {
         int to = place, token = entry;
         place += beside;
         entry = load_if(place < list.count, list.entries + place, -1);
-        // Equal is in its place already; a token that would move up is out of order.
-        bool moves_token = to < list.count && to < token &&
-                           (token < list.len || SALIENT_MUTATED("compact/bounds"));
-        Place there = place_of(p, list, moves_token, token);
-        Place here = place_of(p, list, moves_token, to);
-        bool placed = there.page >= 0 && here.page >= 0;
-        moves[0] = placed ? Move{offset_of(layout, there), offset_of(layout, here)} : no_move();
+        moves[0] = move_of(layout, stable_arrival(p, list, to, token));
     }
 };
 
@@ -92,21 +91,13 @@ __global__ void __launch_bounds__(MOVE_THREADS) kv_stable(KvPlan plan) {
 // Fills the tile's moves; gives how many there are.
 __device__ __forceinline__ int find_holes(const SalientKvParams& p, const KvList& list, int tile,
                                           KvShared& shared) {
-    int staying = lower_bound(list.entries, list.count, list.count);
+    int staying = count_staying(list);
     int first = tile * MOVE_THREADS, leaving = list.count - staying;
     if (first >= leaving) return 0;
-    int thread = static_cast<int>(threadIdx.x), hole = first + thread;
-    bool exists = hole < leaving;
-    int token = load_if(exists, list.entries + staying + hole, -1);
-    bool moves_token = list.count <= token && (token < list.len || SALIENT_MUTATED("compact/bounds"));
-    int to = moves_token ? place_of_hole(list.entries, staying, hole) : 0;
-    Place there = place_of(p, list, moves_token, token);
-    Place here = place_of(p, list, moves_token, to);
-    bool placed = there.page >= 0 && here.page >= 0;
+    int thread = static_cast<int>(threadIdx.x), to, token;
+    Arrival arrival = hole_arrival(p, list, staying, first + thread, to, token);
     for (int kind = 0; kind < 2; kind++) {
-        const SalientKvLayout& layout = p.layouts[kind];
-        Move move = placed ? Move{offset_of(layout, there), offset_of(layout, here)} : no_move();
-        shared_store(&shared.moves[kind][thread], move);
+        shared_store(&shared.moves[kind][thread], move_of(p.layouts[kind], arrival));
     }
     return min_of(leaving - first, MOVE_THREADS);
 }
