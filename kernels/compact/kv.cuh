@@ -167,12 +167,12 @@ __device__ __forceinline__ int count_staying(const KvList& list) {
 
 // One block per list says what is wrong with it, and writes which token is where.
 __device__ __forceinline__ void report_list(const SalientKvParams& p, const KvList& list) {
-    int thread = static_cast<int>(threadIdx.x);
+    int thread = thread_id();
     bool stable = p.mode == SALIENT_KV_STABLE;
     if (!list.valid && thread == 0) report_row(p.status, SALIENT_STATUS_LENGTHS, list.row);
     int32_t* order = p.order;
     if (order != nullptr) order += static_cast<int64_t>(list.row) * p.capacity;
-    for (int i = thread; i < p.capacity; i += MOVE_THREADS) {
+    for (int i = thread; i < p.capacity; i += thread_count()) {
         bool exists = i < list.count;
         int token = load_if(exists, list.entries + i, -1);
         int before = load_if(exists && i > 0, list.entries + i - 1, -1);
@@ -192,7 +192,7 @@ __device__ __forceinline__ void report_list(const SalientKvParams& p, const KvLi
     if (stable || order == nullptr) return;
     __syncthreads();
     int staying = count_staying(list);
-    for (int hole = thread; hole < list.count - staying; hole += MOVE_THREADS) {
+    for (int hole = thread; hole < list.count - staying; hole += thread_count()) {
         int to, token;
         bool comes = hole_arrival(p, list, staying, hole, to, token).moves;
         store_if(comes, order + to, token);
@@ -223,8 +223,8 @@ struct KvShared {
 // One block per sequence lists its freed pages.
 __device__ __forceinline__ void write_freed(const SalientKvParams& p, int sequence,
                                             KvShared& shared) {
-    int thread = static_cast<int>(threadIdx.x), before = 0, first;
-    for (int b = thread; b < sequence; b += MOVE_THREADS) before += freed_pages(p, b, first);
+    int thread = thread_id(), before = 0, first;
+    for (int b = thread; b < sequence; b += thread_count()) before += freed_pages(p, b, first);
     if (thread == 0) shared_store(&shared.freed, 0);
     __syncthreads();
     if (before > 0) shared_add(&shared.freed, before);
@@ -232,7 +232,7 @@ __device__ __forceinline__ void write_freed(const SalientKvParams& p, int sequen
     before = shared_load(&shared.freed);
     int count = freed_pages(p, sequence, first);
     const int32_t* pages = p.page_table + static_cast<int64_t>(sequence) * p.max_pages + first;
-    for (int i = thread; i < count; i += MOVE_THREADS) {
+    for (int i = thread; i < count; i += thread_count()) {
         int page = load(pages + i);
         if (page < 0 || page >= p.pages) {
             report_row(p.status, SALIENT_STATUS_PAGE, sequence * p.list_heads);

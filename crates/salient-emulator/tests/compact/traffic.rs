@@ -28,7 +28,7 @@ fn assert_full_sectors(name: &str, BufferTraffic { read, written, .. }: BufferTr
 
 #[test]
 fn rows_move_little_more_than_themselves() {
-    let source = Ragged::from_lens(&[150, 90]).unwrap();
+    let source = Ragged::from_lens(&[700, 300]).unwrap();
     let mut random = Random::new(1);
     let lists: Vec<Vec<i32>> = source.lens().map(|len| random.subset(len, 0.35)).collect();
     let kept = Kept { source: &source, heads: 1, lists: &lists };
