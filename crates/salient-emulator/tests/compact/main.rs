@@ -7,6 +7,7 @@ mod traffic;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use proptest::prelude::*;
 use salient_emulator::Emulated;
 use salient_oracle::generate::Random;
 use salient_oracle::suite::compact::{self, Case, Keeping};
@@ -31,6 +32,15 @@ fn the_suite_under_many_seeds() {
             per_head: seed % 2 == 0,
             keeping,
         };
+        compact::check(&Emulated { seed, ..Emulated::default() }, &case);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn any_case(case in compact::cases(150), seed: u64) {
         compact::check(&Emulated { seed, ..Emulated::default() }, &case);
     }
 }
