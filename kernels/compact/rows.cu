@@ -90,12 +90,14 @@ __device__ __forceinline__ int64_t source_of(Cursor& cursor, int row, bool repor
     return exists && inside ? static_cast<int64_t>(cursor.source.start) + token : NOWHERE;
 }
 
-// Sequences that no row is found in are seen here.
+// Every sequence's lengths, also of those that no row is found in; the blocks share them.
 __device__ __forceinline__ void check_lengths(const SalientRowsParams& p) {
-    for (int b = thread_id(); b < p.batch; b += thread_count()) {
+    int64_t first = static_cast<int64_t>(blockIdx.x) * thread_count() + thread_id();
+    int64_t step = static_cast<int64_t>(gridDim.x) * thread_count();
+    for (int64_t b = first; b < p.batch; b += step) {
         Cursor cursor(p);
-        cursor.sequence = b;
-        if (!cursor.enter()) report_row(p.status, SALIENT_STATUS_LENGTHS, b);
+        cursor.sequence = static_cast<int>(b);
+        if (!cursor.enter()) report_row(p.status, SALIENT_STATUS_LENGTHS, cursor.sequence);
     }
 }
 
@@ -107,7 +109,7 @@ __device__ __forceinline__ int tensor_of(const Shares& shares, int tensors) {
 }
 
 __global__ void __launch_bounds__(MOVE_THREADS) rows_gather(SalientRowsParams p, Shares shares) {
-    if (blockIdx.x == 0) check_lengths(p);
+    check_lengths(p);
     int t = tensor_of(shares, p.tensor_count);
     const SalientRowTensor& tensor = p.tensors[t];
     const Share& share = shares.of[t];
@@ -169,7 +171,7 @@ struct RowSteps {
 };
 
 __global__ void __launch_bounds__(MOST_THREADS) rows_down(SalientRowsParams p, Shares shares) {
-    if (blockIdx.x == 0) check_lengths(p);
+    check_lengths(p);
     int t = tensor_of(shares, p.tensor_count);
     const SalientRowTensor& tensor = p.tensors[t];
     const Share& share = shares.of[t];
