@@ -48,7 +48,9 @@ feature `cuda` needs nvcc 12.4 or later; one of these lines will do:
         ] {
             println!("cargo::rerun-if-env-changed={variable}");
         }
-        if variable("SALIENT_SKIP_KERNELS").is_some() || variable("DOCS_RS").is_some() {
+        if variable("SALIENT_SKIP_KERNELS").is_some_and(|skip| skip == "1")
+            || variable("DOCS_RS").is_some()
+        {
             return;
         }
         if let Err(error) = compile_and_link() {

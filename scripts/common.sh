@@ -27,8 +27,8 @@ esac
 export SALIENT_HOME
 
 # wheels NAME PIN...: unpacks the pinned Python wheels, without what they depend on, into a folder
-# that all of this repository's builds share, and sets wheels_dir to it. Other pins are another
-# folder, and a folder is there whole or not at all.
+# under cargo's target folder, and sets wheels_dir to it. Other pins are another folder, and a folder
+# is there whole or not at all.
 wheels() {
     local name=$1
     shift
@@ -51,6 +51,6 @@ wheels() {
         exit 1
     fi
     chmod 755 "$partial"
-    # Another run may have been faster; its folder is as good.
-    mv -T "$partial" "$wheels_dir" 2>/dev/null || rm -rf "$partial"
+    # Where another run was faster, its folder is as good.
+    mv -T "$partial" "$wheels_dir" || rm -rf "$partial"
 }

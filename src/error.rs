@@ -117,6 +117,35 @@ pub enum Error {
         /// What it returned.
         source: crate::kernels::LaunchError,
     },
+    /// A tensor's elements are not of the type that was planned.
+    #[error("{what} holds {actual:?}, but the plan is for {expected:?}")]
+    DTypeMismatch {
+        /// The argument.
+        what: &'static str,
+        /// The plan's type.
+        expected: crate::DType,
+        /// The tensor's type.
+        actual: crate::DType,
+    },
+    /// A buffer lives in another CUDA context than the stream.
+    #[cfg(feature = "cuda")]
+    #[error("{what} is of {actual}, the stream of {expected}")]
+    OtherContext {
+        /// The argument.
+        what: &'static str,
+        /// The stream's context.
+        expected: crate::cuda::ContextId,
+        /// The buffer's context.
+        actual: crate::cuda::ContextId,
+    },
+    /// The CUDA driver refused or failed, perhaps in work that was enqueued earlier.
+    #[cfg(feature = "cuda")]
+    #[error("the CUDA driver failed")]
+    Driver(
+        /// What it said.
+        #[from]
+        cudarc::driver::DriverError,
+    ),
     /// Sizes that multiply or add beyond what an index can hold.
     #[error("{what}: the sizes overflow")]
     Overflow {

@@ -102,6 +102,14 @@ impl PagedLayout {
         let last_head = (self.heads - 1).checked_mul(self.head_stride)?;
         last_page.checked_add(last_slot)?.checked_add(last_head)?.checked_add(self.dim)
     }
+
+    /// How many pages a slice of `len` elements holds, or `None` on overflow.
+    pub fn pages(&self, len: usize) -> Option<usize> {
+        Some(match len.checked_sub(self.required_len(1)?) {
+            None => 0,
+            Some(rest) => 1 + rest.checked_div(self.page_stride).unwrap_or(0),
+        })
+    }
 }
 
 /// A borrowed `[token, head, dim]` tensor.
@@ -229,6 +237,9 @@ mod tests {
                 }
             }
             assert_eq!(seen.len(), pages * page_size * heads * dim);
+            assert_eq!(layout.pages(seen.len()), Some(pages));
+            assert_eq!(layout.pages(seen.len() - 1), Some(pages - 1));
+            assert_eq!(layout.pages(0), Some(0));
             assert!(seen.into_iter().all(|channel| channel));
         }
     }

@@ -16,6 +16,8 @@
 #![deny(unsafe_code)]
 
 pub mod cost;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod dtype;
 pub mod error;
 pub mod host;

@@ -148,6 +148,11 @@ impl MlpPlan {
         Ok(Self { x_stride: stride, ..self })
     }
 
+    /// The predictor that it is for.
+    pub fn shape(&self) -> MlpShape {
+        self.shape
+    }
+
     /// Hidden states.
     pub fn tokens(&self) -> usize {
         self.tokens
@@ -246,6 +251,11 @@ impl KeynormPlan {
             Per::KvHead => product("scores", &[layout.heads, tokens])?,
         };
         Ok(Self { layout, dtype, per, tokens, keys_len, scores_len })
+    }
+
+    /// The type of the keys.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Scores that are written: `[tokens]`, or `[heads, tokens]`.

@@ -6,7 +6,9 @@ use salient::host::score::{self, AttentionScore, Per, Pool, Predictor, Predictor
 use salient::host::select::{self, Request, Selection};
 use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 use salient_oracle::compact::Kept;
-use salient_oracle::implementation::{Attend, Compact, Score, Select};
+use salient_oracle::implementation::{
+    Attend, Compact, Score, ScoreAttention, ScorePositions, Select,
+};
 use salient_oracle::select::Selected;
 
 /// The host backend.
@@ -108,6 +110,12 @@ impl Score for Host {
         score::mlp(x, &Predictor::new(hidden, weights.clone())?, out)
     }
 
+    fn keynorm<T: Element>(&self, k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<()> {
+        score::keynorm(k, per, out)
+    }
+}
+
+impl ScoreAttention for Host {
     fn last_query<T: Element>(
         &self,
         q: View<'_, T>,
@@ -145,11 +153,9 @@ impl Score for Host {
     fn pool(&self, scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()> {
         score::pool(scores, rows, pool, out)
     }
+}
 
-    fn keynorm<T: Element>(&self, k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<()> {
-        score::keynorm(k, per, out)
-    }
-
+impl ScorePositions for Host {
     fn random(&self, seed: u64, positions: &[i32], out: &mut [f32]) -> Result<()> {
         score::random(seed, positions, out)
     }

@@ -1,19 +1,23 @@
 //! What the suite runs on: one trait per verb, over plain slices and the vocabulary of `salient`.
 
+use std::fmt::Debug;
+
 use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
 use salient::host::score::{AttentionScore, Per, Pool, PredictorWeights};
 use salient::host::select::Request;
 use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 
 use crate::compact::Kept;
+use crate::generate::Random;
 use crate::select::Selected;
 
-/// An implementation of **score**. Every error leaves `out` as it was.
+/// An implementation of **score**, as far as hidden states and keys alone give one. Every error
+/// leaves `out` as it was.
 pub trait Score {
     /// The SDTP predictor: `x` is `[tokens, hidden]`, `out` `[tokens]`.
     ///
     /// # Errors
-    /// On lengths that disagree, and weights that are not finite.
+    /// On lengths that disagree, weights that are not finite, and what [`Score::takes_mlp`] denies.
     fn mlp<T: Element>(
         &self,
         x: &[T],
@@ -22,6 +26,37 @@ pub trait Score {
         out: &mut [f32],
     ) -> Result<()>;
 
+    /// Whether [`Score::mlp`] takes predictors of this size over hidden states of this type; without
+    /// a word, all.
+    fn takes_mlp<T: Element>(&self, hidden: usize, width: usize) -> bool {
+        let _ = (hidden, width);
+        true
+    }
+
+    /// The weights that [`Score::mlp`] computes with: those given, or, where it stores them in a
+    /// narrower type, what they have been rounded to. The suite judges by these, so that the rule
+    /// measures the computation and not the storage.
+    ///
+    /// # Errors
+    /// As [`Score::mlp`].
+    fn mlp_weights<T: Element>(
+        &self,
+        hidden: usize,
+        weights: &PredictorWeights,
+    ) -> Result<PredictorWeights> {
+        let _ = hidden;
+        Ok(weights.clone())
+    }
+
+    /// Minus the norms of keys, `[kv_heads, tokens]`, or their mean over heads, `[tokens]`.
+    ///
+    /// # Errors
+    /// On lengths that disagree.
+    fn keynorm<T: Element>(&self, k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<()>;
+}
+
+/// An implementation of **score** from attention. Every error leaves `out` as it was.
+pub trait ScoreAttention {
     /// Attention of the last query of every sequence; `q` holds one row for each, which is not read
     /// where the sequence is empty. `out` is `[total]` or `[kv_heads, total]`.
     ///
@@ -39,7 +74,7 @@ pub trait Score {
     /// Attention of the last queries of every sequence, packed as `queries` says.
     ///
     /// # Errors
-    /// As [`Score::last_query`], and if a sequence has more queries than keys.
+    /// As [`ScoreAttention::last_query`], and if a sequence has more queries than keys.
     fn window<T: Element>(
         &self,
         q: View<'_, T>,
@@ -53,7 +88,7 @@ pub trait Score {
     /// Attention of all queries: a window as long as the sequence.
     ///
     /// # Errors
-    /// As [`Score::last_query`].
+    /// As [`ScoreAttention::last_query`].
     fn columns<T: Element>(
         &self,
         q: View<'_, T>,
@@ -68,13 +103,10 @@ pub trait Score {
     /// # Errors
     /// On a width that is even or above 33, and lengths that disagree.
     fn pool(&self, scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()>;
+}
 
-    /// Minus the norms of keys, `[kv_heads, tokens]`, or their mean over heads, `[tokens]`.
-    ///
-    /// # Errors
-    /// On lengths that disagree.
-    fn keynorm<T: Element>(&self, k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<()>;
-
+/// An implementation of **score** that looks at no data. Every error leaves `out` as it was.
+pub trait ScorePositions {
     /// Uniform in [0, 1), from seed and position alone.
     ///
     /// # Errors
@@ -88,6 +120,33 @@ pub trait Score {
     fn position(&self, rows: &Ragged, out: &mut [f32]) -> Result<()>;
 }
 
+/// A share of the suite's cases, for implementations that take long over each: other seeds, other
+/// cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    one_in: u64,
+    seed: u64,
+}
+
+impl Sample {
+    /// Every case.
+    pub const ALL: Self = Self { one_in: 1, seed: 0 };
+
+    /// About one case in `one_in`, which is not 0.
+    pub const fn one_in(one_in: u64, seed: u64) -> Self {
+        Self { one_in, seed }
+    }
+
+    /// Whether a case is among them: its own text says so, so the order of cases does not matter.
+    pub fn takes(&self, case: &impl Debug) -> bool {
+        let text = format!("{case:?}");
+        let hash = text.bytes().fold(self.seed, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
+        });
+        Random::new(hash).bits().is_multiple_of(self.one_in)
+    }
+}
+
 /// An implementation of **select**.
 pub trait Select {
     /// Which tokens stay; `scores` is `[heads, total]`.
@@ -95,6 +154,11 @@ pub trait Select {
     /// # Errors
     /// On every bad input that the contract names.
     fn select(&self, scores: &[f32], request: &Request<'_>) -> Result<Selected>;
+
+    /// The cases that the suite runs on it.
+    fn sample(&self) -> Sample {
+        Sample::ALL
+    }
 }
 
 /// An implementation of **compact**. Every error leaves every tensor as it was.

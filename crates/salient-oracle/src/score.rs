@@ -8,7 +8,7 @@ use salient::{Element, Error, Ragged, Result, Span, View};
 use crate::Oracle;
 use crate::check::{fits, in_range, same};
 use crate::generate::Random;
-use crate::implementation::Score;
+use crate::implementation::{Score, ScoreAttention, ScorePositions};
 use crate::real::{Real, dot, real};
 
 /// The predictor's score of every row of `x`, `[tokens, hidden]`.
@@ -190,6 +190,17 @@ impl Score for Oracle {
         write(out, &mlp::<f64, T>(x, hidden, w))
     }
 
+    fn keynorm<T: Element>(&self, k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<()> {
+        let outputs = outputs(per, k.layout.heads);
+        in_range("heads", 0.0, k.layout.heads > 0, "at least 1")?;
+        same("out", out.len().next_multiple_of(outputs), out.len())?;
+        let tokens = out.len() / outputs;
+        fits("k", k, tokens)?;
+        write(out, &key_norms::<f64, T>(k, tokens, per))
+    }
+}
+
+impl ScoreAttention for Oracle {
     fn last_query<T: Element>(
         &self,
         q: View<'_, T>,
@@ -246,16 +257,9 @@ impl Score for Oracle {
             .collect();
         write(out, &pooled)
     }
+}
 
-    fn keynorm<T: Element>(&self, k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<()> {
-        let outputs = outputs(per, k.layout.heads);
-        in_range("heads", 0.0, k.layout.heads > 0, "at least 1")?;
-        same("out", out.len().next_multiple_of(outputs), out.len())?;
-        let tokens = out.len() / outputs;
-        fits("k", k, tokens)?;
-        write(out, &key_norms::<f64, T>(k, tokens, per))
-    }
-
+impl ScorePositions for Oracle {
     fn random(&self, seed: u64, positions: &[i32], out: &mut [f32]) -> Result<()> {
         same("out", positions.len(), out.len())?;
         for (out, &position) in out.iter_mut().zip(positions) {

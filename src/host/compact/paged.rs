@@ -40,11 +40,8 @@ impl<'a> PagedKvMut<'a> {
                 expected: "at least 1",
             });
         }
-        let page = layout.required_len(1).ok_or(Error::Overflow { what: "a page" })?;
-        let pages = match keys.len().min(values.len()).checked_sub(page) {
-            None => 0,
-            Some(rest) => 1 + rest.checked_div(page_stride).unwrap_or(0),
-        };
+        let pages = layout.pages(keys.len().min(values.len()));
+        let pages = pages.ok_or(Error::Overflow { what: "a page" })?;
         let axes = [(pages, page_stride), (page_size, token_stride), (heads, head_stride)];
         if !is_disjoint(dim, axes) {
             return Err(shared_places(token_stride));

@@ -228,6 +228,16 @@ impl KvPlan {
         tensors.iter().enumerate().map(place).collect()
     }
 
+    /// Whether these are the tensors of a table, no shorter than their layouts ask for.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn holds(&self, tensors: &[Buffer], addresses: &[u64]) -> bool {
+        tensors.len() == addresses.len()
+            && tensors.iter().zip(addresses).enumerate().all(|(i, (tensor, &address))| {
+                let needed = self.tensor_bytes[i % 2];
+                tensor.len >= needed && (needed == 0 || tensor.address as u64 == address)
+            })
+    }
+
     /// Checks the spans of sequences that the host knows: as many and as long as `rows` says, in
     /// the cache, and apart.
     ///
@@ -497,11 +507,18 @@ mod tests {
         let tensors: Vec<Buffer> = (1..7).map(|i| Buffer::new(i << 12, 640)).collect();
         assert_eq!(plan.table(&tensors).unwrap(), [1, 2, 3, 4, 5, 6].map(|i| i << 12));
         assert!(plan.table(&tensors[1..]).is_err());
+        let table = plan.table(&tensors).unwrap();
+        assert!(plan.holds(&tensors, &table));
+        assert!(!plan.holds(&tensors[1..], &table));
+        let mut moved = tensors.clone();
+        moved[5].address += 16;
+        assert!(!plan.holds(&moved, &table));
         let mut short = tensors;
         short[3].len = 639;
         let (what, expected) = ("bytes of values", 640);
         let error = plan.table(&short).unwrap_err();
         assert_eq!(error, Error::LengthMismatch { what, expected, actual: 639 });
+        assert!(!plan.holds(&short, &table));
     }
 
     #[test]

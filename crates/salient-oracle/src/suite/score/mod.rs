@@ -1,17 +1,19 @@
 //! The suite of **score**: the relative rule against the oracle, and what must hold bit for bit.
 
+mod predictor;
+
 use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::sample::select;
-use salient::host::score::{
-    AttentionScore, HeadReduce, Per, Pool, PoolKind, PredictorWeights, QueryWeights,
-};
+use salient::host::score::{AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights};
 use salient::{Element, Layout, Ragged, Span, View};
 
 use super::{assert_accurate, assert_same_bits, magnitude, run_all, wide};
 use crate::generate::{Random, lengths};
-use crate::implementation::Score;
+use crate::implementation::{Score, ScoreAttention, ScorePositions};
 use crate::score as oracle;
+
+pub use predictor::{bad_predictors, predictors, tokens_are_alone};
 
 /// Errors below this share of the largest score are the luck of few numbers.
 const FLOOR: f64 = 8.0 * f32::EPSILON as f64;
@@ -97,7 +99,7 @@ impl Case {
         }
     }
 
-    fn run<T: Element>(&self, on: &impl Score, q: &[T], k: &[T]) -> Vec<f32> {
+    fn run<T: Element>(&self, on: &impl ScoreAttention, q: &[T], k: &[T]) -> Vec<f32> {
         let (rows, queries) = (self.rows(), self.queries());
         let q = View::token_major(q, self.kv_heads * self.group, self.dim);
         let k = View::new(k, self.layout());
@@ -115,7 +117,7 @@ impl Case {
     ///
     /// # Panics
     /// With the case, if it is refused.
-    pub fn scores<T: Element>(&self, on: &impl Score) -> Vec<f32> {
+    pub fn scores<T: Element>(&self, on: &impl ScoreAttention) -> Vec<f32> {
         self.run::<T>(on, &self.q(), &self.k())
     }
 
@@ -123,13 +125,13 @@ impl Case {
     ///
     /// # Panics
     /// With the case, if it errs by more than the relative rule allows.
-    pub fn check(&self, on: &impl Score) {
+    pub fn check(&self, on: &impl ScoreAttention) {
         self.check_type(on, &self.q::<f32>(), &self.k::<f32>(), "");
         self.check_type(on, &self.q::<f16>(), &self.k::<f16>(), "");
         self.check_type(on, &self.q::<bf16>(), &self.k::<bf16>(), "");
     }
 
-    fn check_type<T: Element>(&self, on: &impl Score, q: &[T], k: &[T], changed: &str) {
+    fn check_type<T: Element>(&self, on: &impl ScoreAttention, q: &[T], k: &[T], changed: &str) {
         let rows = self.rows();
         let queries = self.query_spans();
         let q_view = View::token_major(q, self.kv_heads * self.group, self.dim);
@@ -173,7 +175,7 @@ pub fn cases(longest: usize) -> impl Strategy<Value = Case> {
 ///
 /// # Panics
 /// With the case at fault.
-pub fn all(on: &impl Score) {
+pub fn all(on: &(impl Score + ScoreAttention + ScorePositions)) {
     run_all(&[
         ("attention_shapes", &|| attention_shapes(on)),
         ("attention_options", &|| attention_options(on)),
@@ -181,11 +183,15 @@ pub fn all(on: &impl Score) {
         ("the_three_are_one", &|| the_three_are_one(on)),
         ("nan_stays_where_it_reaches", &|| nan_stays_where_it_reaches(on)),
         ("predictors", &|| predictors(on)),
+        ("tokens_are_alone", &|| tokens_are_alone(on)),
         ("pools", &|| pools(on)),
         ("key_norms", &|| key_norms(on)),
         ("random_scores", &|| random_scores(on)),
         ("positions", &|| positions(on)),
-        ("bad_input", &|| bad_input(on)),
+        ("bad_attention", &|| bad_attention(on)),
+        ("bad_predictors", &|| bad_predictors(on)),
+        ("bad_keys", &|| bad_keys(on)),
+        ("bad_positions", &|| bad_positions(on)),
     ]);
 }
 
@@ -202,7 +208,7 @@ fn plain_case(seed: u64, lens: &[usize], queries: Queries) -> Case {
 }
 
 /// Odd head sizes, groups of 1 to 8, ragged batches with empty sequences, both layouts.
-pub fn attention_shapes(on: &impl Score) {
+pub fn attention_shapes(on: &impl ScoreAttention) {
     let batches: [&[usize]; 6] = [&[], &[0], &[1], &[33, 0, 1, 64, 2], &[150, 0], &[257]];
     let shapes = [(1, 1, 1), (2, 1, 3), (1, 7, 64), (3, 3, 80), (2, 8, 128)];
     for lens in batches {
@@ -221,7 +227,7 @@ pub fn attention_shapes(on: &impl Score) {
 }
 
 /// Every way to reduce heads, to weigh queries, to pool.
-pub fn attention_options(on: &impl Score) {
+pub fn attention_options(on: &impl ScoreAttention) {
     let pools = [None, Some((PoolKind::Average, 7)), Some((PoolKind::Max, 33))];
     let weights = [QueryWeights::Uniform, QueryWeights::Ramp { first: 1.0, last: 1.2 }];
     let fading = QueryWeights::Ramp { first: 0.0, last: 3.0 };
@@ -248,7 +254,7 @@ pub fn attention_options(on: &impl Score) {
 }
 
 /// A sequence scores the same bits alone and in a batch.
-pub fn neighbours_change_nothing(on: &impl Score) {
+pub fn neighbours_change_nothing(on: &impl ScoreAttention) {
     let lens = [65, 0, 300, 1, 128];
     for queries in [Queries::Last, Queries::Window(24), Queries::All] {
         let case = plain_case(21, &lens, queries);
@@ -268,7 +274,7 @@ pub fn neighbours_change_nothing(on: &impl Score) {
 }
 
 /// The last query is a window of one; columns are a window of all, uniform.
-pub fn the_three_are_one(on: &impl Score) {
+pub fn the_three_are_one(on: &impl ScoreAttention) {
     for (queries, window) in [(Queries::Last, 1), (Queries::All, usize::MAX)] {
         let case = plain_case(31, &[40, 129, 1], queries);
         let (q, k): (Vec<f32>, Vec<f32>) = (case.q(), case.k());
@@ -281,7 +287,7 @@ pub fn the_three_are_one(on: &impl Score) {
 }
 
 /// A NaN in a key or query reaches the scores that the definition says, in its own sequence.
-pub fn nan_stays_where_it_reaches(on: &impl Score) {
+pub fn nan_stays_where_it_reaches(on: &impl ScoreAttention) {
     for queries in [Queries::Window(8), Queries::All] {
         for heads in [HeadReduce::Mean, HeadReduce::Max] {
             for per in [Per::Token, Per::KvHead] {
@@ -299,76 +305,8 @@ pub fn nan_stays_where_it_reaches(on: &impl Score) {
     }
 }
 
-/// Predictors of one and two outputs, with and without a norm, of odd sizes.
-pub fn predictors(on: &impl Score) {
-    let shapes = [(1, 1, 1), (3, 5, 4), (70, 17, 9), (64, 16, 65), (576, 144, 33)];
-    for (hidden, width, tokens) in shapes {
-        for outputs in [1, 2] {
-            for norm in [false, true] {
-                for scale in [0.01, 1.0, 30.0] {
-                    let weights = predictor(hidden, width, outputs, norm);
-                    let mut random = Random::new(tokens as u64);
-                    let x = random.normals(tokens * hidden, scale);
-                    let context = format!(
-                        "mlp {hidden} -> {width} -> {outputs}, norm {norm}, {tokens} tokens of \
-                         scale {scale}, seed {tokens}"
-                    );
-                    check_mlp::<f32>(on, &x, hidden, &weights, &context);
-                    check_mlp::<f16>(on, &x, hidden, &weights, &context);
-                    check_mlp::<bf16>(on, &x, hidden, &weights, &context);
-                }
-            }
-        }
-    }
-    let (hidden, tokens) = (24, 131);
-    let weights = predictor(hidden, 10, 2, true);
-    let mut x = Random::new(8).normals(tokens * hidden, 1.0);
-    let mut clean = vec![0.0; tokens];
-    on.mlp(&x, hidden, &weights, &mut clean).expect("good input");
-    x[70 * hidden + 5] = f32::NAN;
-    let mut out = vec![0.0; tokens];
-    on.mlp(&x, hidden, &weights, &mut out).expect("NaN is no bad input");
-    for (token, (&out, &clean)) in out.iter().zip(&clean).enumerate() {
-        let right = if token == 70 { out.is_nan() } else { out.to_bits() == clean.to_bits() };
-        assert!(right, "mlp: NaN in token 70 makes token {token} {out}, was {clean}");
-    }
-    let mut alone = [0.0];
-    on.mlp(&x[130 * hidden..], hidden, &weights, &mut alone).expect("good input");
-    assert_same_bits(&alone, &clean[130..], "mlp: the last token alone and among others");
-}
-
-fn predictor(hidden: usize, width: usize, outputs: usize, norm: bool) -> PredictorWeights {
-    let mut random = Random::new((hidden * width + outputs) as u64);
-    let mut weights = |len, fan: usize| random.normals(len, (fan as f32).powf(-0.5));
-    PredictorWeights {
-        w1: weights(width * hidden, hidden),
-        b1: weights(width, 4),
-        w2: weights(outputs * width, width),
-        b2: weights(outputs, 1),
-        norm: norm.then(|| (weights(hidden, 1), 1e-5)),
-    }
-}
-
-fn check_mlp<T: Element>(
-    on: &impl Score,
-    x: &[f32],
-    hidden: usize,
-    weights: &PredictorWeights,
-    context: &str,
-) {
-    let x: Vec<T> = narrow(x);
-    let mut actual = vec![f32::MAX; x.len() / hidden];
-    on.mlp(&x, hidden, weights, &mut actual).unwrap_or_else(|e| panic!("{context}: {e}"));
-    let exact = oracle::mlp::<f64, T>(&x, hidden, weights);
-    let plain = wide(&oracle::mlp::<f32, T>(&x, hidden, weights));
-    let floor = FLOOR * magnitude(&exact).max(1.0);
-    assert_accurate(&wide(&actual), &plain, &exact, floor, &|| {
-        format!("{context}, {:?}", T::DTYPE)
-    });
-}
-
 /// Pooling by every width over ragged rows of several heads.
-pub fn pools(on: &impl Score) {
+pub fn pools(on: &impl ScoreAttention) {
     let rows = Ragged::from_lens(&[0, 1, 2, 40, 0, 17, 100]).expect("short rows");
     let scores = Random::new(51).normals(3 * rows.total(), 1.0);
     for kind in [PoolKind::Average, PoolKind::Max] {
@@ -392,18 +330,26 @@ pub fn pools(on: &impl Score) {
     }
 }
 
-/// Norms of keys in both layouts, per token and per head.
+/// Norms of keys in every layout, per token and per head, NaN and infinities among them.
 pub fn key_norms(on: &impl Score) {
-    let tokens = 70;
-    for (heads, dim) in [(1, 1), (2, 3), (3, 80), (8, 128)] {
-        for head_major in [false, true] {
+    let shapes =
+        [(70, 1, 1), (70, 2, 3), (70, 3, 80), (300, 8, 128), (33, 12, 64), (1, 5, 256), (0, 2, 8)];
+    for (tokens, heads, dim) in shapes {
+        let packed = Layout { token_stride: (heads + 2) * dim, ..Layout::token_major(heads, dim) };
+        let layouts = [
+            Layout::token_major(heads, dim),
+            Layout::head_major(heads, dim, tokens),
+            packed,
+            Layout { token_stride: heads * dim + 1, ..packed },
+        ];
+        for layout in layouts {
+            let len = layout.required_len(tokens).expect("a small tensor");
+            let mut values = Random::new(dim as u64).normals(len, 2.0);
+            if tokens >= 70 {
+                values[layout.offset(3, heads - 1)] = f32::NAN;
+                values[layout.offset(69, 0) + dim - 1] = f32::NEG_INFINITY;
+            }
             for per in [Per::Token, Per::KvHead] {
-                let values = Random::new(dim as u64).normals(tokens * heads * dim, 2.0);
-                let layout = if head_major {
-                    Layout::head_major(heads, dim, tokens)
-                } else {
-                    Layout::token_major(heads, dim)
-                };
                 check_norms::<f32>(on, &values, layout, tokens, per);
                 check_norms::<f16>(on, &values, layout, tokens, per);
                 check_norms::<bf16>(on, &values, layout, tokens, per);
@@ -430,7 +376,7 @@ fn check_norms<T: Element>(
 }
 
 /// Uniform numbers in [0, 1) that depend on seed and position alone.
-pub fn random_scores(on: &impl Score) {
+pub fn random_scores(on: &impl ScorePositions) {
     let run = |seed, positions: &[i32]| {
         let mut out = vec![f32::MAX; positions.len()];
         on.random(seed, positions, &mut out)
@@ -451,7 +397,7 @@ pub fn random_scores(on: &impl Score) {
 }
 
 /// The index in the sequence, exact.
-pub fn positions(on: &impl Score) {
+pub fn positions(on: &impl ScorePositions) {
     let rows = Ragged::from_lens(&[3, 0, 1, 5000]).expect("short rows");
     let mut out = vec![f32::MAX; rows.total()];
     on.position(&rows, &mut out).expect("good input");
@@ -459,17 +405,12 @@ pub fn positions(on: &impl Score) {
     assert_same_bits(&out, &expected, "position");
 }
 
-/// Every documented error, with nothing written.
-pub fn bad_input(on: &impl Score) {
+/// Every documented error of attention and pooling, with nothing written.
+pub fn bad_attention(on: &impl ScoreAttention) {
     let rows = Ragged::from_lens(&[4, 3]).expect("short rows");
     let queries = Ragged::from_lens(&[2, 3]).expect("short rows");
     let (q, k, out) = (vec![1f32; 7 * 4 * 8], vec![1f32; 7 * 2 * 8], vec![9f32; 7]);
     let score = plain_case(0, &[], Queries::All).score;
-    fn untouched(what: &str, before: &[f32], run: impl FnOnce(&mut [f32]) -> salient::Result<()>) {
-        let mut out = before.to_vec();
-        assert!(run(&mut out).is_err(), "score: bad input accepted: {what}");
-        assert_same_bits(&out, before, &format!("score: written despite an Err: {what}"));
-    }
     let view = |len: usize, heads| View::token_major(&q[..len], heads, 8);
     let keys = |len: usize, heads| View::token_major(&k[..len], heads, 8);
     let (good_q, good_k) = (view(5 * 4 * 8, 4), keys(7 * 2 * 8, 2));
@@ -510,27 +451,32 @@ pub fn bad_input(on: &impl Score) {
     untouched("more queries than keys", &out, |out| {
         on.window(View::token_major(&q, 4, 8), &more, good_k, &rows, &score, out)
     });
-
-    let weights = predictor(8, 4, 1, true);
-    let mlp = |x: &[f32], weights: &PredictorWeights, out: &mut [f32]| on.mlp(x, 8, weights, out);
-    untouched("mlp: short x", &out, |out| mlp(&q[..7 * 8 - 1], &weights, out));
-    for outputs in [0, 3] {
-        let weights = PredictorWeights {
-            w2: vec![1.0; outputs * 4],
-            b2: vec![0.0; outputs],
-            ..weights.clone()
-        };
-        untouched("mlp: 0 or 3 outputs", &out, |out| mlp(&q[..7 * 8], &weights, out));
-    }
-    let bad = PredictorWeights { w1: vec![1.0; 31], ..weights.clone() };
-    untouched("mlp: short w1", &out, |out| mlp(&q[..7 * 8], &bad, out));
-    let bad = PredictorWeights { b1: vec![f32::NAN; 4], ..weights };
-    untouched("mlp: NaN in a bias", &out, |out| mlp(&q[..7 * 8], &bad, out));
     let pool = Pool { kind: PoolKind::Max, width: 3 };
     untouched("pool: short out", &out[1..], |out| on.pool(&q[..7], &rows, &pool, out));
-    untouched("keynorm: out of 7 for 2 heads", &out, |out| on.keynorm(good_k, Per::KvHead, out));
+}
+
+/// Lengths that disagree, with nothing written.
+pub fn bad_keys(on: &impl Score) {
+    let (k, out) = (vec![1f32; 7 * 2 * 8], vec![9f32; 7]);
+    let keys = |len: usize, heads| View::token_major(&k[..len], heads, 8);
+    untouched("keynorm: out of 7 for 2 heads", &out, |out| {
+        on.keynorm(keys(7 * 2 * 8, 2), Per::KvHead, out)
+    });
+    untouched("keynorm: short k", &out, |out| on.keynorm(keys(7 * 2 * 8 - 1, 2), Per::Token, out));
+    untouched("keynorm: no heads", &out, |out| on.keynorm(keys(0, 0), Per::Token, out));
+}
+
+/// Lengths that disagree, with nothing written.
+pub fn bad_positions(on: &impl ScorePositions) {
+    let (rows, out) = (Ragged::from_lens(&[4, 3]).expect("short rows"), vec![9f32; 7]);
     untouched("random: short out", &out, |out| on.random(1, &[0; 8], out));
     untouched("position: short out", &out[1..], |out| on.position(&rows, out));
+}
+
+fn untouched(what: &str, before: &[f32], run: impl FnOnce(&mut [f32]) -> salient::Result<()>) {
+    let mut out = before.to_vec();
+    assert!(run(&mut out).is_err(), "score: bad input accepted: {what}");
+    assert_same_bits(&out, before, &format!("score: written despite an Err: {what}"));
 }
 
 fn narrow<T: Element>(values: &[f32]) -> Vec<T> {

@@ -1,0 +1,63 @@
+//! The device backend: the four verbs on buffers that the caller owns, on the caller's stream, over
+//! [`cudarc`]. Under feature `cuda`.
+//!
+//! | function | does |
+//! |---|---|
+//! | [`score::mlp`] | scores hidden states with a trained [`score::Predictor`] |
+//! | [`score::keynorm`] | scores keys by their norms |
+//! | [`select::select`] | decides which tokens stay |
+//! | [`compact::rows`], [`compact::rows_in_place`] | move rows of several tensors |
+//! | [`compact::kv`] | moves keys and values of all layers, contiguous or paged, in place |
+//! | [`validate::validate`] | checks lists that only the device sees |
+//! | [`probe`] | says whether there is a device, and why not; never panics |
+//!
+//! # Launches
+//!
+//! What the host knows ahead of a launch is a plan of [`crate::kernels`], which also says how much
+//! workspace the launch takes. A launch checks lengths, strides, alignment and contexts on the host,
+//! and returns an `Err` before anything is enqueued; it never allocates and never synchronises, so
+//! it may be captured into a CUDA graph. What only the device can see (a list that does not ascend,
+//! a budget below the protected tokens) is added to a [`StatusWord`], read when the caller likes.
+//!
+//! A launch waits for earlier work on its buffers, and later work waits for it, as far as cudarc
+//! tracks events; else the order of the stream is the order of the work. A stream that another
+//! crate gives out may be the per-thread default stream (candle's is): it is another stream on
+//! every thread.
+//!
+//! # Graphs
+//!
+//! `examples/cuda_graph.rs` captures score, select and compact and replays them. Capture on a stream
+//! of [`cudarc::driver::CudaContext::per_thread_stream`], or of
+//! [`cudarc::driver::CudaContext::new_stream`] after event tracking was switched off: a captured
+//! launch must not wait for events from outside. A graph holds the addresses of its buffers, and
+//! nothing in Rust's types says so: they must outlive it.
+//!
+//! # What was run
+//!
+//! The checks and the making of parameters are tested without a GPU, and the kernels under an
+//! emulator. This module itself was type-checked and linked; `tests/device.rs` runs it where there is
+//! a device, and says so where there is none. `benches/records/` tells on which devices it has run;
+//! where that holds no record of a device, it has run on none.
+#![allow(unsafe_code, reason = "calls the launchers, and reads views as bytes")]
+
+pub mod compact;
+mod operands;
+mod probe;
+pub mod score;
+pub mod select;
+mod status;
+pub mod validate;
+
+pub use cudarc;
+pub use operands::{ContextId, bytes, bytes_mut};
+pub use probe::{Backend, Driver, NoDevice, probe};
+pub use status::StatusWord;
+
+use cudarc::driver::DeviceRepr;
+
+use crate::dtype::Element;
+
+/// An element type of tensors on a device: f32, f16 or bf16.
+pub trait DeviceElement: Element + DeviceRepr {}
+
+impl<T: Element + DeviceRepr> DeviceElement for T {}

@@ -1,0 +1,517 @@
+//! The device backend as an implementation of the conformance suite.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use salient::cuda::compact::{
+    self, KvLists, KvOutputs, KvTable, RowLists, RowTensor, rows, rows_in_place,
+};
+use salient::cuda::cudarc::driver::{
+    CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits,
+};
+use salient::cuda::score::{self, Predictor};
+use salient::cuda::select::{SelectInputs, SelectOutputs, select};
+use salient::cuda::{DeviceElement, StatusWord, bytes, bytes_mut};
+use salient::host::score::{AttentionScore, Per, Pool, PredictorWeights};
+use salient::host::select::{Budget, Edges, PerSequence, Request, Selection};
+use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape, RowShape, RowsPlan};
+use salient::kernels::score::{KeynormPlan, MlpPlan, MlpWeights};
+use salient::kernels::select::{SelectPlan, Variant};
+use salient::kernels::validate::Pages;
+use salient::kernels::{Fault, Status};
+use salient::{DType, Element, Error, Layout, PagedLayout, Ragged, Result, Span, View};
+use salient_oracle::compact::Kept;
+use salient_oracle::implementation::{Compact, Score, Select};
+use salient_oracle::select::Selected;
+
+use crate::host::Host;
+
+/// The device backend.
+pub(crate) struct Device {
+    pub(crate) stream: Arc<CudaStream>,
+    /// The kernel that selects, where the rows are short enough for it.
+    pub(crate) variant: Variant,
+}
+
+impl Device {
+    pub(crate) fn new(variant: Variant) -> Result<Self> {
+        Self::numbered(0, variant)
+    }
+
+    pub(crate) fn numbered(device: usize, variant: Variant) -> Result<Self> {
+        Ok(Self { stream: CudaContext::new(device)?.new_stream()?, variant })
+    }
+
+    /// A buffer on the device, which may be empty; drivers do not allocate nothing.
+    pub(crate) fn upload<T: DeviceRepr + Default + Clone>(&self, data: &[T]) -> Result<Upload<T>> {
+        let mut data = data.to_vec();
+        let len = data.len();
+        if data.is_empty() {
+            data.push(T::default());
+        }
+        Ok(Upload { slice: self.stream.clone_htod(&data)?, len })
+    }
+
+    pub(crate) fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<Upload<T>> {
+        Ok(Upload { slice: self.stream.alloc_zeros(len.max(1))?, len })
+    }
+
+    pub(crate) fn download<T: DeviceRepr + Default + Clone>(
+        &self,
+        from: &Upload<T>,
+    ) -> Result<Vec<T>> {
+        let mut data = self.stream.clone_dtoh(&from.slice)?;
+        data.truncate(from.len);
+        Ok(data)
+    }
+
+    /// Runs something with a status word, and returns what it says.
+    fn with_status(&self, run: impl FnOnce(&mut StatusWord) -> Result<()>) -> Result<Status> {
+        let mut status = StatusWord::new(&self.stream)?;
+        run(&mut status)?;
+        status.read(&self.stream)
+    }
+
+    fn upload_values<T: Copy>(
+        &self,
+        values: PerSequence<'_, T>,
+        convert: impl Fn(T) -> usize,
+    ) -> Result<Option<Upload<i32>>> {
+        let PerSequence::Each(values) = values else { return Ok(None) };
+        let clamped = |&value| i32::try_from(convert(value)).unwrap_or(i32::MAX);
+        self.upload(&values.iter().map(clamped).collect::<Vec<_>>()).map(Some)
+    }
+}
+
+/// A buffer of any length, 0 among them.
+pub(crate) struct Upload<T> {
+    slice: CudaSlice<T>,
+    len: usize,
+}
+
+impl<T> Upload<T> {
+    pub(crate) fn view(&self) -> CudaView<'_, T> {
+        self.slice.slice(..self.len)
+    }
+
+    pub(crate) fn view_mut(&mut self) -> CudaViewMut<'_, T> {
+        self.slice.slice_mut(..self.len)
+    }
+}
+
+impl Select for Device {
+    fn select(&self, scores: &[f32], request: &Request<'_>) -> Result<Selected> {
+        let plan = SelectPlan::of(request)?;
+        let plan = plan.with_variant(self.variant).unwrap_or(plan);
+        let (rows, capacity, total) = (plan.rows(), plan.capacity(), request.rows.total());
+        let scores = self.upload(scores)?;
+        let cu_seqlens = self.upload(request.rows.cu_seqlens())?;
+        let counts = match request.budget {
+            Budget::Count(counts) => self.upload_values(counts, |count| count)?,
+            _ => None,
+        };
+        let sinks = self.upload_values(request.protect.edges, |edges: Edges| edges.sinks)?;
+        let recent = self.upload_values(request.protect.edges, |edges: Edges| edges.recent)?;
+        let mask = request.protect.mask.map(|mask| {
+            self.upload(&mask.iter().map(|&protected| u8::from(protected)).collect::<Vec<_>>())
+        });
+        let mask = mask.transpose()?;
+        let positions: Vec<i32> = (0..total as i32).map(|i| 1000 + 3 * i).collect();
+        let positions_on_device = self.upload(&positions)?;
+        let mut kept = self.zeros(rows * capacity)?;
+        let mut kept_lens = self.zeros(rows)?;
+        let mut kept_positions = self.zeros(rows * capacity)?;
+        let mut inverse = self.zeros(request.heads * total)?;
+        let mut cu_kept = self.zeros(rows + 1)?;
+        let mut workspace = self.zeros(plan.workspace_bytes())?;
+        let status = self.with_status(|status| {
+            let inputs = SelectInputs {
+                scores: scores.view(),
+                cu_seqlens: cu_seqlens.view(),
+                counts: counts.as_ref().map(Upload::view),
+                sinks: sinks.as_ref().map(Upload::view),
+                recent: recent.as_ref().map(Upload::view),
+                mask: mask.as_ref().map(Upload::view),
+                positions: Some(positions_on_device.view()),
+            };
+            let mut outputs = SelectOutputs {
+                kept: kept.view_mut(),
+                kept_lens: kept_lens.view_mut(),
+                kept_positions: Some(kept_positions.view_mut()),
+                inverse: Some(inverse.view_mut()),
+                cu_kept: Some(cu_kept.view_mut()),
+            };
+            let mut workspace = workspace.view_mut();
+            select(&self.stream, &plan, &inputs, &mut outputs, Some(&mut workspace), status)
+        })?;
+        status.check()?;
+        let (padded, lens) = (self.download(&kept)?, self.download(&kept_lens)?);
+        let padded_positions = self.download(&kept_positions)?;
+        let mut lists = Vec::new();
+        for (row, &len) in lens.iter().enumerate() {
+            let (list, rest) = padded[row * capacity..][..capacity].split_at(len as usize);
+            assert!(rest.iter().all(|&i| i == -1), "row {row}: padding {rest:?}");
+            let start = request.rows.span(row / request.heads).start;
+            let expected = list.iter().map(|&i| positions[start + i as usize]);
+            let expected = expected.chain(std::iter::repeat_n(-1, rest.len()));
+            let actual = &padded_positions[row * capacity..][..capacity];
+            assert!(expected.eq(actual.iter().copied()), "row {row}: positions {actual:?}");
+            lists.push(list.to_vec());
+        }
+        Ok(Selected {
+            kept: lists,
+            inverse: self.download(&inverse)?,
+            cu_seqlens: self.download(&cu_kept)?,
+            saw_nan: status.has(Fault::Nan),
+        })
+    }
+}
+
+/// Of the scores, the device has the predictor's and those of key norms; the host gives the rest.
+impl Score for Device {
+    fn mlp<T: Element>(
+        &self,
+        x: &[T],
+        hidden: usize,
+        weights: &PredictorWeights,
+        out: &mut [f32],
+    ) -> Result<()> {
+        match T::DTYPE {
+            DType::F32 => self.mlp_of::<f32>(bytemuck::cast_slice(x), hidden, weights, out),
+            DType::F16 => self.mlp_of::<f16>(bytemuck::cast_slice(x), hidden, weights, out),
+            DType::Bf16 => self.mlp_of::<bf16>(bytemuck::cast_slice(x), hidden, weights, out),
+            other => panic!("a type that the device does not know: {other:?}"),
+        }
+    }
+
+    fn keynorm<T: Element>(&self, k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<()> {
+        let (data, layout) = (k.data, k.layout);
+        match T::DTYPE {
+            DType::F32 => self.keynorm_of::<f32>(bytemuck::cast_slice(data), layout, per, out),
+            DType::F16 => self.keynorm_of::<f16>(bytemuck::cast_slice(data), layout, per, out),
+            DType::Bf16 => self.keynorm_of::<bf16>(bytemuck::cast_slice(data), layout, per, out),
+            other => panic!("a type that the device does not know: {other:?}"),
+        }
+    }
+
+    fn last_query<T: Element>(
+        &self,
+        q: View<'_, T>,
+        k: View<'_, T>,
+        rows: &Ragged,
+        score: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()> {
+        Host.last_query(q, k, rows, score, out)
+    }
+
+    fn window<T: Element>(
+        &self,
+        q: View<'_, T>,
+        queries: &Ragged,
+        k: View<'_, T>,
+        rows: &Ragged,
+        score: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()> {
+        Host.window(q, queries, k, rows, score, out)
+    }
+
+    fn columns<T: Element>(
+        &self,
+        q: View<'_, T>,
+        k: View<'_, T>,
+        rows: &Ragged,
+        score: &AttentionScore,
+        out: &mut [f32],
+    ) -> Result<()> {
+        Host.columns(q, k, rows, score, out)
+    }
+
+    fn pool(&self, scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()> {
+        Host.pool(scores, rows, pool, out)
+    }
+
+    fn random(&self, seed: u64, positions: &[i32], out: &mut [f32]) -> Result<()> {
+        Host.random(seed, positions, out)
+    }
+
+    fn position(&self, rows: &Ragged, out: &mut [f32]) -> Result<()> {
+        Host.position(rows, out)
+    }
+}
+
+impl Device {
+    fn mlp_of<T: DeviceElement + Default>(
+        &self,
+        x: &[T],
+        hidden: usize,
+        weights: &PredictorWeights,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let weights = MlpWeights::<T>::new(hidden, weights.clone())?;
+        let predictor = Predictor::upload(&self.stream, &weights)?;
+        let plan = MlpPlan::new(predictor.shape(), out.len())?;
+        let (x, mut scores) = (self.upload(x)?, self.upload(out)?);
+        let mut workspace = self.zeros(plan.workspace_bytes())?;
+        score::mlp(
+            &self.stream,
+            &plan,
+            &predictor,
+            &x.view(),
+            None,
+            &mut scores.view_mut(),
+            &mut workspace.view_mut(),
+        )?;
+        out.copy_from_slice(&self.download(&scores)?);
+        Ok(())
+    }
+
+    fn keynorm_of<T: DeviceElement + Default>(
+        &self,
+        keys: &[T],
+        layout: Layout,
+        per: Per,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let tokens = match per {
+            Per::Token => out.len(),
+            Per::KvHead => out.len() / layout.heads,
+        };
+        let plan = KeynormPlan::new(tokens, layout, T::DTYPE, per)?;
+        let (keys, mut scores) = (self.upload(keys)?, self.upload(out)?);
+        score::keynorm(&self.stream, &plan, &keys.view(), &mut scores.view_mut())?;
+        out.copy_from_slice(&self.download(&scores)?);
+        Ok(())
+    }
+}
+
+/// The lists of a selection on the device.
+struct Lists {
+    selection: Selection,
+    capacity: usize,
+    kept: Upload<i32>,
+    kept_lens: Upload<i32>,
+    cu_kept: Upload<i32>,
+    cu_seqlens: Upload<i32>,
+    lens: Upload<i32>,
+}
+
+impl Lists {
+    /// With room for `spare` tokens more than the longest list has.
+    fn new(device: &Device, kept: &Kept<'_>, spare: usize) -> Result<Self> {
+        let selection = Selection::from_lists(kept.source.clone(), kept.heads, kept.lists)?;
+        let capacity = selection.kept_rows().lens().max().unwrap_or(0) + spare;
+        let lens = |rows: &Ragged| rows.lens().map(|len| len as i32).collect::<Vec<_>>();
+        Ok(Self {
+            capacity,
+            kept: device.upload(&selection.padded(capacity)?)?,
+            kept_lens: device.upload(&lens(selection.kept_rows()))?,
+            cu_kept: device.upload(selection.kept_rows().cu_seqlens())?,
+            cu_seqlens: device.upload(selection.rows().cu_seqlens())?,
+            lens: device.upload(&lens(selection.rows()))?,
+            selection,
+        })
+    }
+
+    fn of_rows(&self) -> RowLists<'_> {
+        RowLists {
+            kept: self.kept.view(),
+            kept_lens: self.kept_lens.view(),
+            cu_kept: self.cu_kept.view(),
+            cu_seqlens: self.cu_seqlens.view(),
+        }
+    }
+
+    fn rows_plan<T>(&self, widths: impl Iterator<Item = usize>) -> Result<RowsPlan> {
+        let (rows, kept) = (self.selection.rows(), self.selection.kept_rows().total());
+        let shapes: Vec<_> = widths.map(|width| RowShape::packed(width * size_of::<T>())).collect();
+        RowsPlan::new(rows.batch(), rows.total(), kept, self.capacity, &shapes)
+    }
+}
+
+impl Compact for Device {
+    fn rows<T: Element>(&self, kept: &Kept<'_>, tensors: &[(&[T], usize)]) -> Result<Vec<Vec<T>>> {
+        let lists = Lists::new(self, kept, 2)?;
+        let plan = lists.rows_plan::<T>(tensors.iter().map(|&(_, width)| width))?;
+        let mut buffers = Vec::new();
+        for (data, width) in tensors {
+            let room = lists.selection.kept().len() * width * size_of::<T>();
+            buffers.push((self.upload(bytemuck::cast_slice(data))?, self.zeros(room)?));
+        }
+        self.with_status(|status| {
+            let mut tensors: Vec<RowTensor<'_>> = buffers
+                .iter_mut()
+                .map(|(src, dst): &mut (Upload<u8>, Upload<u8>)| RowTensor {
+                    src: src.view(),
+                    dst: dst.view_mut(),
+                })
+                .collect();
+            rows(&self.stream, &plan, &mut tensors, &lists.of_rows(), status)
+        })?
+        .check()?;
+        buffers.iter().map(|(_, dst)| Ok(elements(&self.download(dst)?))).collect()
+    }
+
+    fn rows_in_place<T: Element>(
+        &self,
+        kept: &Kept<'_>,
+        tensors: &mut [(Vec<T>, usize)],
+    ) -> Result<()> {
+        let lists = Lists::new(self, kept, 0)?;
+        let plan = lists.rows_plan::<T>(tensors.iter().map(|&(_, width)| width))?;
+        let buffers = tensors.iter().map(|(data, _)| self.upload(bytemuck::cast_slice(data)));
+        let mut buffers: Vec<Upload<u8>> = buffers.collect::<Result<_>>()?;
+        self.with_status(|status| {
+            let mut views: Vec<_> = buffers.iter_mut().map(Upload::view_mut).collect();
+            rows_in_place(&self.stream, &plan, &mut views, &lists.of_rows(), status)
+        })?
+        .check()?;
+        for ((data, width), buffer) in tensors.iter_mut().zip(&buffers) {
+            *data = elements(&self.download(buffer)?);
+            data.truncate(lists.selection.kept().len() * *width);
+        }
+        Ok(())
+    }
+
+    fn kv<T: Element>(
+        &self,
+        kept: &Kept<'_>,
+        spans: &[Span],
+        layout: Layout,
+        layers: &mut [[&mut [T]; 2]],
+    ) -> Result<()> {
+        let lists = Lists::new(self, kept, 1)?;
+        let tokens = spans.iter().map(|span| span.start.saturating_add(span.len)).max();
+        let layout = KvLayout::contiguous(layout, size_of::<T>())?;
+        let shape = self.kv_shape(&lists, layout, layers.len(), KvMode::Stable);
+        let plan = KvPlan::contiguous(shape, tokens.unwrap_or(0))?;
+        plan.check_spans(kept.source, spans)?;
+        let starts: Vec<i32> = spans.iter().map(|span| span.start as i32).collect();
+        let starts = self.upload(&starts)?;
+        let place = (Some(starts.view()), None);
+        self.kv_of(&lists, plan, place, layers, &mut KvOutputs::default())
+    }
+
+    fn kv_paged<T: Element>(
+        &self,
+        kept: &Kept<'_>,
+        page_table: &[i32],
+        layout: PagedLayout,
+        layers: &mut [[&mut [T]; 2]],
+    ) -> Result<Vec<i32>> {
+        let lists = Lists::new(self, kept, 0)?;
+        let shortest = layers.iter().flatten().map(|cache| cache.len()).min().unwrap_or(0);
+        let pages = layout.pages(shortest).ok_or(Error::Overflow { what: "a page" })?;
+        let page_size = layout.page_size;
+        let max_pages = page_table.len().checked_div(kept.source.batch()).unwrap_or(0);
+        let layout = KvLayout::paged(layout, size_of::<T>())?;
+        let shape = self.kv_shape(&lists, layout, layers.len(), KvMode::Stable);
+        let plan = KvPlan::paged(shape, Pages { page_size, max_pages, pages })?;
+        plan.check_pages(kept.source, page_table)?;
+        let table = self.upload(page_table)?;
+        let mut freed = self.zeros(page_table.len())?;
+        let mut freed_count = self.zeros(1)?;
+        let mut outputs = KvOutputs {
+            order: None,
+            freed: Some(freed.view_mut()),
+            freed_count: Some(freed_count.view_mut()),
+        };
+        self.kv_of(&lists, plan, (None, Some(table.view())), layers, &mut outputs)?;
+        let mut pages = self.download(&freed)?;
+        pages.truncate(self.download(&freed_count)?[0] as usize);
+        Ok(pages)
+    }
+}
+
+impl Device {
+    fn kv_shape(&self, lists: &Lists, layout: KvLayout, layers: usize, mode: KvMode) -> KvShape {
+        let (batch, list_heads) = (lists.selection.rows().batch(), lists.selection.heads());
+        let (keys, values, capacity) = (layout, layout, lists.capacity);
+        KvShape { batch, layers, list_heads, capacity, keys, values, mode }
+    }
+
+    /// Compacts copies of the caches on the device, and copies them back if all went well.
+    fn kv_of<T: Element>(
+        &self,
+        lists: &Lists,
+        plan: KvPlan,
+        (span_starts, page_table): (Option<CudaView<'_, i32>>, Option<CudaView<'_, i32>>),
+        layers: &mut [[&mut [T]; 2]],
+        outputs: &mut KvOutputs<'_>,
+    ) -> Result<()> {
+        let mut buffers = Vec::new();
+        for [keys, values] in layers.iter() {
+            let upload = |cache: &[T]| self.upload::<u8>(bytemuck::cast_slice(cache));
+            buffers.push([upload(keys)?, upload(values)?]);
+        }
+        self.with_status(|status| {
+            let mut views: Vec<_> =
+                buffers.iter_mut().map(|pair| pair.each_mut().map(Upload::view_mut)).collect();
+            let table = KvTable::new(&self.stream, plan, &mut views)?;
+            let lists = KvLists {
+                kept: lists.kept.view(),
+                kept_lens: lists.kept_lens.view(),
+                lens: lists.lens.view(),
+                span_starts,
+                page_table,
+            };
+            compact::kv(&self.stream, &table, &mut views, &lists, outputs, status)
+        })?
+        .check()?;
+        for (caches, buffers) in layers.iter_mut().zip(&buffers) {
+            for (cache, buffer) in caches.iter_mut().zip(buffers) {
+                cache.copy_from_slice(&elements(&self.download(buffer)?));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the holes of one cache, `[tokens, width]` of u32 and a single sequence, with the
+    /// survivors behind them; returns the order of its tokens.
+    pub(crate) fn hole_fill(
+        &self,
+        list: &[i32],
+        cache: &mut [u32],
+        width: usize,
+    ) -> Result<Vec<i32>> {
+        let source = Ragged::from_lens(&[cache.len() / width])?;
+        let lists = [list.to_vec()];
+        let lists = Lists::new(self, &Kept { source: &source, heads: 1, lists: &lists }, 0)?;
+        let layout = KvLayout::contiguous(Layout::token_major(1, width), size_of::<u32>())?;
+        let shape = self.kv_shape(&lists, layout, 1, KvMode::HoleFill);
+        let plan = KvPlan::contiguous(shape, source.total())?;
+        let (starts, mut order) = (self.upload(&[0])?, self.zeros(list.len())?);
+        let (mut keys, mut values) = (self.upload(cache)?, self.upload(cache)?);
+        self.with_status(|status| {
+            let (mut keys, mut values) = (keys.view_mut(), values.view_mut());
+            let mut views = [[bytes_mut(&mut keys), bytes_mut(&mut values)]];
+            let table = KvTable::new(&self.stream, plan, &mut views)?;
+            let lists = KvLists {
+                kept: lists.kept.view(),
+                kept_lens: lists.kept_lens.view(),
+                lens: lists.lens.view(),
+                span_starts: Some(starts.view()),
+                page_table: None,
+            };
+            let mut outputs = KvOutputs { order: Some(order.view_mut()), ..KvOutputs::default() };
+            compact::kv(&self.stream, &table, &mut views, &lists, &mut outputs, status)
+        })?
+        .check()?;
+        assert_eq!(self.download(&keys)?, self.download(&values)?);
+        cache.copy_from_slice(&self.download(&keys)?);
+        self.download(&order)
+    }
+
+    /// Copies a buffer through the views of bytes.
+    pub(crate) fn bytes_of(&self, data: &[f32]) -> Result<Vec<u8>> {
+        let data = self.upload(data)?;
+        Ok(self.stream.clone_dtoh(&bytes(&data.view()))?)
+    }
+}
+
+fn elements<T: Element>(bytes: &[u8]) -> Vec<T> {
+    let mut elements = vec![T::from_f32(0.0); bytes.len() / size_of::<T>()];
+    bytemuck::cast_slice_mut(&mut elements).copy_from_slice(bytes);
+    elements
+}
