@@ -24,6 +24,7 @@ pub mod probes;
 mod random;
 mod score;
 mod select;
+mod stack;
 mod team;
 mod thread;
 mod traffic;
