@@ -58,19 +58,12 @@ fn hidden_rows(bench: &mut Bench, tokens: usize, list: &[i32]) -> Result<()> {
     let case = format!("compact/rows [{tokens} to {keep}, {width}] bf16");
     let work = json!({"bytes": 4 * keep * width});
     bench.time(&case, "salient", work.clone(), || Ok(graph.launch()?))?;
-    let copy = bench.capture(|stream| {
-        Ok(stream.memcpy_dtod(&src.slice(..keep * width), &mut dst)?)
-    })?;
+    let copy =
+        bench.capture(|stream| Ok(stream.memcpy_dtod(&src.slice(..keep * width), &mut dst)?))?;
     bench.time(&case, "copy of as many bytes", work, || Ok(copy.launch()?))
 }
 
-fn caches(
-    bench: &mut Bench,
-    tokens: usize,
-    list: &[i32],
-    paged: bool,
-    mode: KvMode,
-) -> Result<()> {
+fn caches(bench: &mut Bench, tokens: usize, list: &[i32], paged: bool, mode: KvMode) -> Result<()> {
     let (layers, heads, dim) = if bench.small { (3, 2, 64) } else { (32, 8, 128) };
     let (width, keep, pages) = (heads * dim, list.len(), tokens / PAGE);
     let table: Vec<i32> = Random::new(4).permutation(pages).iter().map(|&i| i as i32).collect();

@@ -56,9 +56,8 @@ fn answer(stream: &Arc<CudaStream>, library: &Library, probe: Probe) -> Vec<u32>
             (input.device_ptr(stream), output.device_ptr_mut(stream));
         // SAFETY: the buffers are as long as the probe says and outlive the launch, and the stream
         // is alive.
-        let code = unsafe {
-            launcher(input as *const u32, output as *mut u32, stream.cu_stream().cast())
-        };
+        let code =
+            unsafe { launcher(input as *const u32, output as *mut u32, stream.cu_stream().cast()) };
         assert_eq!(code, 0, "the launcher of {probe:?} returned a CUDA error");
     }
     stream.clone_dtoh(&output).expect("the kernel ended well")
