@@ -111,8 +111,17 @@ def budgets(document):
 def steps(document):
     return table(["step", "ended", "after", "says"], [
         [step["name"], step["status"], f"{step['seconds']:.1f} s",
-         step.get("message", "").strip().split("\n")[-1][:120]] for step in document["steps"]
+         telling(step.get("message", ""))[:150]] for step in document["steps"]
     ])
+
+
+def telling(message):
+    """The line that says most: what a panic says, else the last."""
+    lines = message.strip().split("\n")
+    for line, after in zip(lines, lines[1:]):
+        if " panicked at " in line:
+            return after
+    return lines[-1]
 
 
 def time(seconds):

@@ -12,22 +12,32 @@ use super::{Bench, pattern};
 
 const PAGE: usize = 16;
 
-pub(super) fn run(bench: &mut Bench) -> Result<()> {
-    let (tokens, keep) = if bench.small { (304, 107) } else { (16384, 5734) };
+pub(super) fn run(bench: &mut Bench) {
+    let (tokens, keep, width) = if bench.small { (304, 107, 72) } else { (16384, 5734, 4096) };
+    let (layers, heads, dim) = if bench.small { (3, 2, 64) } else { (32, 8, 128) };
     let mut kept: Vec<i32> =
         Random::new(3).permutation(tokens)[..keep].iter().map(|&i| i as i32).collect();
     kept.sort_unstable();
-    hidden_rows(bench, tokens, &kept)?;
-    for paged in [false, true] {
-        for mode in [KvMode::Stable, KvMode::HoleFill] {
-            caches(bench, tokens, &kept, paged, mode)?;
+    let case = format!("compact/rows [{tokens} to {keep}, {width}] bf16");
+    bench.attempt(&case, "salient", |bench| hidden_rows(bench, &case, tokens, &kept, width));
+    for (store, paged) in [("contiguous", false), ("paged", true)] {
+        for (order, mode) in [("stable", KvMode::Stable), ("hole-fill", KvMode::HoleFill)] {
+            let shape = format!("{layers} x {heads} x {dim} bf16 {tokens} to {keep}");
+            let case = format!("compact/kv {shape}, {store}, {order}");
+            bench.attempt(&case, "salient", |bench| {
+                caches(bench, &case, tokens, &kept, [layers, heads, dim], paged, mode)
+            });
         }
     }
-    Ok(())
 }
 
-fn hidden_rows(bench: &mut Bench, tokens: usize, list: &[i32]) -> Result<()> {
-    let width = if bench.small { 72 } else { 4096 };
+fn hidden_rows(
+    bench: &mut Bench,
+    case: &str,
+    tokens: usize,
+    list: &[i32],
+    width: usize,
+) -> Result<()> {
     let keep = list.len();
     let before = pattern(tokens * width);
     let stream = &bench.stream;
@@ -55,16 +65,22 @@ fn hidden_rows(bench: &mut Bench, tokens: usize, list: &[i32]) -> Result<()> {
     for (row, &token) in after.chunks(width).zip(list) {
         assert!(row == &before[token as usize * width..][..width], "token {token}");
     }
-    let case = format!("compact/rows [{tokens} to {keep}, {width}] bf16");
     let work = json!({"bytes": 4 * keep * width});
-    bench.time(&case, "salient", work.clone(), || Ok(graph.launch()?))?;
+    bench.time(case, "salient", work.clone(), || Ok(graph.launch()?))?;
     let copy =
         bench.capture(|stream| Ok(stream.memcpy_dtod(&src.slice(..keep * width), &mut dst)?))?;
-    bench.time(&case, "copy of as many bytes", work, || Ok(copy.launch()?))
+    bench.time(case, "copy of as many bytes", work, || Ok(copy.launch()?))
 }
 
-fn caches(bench: &mut Bench, tokens: usize, list: &[i32], paged: bool, mode: KvMode) -> Result<()> {
-    let (layers, heads, dim) = if bench.small { (3, 2, 64) } else { (32, 8, 128) };
+fn caches(
+    bench: &mut Bench,
+    case: &str,
+    tokens: usize,
+    list: &[i32],
+    [layers, heads, dim]: [usize; 3],
+    paged: bool,
+    mode: KvMode,
+) -> Result<()> {
     let (width, keep, pages) = (heads * dim, list.len(), tokens / PAGE);
     let table: Vec<i32> = Random::new(4).permutation(pages).iter().map(|&i| i as i32).collect();
     let before = pattern(tokens * width);
@@ -122,14 +138,8 @@ fn caches(bench: &mut Bench, tokens: usize, list: &[i32], paged: bool, mode: KvM
         }
     }
 
-    let (store, name) = (
-        if paged { "paged" } else { "contiguous" },
-        if mode == KvMode::Stable { "stable" } else { "hole-fill" },
-    );
-    let case =
-        format!("compact/kv {layers} x {heads} x {dim} bf16 {tokens} to {keep}, {store}, {name}");
     // Read once and written once: only tokens that change their place.
     let moved = order.iter().enumerate().filter(|&(place, &token)| place != token as usize).count();
     let work = json!({"bytes": 2 * moved * layers * 2 * width * 2});
-    bench.time(&case, "salient", work, || Ok(graph.launch()?))
+    bench.time(case, "salient", work, || Ok(graph.launch()?))
 }

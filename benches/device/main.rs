@@ -9,6 +9,7 @@ mod compact;
 mod score;
 mod select;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
             "--small" => small = true,
             // cargo bench says so.
             "--bench" => {}
-            "floors" => verbs.push(floors as fn(&mut Bench) -> Result<()>),
+            "floors" => verbs.push(floors as fn(&mut Bench)),
             "score" => verbs.push(score::run),
             "select" => verbs.push(select::run),
             "compact" => verbs.push(compact::run),
@@ -54,28 +55,38 @@ fn main() -> ExitCode {
         eprintln!("error: this needs a device; the backend is {backend}");
         return ExitCode::FAILURE;
     }
-    let run = || verbs.iter().try_for_each(|verb| verb(&mut Bench::new(small)?));
-    if let Err(error) = run() {
-        eprintln!("error: {error}");
-        return ExitCode::FAILURE;
+    let mut bench = match Bench::new(small) {
+        Ok(bench) => bench,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for verb in verbs {
+        verb(&mut bench);
     }
-    ExitCode::SUCCESS
+    if bench.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// What a copy on the device reaches, and what the events themselves take.
-fn floors(bench: &mut Bench) -> Result<()> {
-    let bytes = if bench.small { 1 << 16 } else { 1 << 30 };
-    let source = bench.stream.clone_htod(&pattern(bytes / 2))?;
-    let mut target = bench.stream.alloc_zeros::<u16>(bytes / 2)?;
-    let copy = bench.capture(|stream| Ok(stream.memcpy_dtod(&source, &mut target)?))?;
-    bench.time("floor/copy", "driver", json!({"bytes": 2 * bytes}), || Ok(copy.launch()?))?;
-    bench.time("floor/nothing", "driver", json!({}), || Ok(()))
+fn floors(bench: &mut Bench) {
+    bench.attempt("floor/copy", "driver", |bench| {
+        let bytes = if bench.small { 1 << 16 } else { 1 << 30 };
+        let source = bench.stream.clone_htod(&pattern(bytes / 2))?;
+        let mut target = bench.stream.alloc_zeros::<u16>(bytes / 2)?;
+        let copy = bench.capture(|stream| Ok(stream.memcpy_dtod(&source, &mut target)?))?;
+        bench.time("floor/copy", "driver", json!({"bytes": 2 * bytes}), || Ok(copy.launch()?))
+    });
+    bench.attempt("floor/nothing", "driver", |bench| {
+        bench.time("floor/nothing", "driver", json!({}), || Ok(()))
+    });
 }
 
 struct Bench {
     stream: Arc<CudaStream>,
     small: bool,
     flush: Flush,
+    failed: bool,
 }
 
 /// Keys whose norms are computed, for nothing but to read them.
@@ -97,7 +108,18 @@ impl Bench {
         let plan = KeynormPlan::new(tokens, layout, DType::Bf16, Per::Token)?;
         let keys = stream.clone_htod(&vec![bf16::ONE; tokens * heads * dim])?;
         let norms = stream.alloc_zeros(plan.scores_len())?;
-        Ok(Self { stream, small, flush: Flush { plan, keys, norms } })
+        Ok(Self { stream, small, flush: Flush { plan, keys, norms }, failed: false })
+    }
+
+    /// Goes on with the next case if one fails: prints a line that says why.
+    fn attempt(&mut self, case: &str, who: &str, run: impl FnOnce(&mut Self) -> Result<()>) {
+        let error = match catch_unwind(AssertUnwindSafe(|| run(self))) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the result is wrong: see the log".to_owned(),
+        };
+        self.failed = true;
+        println!("{}", json!({"case": case, "who": who, "error": error}));
     }
 
     /// A graph of what `run` launches. Its buffers must outlive it.
