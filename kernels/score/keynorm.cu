@@ -10,12 +10,33 @@
 namespace salient {
 namespace {
 
-constexpr int THREADS = 256;  // and keys of a block
-constexpr int LANES = 8;      // per key
-constexpr int KEYS = 8;       // per lane
-constexpr int MAX_HEADS = 8;  // of a block
+constexpr int LOG_THREADS = 8;
+constexpr int THREADS = 1 << LOG_THREADS;  // and keys of a block
+constexpr int LANES = 8;                   // per key
+constexpr int KEYS = 8;                    // per lane
+constexpr int MAX_LOG_HEADS = 3;           // of a block
 
-// Norms of a block, [heads, tokens], with a gap between heads that keeps a warp's in different banks.
+// What a block takes: heads, a power of two, by tokens; together THREADS keys.
+struct KeyTile {
+    int log_heads;
+
+    __host__ __device__ int heads() const { return 1 << log_heads; }
+    __host__ __device__ int tokens() const { return THREADS >> log_heads; }
+
+    // Of keys in the order of heads, then tokens.
+    __device__ int head(int key) const { return key >> (LOG_THREADS - log_heads); }
+    __device__ int token(int key) const { return key & (tokens() - 1); }
+
+    // Of keys in the order of tokens, then heads.
+    __device__ int among_heads(int key) const { return key & (heads() - 1); }
+    __device__ int over_heads(int key) const { return key >> log_heads; }
+
+    // Where a norm lies: heads are so far apart that a warp's norms are in different banks.
+    __device__ int place(int head, int token) const {
+        return head * (tokens() + (32 >> log_heads)) + token;
+    }
+};
+
 struct Norms {
     float at[THREADS + 32];
 };
@@ -56,14 +77,13 @@ __device__ __forceinline__ float squares(const T* key, int count) {
 
 // The norms of a block's keys, from `token` and `head` on, into shared memory.
 template <typename T, bool ALIGNED>
-__device__ __forceinline__ void norms_of(const SalientKeynormParams& p, Norms& norms, int token,
-                                         int head, int heads) {
+__device__ __forceinline__ void norms_of(const SalientKeynormParams& p, Norms& norms,
+                                         const KeyTile& tile, int token, int head) {
     constexpr int WIDTH = 16 / sizeof(T);
-    int tokens = THREADS / heads, lane = static_cast<int>(lane_id());
-    int first_key = static_cast<int>(warp_id()) * 32;
+    int lane = static_cast<int>(lane_id()), first_key = static_cast<int>(warp_id()) * 32;
     bool heads_first = p.head_stride < p.token_stride;  // keys in the order in which they lie
-    auto token_of = [&](int key) { return heads_first ? key / heads : key % tokens; };
-    auto head_of = [&](int key) { return heads_first ? key % heads : key / tokens; };
+    auto token_of = [&](int key) { return heads_first ? tile.over_heads(key) : tile.token(key); };
+    auto head_of = [&](int key) { return heads_first ? tile.among_heads(key) : tile.head(key); };
 
     const T* keys[KEYS];
     bool exists[KEYS];
@@ -99,36 +119,35 @@ __device__ __forceinline__ void norms_of(const SalientKeynormParams& p, Norms& n
         if (lane % LANES == i) norm = __fsqrt_rn(sum);
     }
     int key = first_key + lane % LANES * (32 / LANES) + lane / LANES;
-    shared_store(norms.at + head_of(key) * (tokens + 32 / heads) + token_of(key), norm);
+    shared_store(norms.at + tile.place(head_of(key), token_of(key)), norm);
 }
 
-// `heads`: those of a block.
 template <typename T, bool ALIGNED>
-__global__ void __launch_bounds__(THREADS) keynorm(SalientKeynormParams p, int heads) {
+__global__ void __launch_bounds__(THREADS, 3) keynorm(SalientKeynormParams p, KeyTile tile) {
     auto& norms = shared_memory<Norms>();
-    int thread = static_cast<int>(threadIdx.x), tokens = THREADS / heads;
-    int stride = tokens + 32 / heads, head_tiles = p.mean ? 1 : ceil_div(p.heads, heads);
-    int token = static_cast<int>(blockIdx.x) / head_tiles * tokens;
-    int head = static_cast<int>(blockIdx.x) % head_tiles * heads;
+    int thread = static_cast<int>(threadIdx.x);
+    int head_tiles = p.mean ? 1 : ceil_div(p.heads, tile.heads());
+    int token = static_cast<int>(blockIdx.x) / head_tiles * tile.tokens();
+    int head = static_cast<int>(blockIdx.x) % head_tiles * tile.heads();
     if (!p.mean) {
-        norms_of<T, ALIGNED>(p, norms, token, head, heads);
-        __syncthreads();
-        int t = token + thread % tokens;
-        int64_t h = head + thread / tokens;
-        float norm = shared_load(norms.at + thread / tokens * stride + thread % tokens);
+        norms_of<T, ALIGNED>(p, norms, tile, token, head);
+        if (!SALIENT_MUTATED("keynorm_barrier")) __syncthreads();
+        int64_t h = head + tile.head(thread);
+        int t = token + tile.token(thread);
+        float norm = shared_load(norms.at + tile.place(tile.head(thread), tile.token(thread)));
         store_if(t < p.tokens && h < p.heads, p.scores + h * p.tokens + t, -norm);
         return;
     }
     float sum = 0.0f;
-    for (; head < p.heads; head += heads) {
-        norms_of<T, ALIGNED>(p, norms, token, head, heads);
+    for (; head < p.heads; head += tile.heads()) {
+        norms_of<T, ALIGNED>(p, norms, tile, token, head);
         __syncthreads();
-        for (int h = 0; h < min_of(heads, p.heads - head); h++) {
-            sum += shared_load(norms.at + h * stride + thread % tokens);
+        for (int h = 0; h < min_of(tile.heads(), p.heads - head); h++) {
+            sum += shared_load(norms.at + tile.place(h, tile.token(thread)));
         }
         __syncthreads();
     }
-    bool writes = thread < tokens && token + thread < p.tokens;
+    bool writes = thread < tile.tokens() && token + thread < p.tokens;
     store_if(writes, p.scores + token + thread, -(sum / static_cast<float>(p.heads)));
 }
 
@@ -137,14 +156,14 @@ int run(const SalientKeynormParams& p, SalientStream stream) {
     constexpr int WIDTH = 16 / sizeof(T);
     bool aligned = reinterpret_cast<uintptr_t>(p.keys) % 16 == 0 && p.dim % WIDTH == 0 &&
                    p.token_stride % WIDTH == 0 && p.head_stride % WIDTH == 0;
-    int heads = 1;
-    while (heads < min_of(p.heads, MAX_HEADS)) heads *= 2;
-    int64_t blocks = ceil_div(p.tokens, THREADS / heads);
-    if (!p.mean) blocks *= ceil_div(p.heads, heads);
+    KeyTile tile{0};
+    while (tile.log_heads < MAX_LOG_HEADS && tile.heads() < p.heads) tile.log_heads++;
+    int64_t blocks = ceil_div<int64_t>(p.tokens, tile.tokens());
+    if (!p.mean) blocks *= ceil_div<int64_t>(p.heads, tile.heads());
     if (blocks > INT32_MAX) return INVALID_VALUE;
     auto kernel = aligned ? keynorm<T, true> : keynorm<T, false>;
     Launch shape{dim3(static_cast<uint32_t>(blocks)), THREADS, sizeof(Norms)};
-    return launch("keynorm", kernel, shape, stream, p, heads);
+    return launch("keynorm", kernel, shape, stream, p, tile);
 }
 
 }  // namespace
@@ -155,6 +174,8 @@ using namespace salient;
 SALIENT_EXPORT int salient_keynorm(const SalientKeynormParams* params, SalientStream stream) {
     const SalientKeynormParams& p = *params;
     if (p.tokens == 0) return SUCCESS;
+    // So that no index of a block's overflows.
+    if (max_of(p.tokens, p.heads) > INT32_MAX - THREADS) return INVALID_VALUE;
     switch (p.dtype) {
         case SALIENT_F32: return run<float>(p, stream);
         case SALIENT_F16: return run<f16>(p, stream);

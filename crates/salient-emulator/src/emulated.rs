@@ -1,5 +1,8 @@
 //! The emulated kernels as an implementation of the conformance suite.
 
+use salient::kernels::select::Variant;
+use salient_oracle::implementation::Sample;
+
 use crate::launch::Device;
 
 /// Runs every verb on an emulated device of its own.
@@ -9,17 +12,26 @@ pub struct Emulated {
     pub seed: u64,
     /// The compute capability, 80 for 8.0.
     pub capability: i32,
-    /// The variant of kernels that have several: 0 is the launcher's choice.
-    pub variant: i32,
+    /// The variant of **select**, where a row is not too long for it.
+    pub variant: Variant,
     /// Whether traffic is counted.
     pub counting: bool,
     /// A mistake that the kernels make on purpose.
     pub mutant: Option<&'static str>,
+    /// The cases of the suite that it runs.
+    pub sample: Sample,
 }
 
 impl Default for Emulated {
     fn default() -> Self {
-        Self { seed: 0, capability: 90, variant: 0, counting: false, mutant: None }
+        Self {
+            seed: 0,
+            capability: 90,
+            variant: Variant::Auto,
+            counting: false,
+            mutant: None,
+            sample: Sample::ALL,
+        }
     }
 }
 

@@ -2,15 +2,14 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytemuck::Pod;
-use corosensei::stack::DefaultStack;
 use rayon::prelude::*;
 
 use crate::memory::{Allocation, Buffer, Memory};
 use crate::random::Random;
+use crate::stack::FiberStack;
 use crate::team;
 use crate::thread::Shape;
 use crate::traffic::{Traffic, find};
@@ -197,19 +196,20 @@ impl Launch {
         let mut order: Vec<u64> = (0..teams).collect();
         Random::new(!self.seed).shuffle(&mut order);
         let failed = AtomicBool::new(false);
-        let run_team =
-            |(traffic, stacks): &mut (Traffic, Stacks), &team: &u64| -> Result<(), String> {
-                if failed.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                let recorder = team::run(self, team, &mut stacks.0)
-                    .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
-                if let Some(recorder) = recorder {
-                    traffic.add(&recorder.traffic(&self.allocations));
-                }
-                Ok(())
-            };
-        let start = || (Traffic::default(), Stacks::take());
+        let run_team = |(traffic, stacks): &mut (Traffic, Vec<FiberStack>),
+                        &team: &u64|
+         -> Result<(), String> {
+            if failed.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let recorder = team::run(self, team, stacks)
+                .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+            if let Some(recorder) = recorder {
+                traffic.add(&recorder.traffic(&self.allocations));
+            }
+            Ok(())
+        };
+        let start = || (Traffic::default(), Vec::new());
         if teams == 1 {
             let mut state = start();
             run_team(&mut state, &order[0])?;
@@ -227,25 +227,6 @@ impl Launch {
                 a.add(&b);
                 Ok(a)
             })
-    }
-}
-
-/// Stacks of coroutines, kept for the next launch.
-struct Stacks(Vec<DefaultStack>);
-
-static SPARE: Mutex<Vec<Vec<DefaultStack>>> = Mutex::new(Vec::new());
-
-impl Stacks {
-    fn take() -> Self {
-        Self(SPARE.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default())
-    }
-}
-
-impl Drop for Stacks {
-    fn drop(&mut self) {
-        if let Ok(mut spare) = SPARE.lock() {
-            spare.push(std::mem::take(&mut self.0));
-        }
     }
 }
 

@@ -3,12 +3,12 @@
 use std::ffi::{c_int, c_void};
 
 use salient::host::score::{Per, PredictorWeights};
+use salient::kernels::Buffer as Place;
 use salient::kernels::raw::{SalientKeynormParams, SalientMlpParams};
 use salient::kernels::score::{
     KeynormBuffers, KeynormPlan, MlpBuffers, MlpPlan, MlpWeights, check_mlp, keynorm_params,
     mlp_params,
 };
-use salient::kernels::Buffer as Place;
 use salient::{Element, Result, View};
 use salient_oracle::implementation::Score;
 

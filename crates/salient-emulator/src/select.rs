@@ -7,7 +7,7 @@ use salient::kernels::raw::SalientSelectParams;
 use salient::kernels::select::{SelectBuffers, SelectPlan, Variant, params};
 use salient::kernels::{Buffer as Place, Fault, Status};
 use salient::{Ragged, Result};
-use salient_oracle::implementation::Select;
+use salient_oracle::implementation::{Sample, Select};
 use salient_oracle::select::Selected;
 
 use crate::emulated::Emulated;
@@ -144,16 +144,6 @@ pub(crate) fn place<T: bytemuck::Pod>(buffer: &Buffer<T>) -> Place {
 }
 
 impl Emulated {
-    /// The variant to use for rows of a length: the one asked for, where it can.
-    fn select_variant(&self, max_len: usize) -> Variant {
-        match self.variant {
-            1 if max_len <= Variant::BLOCK_LEN => Variant::Block,
-            2 if max_len <= Variant::CLUSTER_LEN => Variant::Cluster,
-            3 => Variant::Grid,
-            _ => Variant::Auto,
-        }
-    }
-
     /// Selects, and gives all that the device holds.
     ///
     /// # Errors
@@ -163,7 +153,7 @@ impl Emulated {
     /// On a fault of a kernel.
     pub fn run_select(&self, scores: &[f32], request: &Request<'_>) -> Result<SelectOutputs> {
         let plan = SelectPlan::of(request)?;
-        let plan = plan.with_variant(self.select_variant(plan.shape().max_len))?;
+        let plan = plan.with_variant(self.variant).or_else(|_| plan.with_variant(Variant::Auto))?;
         let device = self.device();
         SelectRun::new(&device, plan, scores, request).launch(&device, self.mutant.is_some())
     }
@@ -174,6 +164,10 @@ impl Select for Emulated {
         let outputs = self.run_select(scores, request)?;
         outputs.status.check()?;
         Ok(outputs.into_selected(request.rows, request.heads))
+    }
+
+    fn sample(&self) -> Sample {
+        self.sample
     }
 }
 

@@ -5,21 +5,21 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use crate::launch::Launch;
 use crate::memory::POISON;
 use crate::random::Random;
+use crate::stack::FiberStack;
 use crate::thread::{
     Access, Barrier, Collective, Complete, Dim3, Site, Thread, Votes, salient_emulated_set_thread,
 };
-use crate::traffic::{Recorder, find};
+use crate::traffic::{BLOCK_STRIDE, Recorder, find};
 
 /// Rounds in which every thread only waits in a loop, before that is called a hang.
 const PATIENCE: u32 = 2000;
 
-type Fiber = Coroutine<(), (), (), DefaultStack>;
+type Fiber = Coroutine<(), (), (), FiberStack>;
 
 thread_local! {
     /// The team that this thread of the host runs.
@@ -102,6 +102,12 @@ impl Shared {
         Self { bytes, stride: lines * 128, used, bases }
     }
 
+    /// A block's number and the place in its shared memory, as one number.
+    fn place(&self, address: usize) -> usize {
+        let offset = address.wrapping_sub(self.bytes.as_ptr() as usize);
+        offset / self.stride * BLOCK_STRIDE + offset % self.stride
+    }
+
     fn contains(&self, address: usize, bytes: usize) -> bool {
         let base = self.bytes.as_ptr() as usize;
         let inside = address >= base && address < base + self.bytes.len() * 128;
@@ -113,7 +119,7 @@ impl Shared {
 pub(crate) fn run(
     launch: &Launch,
     index: u64,
-    stacks: &mut Vec<DefaultStack>,
+    stacks: &mut Vec<FiberStack>,
 ) -> Result<Option<Recorder>, String> {
     let mut team = Team::new(launch, index);
     // From here on the hooks reach the team through this pointer and nothing else borrows it.
@@ -290,6 +296,7 @@ impl Team {
     fn record(&mut self, site: Site, access: Access, at: (usize, usize), active: bool) {
         let warp = (self.current / 32, self.current % 32);
         if let Some(recorder) = &mut self.recorder {
+            let at = if access.is_shared() { (self.shared.place(at.0), at.1) } else { at };
             recorder.record(warp, site, access, at, active);
         }
     }
@@ -299,13 +306,13 @@ impl Team {
 ///
 /// # Safety
 /// `team` is valid and used by this thread of the host alone.
-unsafe fn schedule(team: *mut Team, stacks: &mut Vec<DefaultStack>) {
+unsafe fn schedule(team: *mut Team, stacks: &mut Vec<FiberStack>) {
     // SAFETY: as the caller promises; no coroutine runs yet, and the launch outlives the team.
     let launch = unsafe { (*team).launch() };
     let (count, run, body) = (launch.threads_per_team(), launch.run, launch.body);
     let mut fibers: Vec<Option<Fiber>> = (0..count)
         .map(|thread| {
-            let stack = stacks.pop().unwrap_or_default();
+            let stack = stacks.pop().unwrap_or_else(FiberStack::take);
             Some(Coroutine::with_stack(stack, move |yielder, ()| {
                 // SAFETY: the team outlives its coroutines.
                 unsafe { (&mut (*team).lanes)[thread].yielder = yielder };
@@ -357,20 +364,16 @@ unsafe fn schedule(team: *mut Team, stacks: &mut Vec<DefaultStack>) {
         }
     }
     for fiber in fibers.into_iter().flatten() {
-        stacks.push(abandon(fiber));
+        abandon(fiber);
     }
 }
 
-/// Takes the stack of a thread that will not go on.
-fn abandon(mut fiber: Fiber) -> DefaultStack {
+/// Ends a thread that will not go on.
+fn abandon(mut fiber: Fiber) {
     if fiber.started() {
         // SAFETY: what lies on the stack is of C++ and needs no destructor, or is a hook's frame,
         // which at worst leaks the text of a report.
         unsafe { fiber.force_reset() };
-        fiber.into_stack()
-    } else {
-        drop(fiber);
-        DefaultStack::default()
     }
 }
 

@@ -99,6 +99,9 @@ impl Traffic {
     }
 }
 
+/// Between the addresses of shared memory of one block and the next, as they are recorded.
+pub(crate) const BLOCK_STRIDE: usize = 1 << 32;
+
 /// One lane's part in a request.
 #[derive(Debug, Clone, Copy)]
 struct Touch {
@@ -273,12 +276,13 @@ fn bank_passes(touches: &[Touch]) -> (u64, u64) {
             .collect();
         words.sort_unstable();
         words.dedup();
-        let mut ways = [0u64; BANKS];
+        // Each block of a cluster has banks of its own.
+        let mut ways: HashMap<(usize, usize), u64> = HashMap::new();
         for word in words {
-            ways[word % BANKS] += 1;
+            *ways.entry((word / (BLOCK_STRIDE / 4), word % BANKS)).or_default() += 1;
         }
         passes += 1;
-        wavefronts += ways.into_iter().max().unwrap_or(1);
+        wavefronts += ways.into_values().max().unwrap_or(1);
     }
     (passes, wavefronts)
 }
@@ -308,5 +312,6 @@ mod tests {
         assert_eq!(bank_passes(&touches([12; 32], 4)), (1, 1));
         assert_eq!(bank_passes(&touches((0..32).map(|i| 16 * i), 16)), (4, 4));
         assert_eq!(bank_passes(&touches((0..32).map(|i| 128 * i), 16)), (4, 32));
+        assert_eq!(bank_passes(&touches((0..8).map(|i| i * BLOCK_STRIDE), 4)), (1, 1));
     }
 }

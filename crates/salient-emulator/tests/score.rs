@@ -1,6 +1,8 @@
 //! **score** on the emulated kernels: the conformance suite, what they move, and that they always
 //! give the same bits.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use half::{bf16, f16};
 use salient::host::score::{Per, PredictorWeights};
 use salient::kernels::score::{MlpPlan, MlpWeights};
@@ -102,7 +104,7 @@ fn twenty_seeds_give_the_same_bits() {
 /// Long batches go in blocks of 256 tokens, short ones in blocks of 128.
 #[test]
 fn a_token_scores_the_same_in_a_long_batch() {
-    let (hidden, width, tokens) = (32, 4096, 1800);
+    let (hidden, width, tokens) = (72, 4096, 1800);
     let (x, weights) = (values::<bf16>(tokens * hidden, 3), weights(hidden, width));
     let on = Emulated::default();
     let (long, _) = mlp(on, &x, &weights, None);
@@ -162,19 +164,18 @@ fn assert_few_conflicts(traffic: &Traffic) {
 
 #[test]
 fn the_predictor_reads_x_once_per_tile_of_columns_and_w1_once_per_tile_of_tokens() {
-    for (hidden, width, tokens) in
-        [(576, 300, 200), (128, 4096, 257), (256, 64, 300), (256, 20, 129)]
-    {
+    // Hidden channels, width, tokens; then the tile: tokens, columns.
+    let cases = [
+        ((576, 300, 200), (128, 128)),
+        ((128, 4096, 257), (128, 128)),
+        ((32, 4096, 1800), (256, 128)),
+        ((256, 64, 300), (128, 64)),
+        ((256, 20, 129), (128, 32)),
+    ];
+    for ((hidden, width, tokens), (rows, columns)) in cases {
         let x = values::<bf16>(tokens * hidden, 6);
         let (_, launched) = mlp(counting(), &x, &weights(hidden, width), None);
-        let columns = if width <= 32 {
-            32
-        } else if width <= 64 {
-            64
-        } else {
-            128
-        };
-        let (row_tiles, column_tiles) = (tokens.div_ceil(128), width.div_ceil(columns));
+        let (row_tiles, column_tiles) = (tokens.div_ceil(rows), width.div_ceil(columns));
         let traffic = &launched[0].traffic;
         let bytes = |name| traffic.buffer(name).read.bytes as usize;
         assert_eq!(bytes("x"), column_tiles * tokens * hidden * 2);
@@ -183,7 +184,7 @@ fn the_predictor_reads_x_once_per_tile_of_columns_and_w1_once_per_tile_of_tokens
             let read = traffic.buffer(name).read;
             assert_eq!(read.sectors, read.least_sectors, "{name}");
         }
-        let flops = 2 * (row_tiles * 128) * (column_tiles * columns) * hidden.next_multiple_of(32);
+        let flops = 2 * (row_tiles * rows) * (column_tiles * columns) * hidden.next_multiple_of(32);
         assert_eq!(traffic.matrix_operations as usize, flops);
         assert_few_conflicts(traffic);
 
@@ -248,4 +249,25 @@ fn key_norms_do_not_depend_on_alignment() {
     check::<f32>();
     check::<f16>();
     check::<bf16>();
+}
+
+/// Mistakes made on purpose: the suite sees each.
+#[test]
+fn mutants_are_caught() {
+    type Property = fn(&Emulated);
+    let mutants: [(&str, Property); 4] = [
+        ("mlp_barrier", score::tokens_are_alone),
+        ("mlp_bounds", score::tokens_are_alone),
+        ("mlp_order", score::tokens_are_alone),
+        ("keynorm_barrier", score::key_norms),
+    ];
+    for (mutant, property) in mutants {
+        let on = Emulated { seed: 1, mutant: Some(mutant), ..Emulated::default() };
+        let caught = catch_unwind(AssertUnwindSafe(|| property(&on))).is_err();
+        assert!(caught, "{mutant} passes");
+    }
+    // The same copy of the kernels, doing nothing wrong.
+    let on = Emulated { seed: 1, mutant: Some("none"), ..Emulated::default() };
+    score::tokens_are_alone(&on);
+    score::key_norms(&on);
 }

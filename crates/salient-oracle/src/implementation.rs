@@ -1,11 +1,14 @@
 //! What the suite runs on: one trait per verb, over plain slices and the vocabulary of `salient`.
 
+use std::fmt::Debug;
+
 use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
 use salient::host::score::{AttentionScore, Per, Pool, PredictorWeights};
 use salient::host::select::Request;
 use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 
 use crate::compact::Kept;
+use crate::generate::Random;
 use crate::select::Selected;
 
 /// An implementation of **score**, as far as hidden states and keys alone give one. Every error
@@ -117,6 +120,33 @@ pub trait ScorePositions {
     fn position(&self, rows: &Ragged, out: &mut [f32]) -> Result<()>;
 }
 
+/// A share of the suite's cases, for implementations that take long over each: other seeds, other
+/// cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    one_in: u64,
+    seed: u64,
+}
+
+impl Sample {
+    /// Every case.
+    pub const ALL: Self = Self { one_in: 1, seed: 0 };
+
+    /// About one case in `one_in`, which is not 0.
+    pub const fn one_in(one_in: u64, seed: u64) -> Self {
+        Self { one_in, seed }
+    }
+
+    /// Whether a case is among them: its own text says so, so the order of cases does not matter.
+    pub fn takes(&self, case: &impl Debug) -> bool {
+        let text = format!("{case:?}");
+        let hash = text.bytes().fold(self.seed, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
+        });
+        Random::new(hash).bits().is_multiple_of(self.one_in)
+    }
+}
+
 /// An implementation of **select**.
 pub trait Select {
     /// Which tokens stay; `scores` is `[heads, total]`.
@@ -124,6 +154,11 @@ pub trait Select {
     /// # Errors
     /// On every bad input that the contract names.
     fn select(&self, scores: &[f32], request: &Request<'_>) -> Result<Selected>;
+
+    /// The cases that the suite runs on it.
+    fn sample(&self) -> Sample {
+        Sample::ALL
+    }
 }
 
 /// An implementation of **compact**. Every error leaves every tensor as it was.
