@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(THREADS, 3) keynorm(SalientKeynormParams p, Ke
     int head = static_cast<int>(blockIdx.x) % head_tiles * tile.heads();
     if (!p.mean) {
         norms_of<T, ALIGNED>(p, norms, tile, token, head);
-        if (!SALIENT_MUTATED("keynorm_barrier")) __syncthreads();
+        if (!SALIENT_MUTATED("keynorm/barrier")) __syncthreads();
         int64_t h = head + tile.head(thread);
         int t = token + tile.token(thread);
         float norm = shared_load(norms.at + tile.place(tile.head(thread), tile.token(thread)));
