@@ -9,8 +9,12 @@
 namespace salient {
 namespace {
 
-constexpr int COLUMNS = 4;    // stable: words of a token that a thread moves
-constexpr int TILE_ROWS = 4;  // hole-fill: tokens that a thread moves at a time
+constexpr int COLUMNS = 4;  // words of a token that a thread moves at a time
+
+// Bytes of a token side by side in a request; a stream moves COLUMNS times as many, the narrow ones
+// where wide ones are too few.
+constexpr int WIDE_ROW = 64;
+constexpr int NARROW_ROW = 32;
 
 // Hole-fill: below so many blocks, groups of tensors get smaller.
 constexpr int64_t ENOUGH_BLOCKS = 1024;
@@ -56,6 +60,16 @@ struct KvSteps {
     }
 };
 
+// A thread's columns from the `first` word on, `across` apart.
+__device__ __forceinline__ void columns_from(const KvShare& share, const KvList& list, int bytes,
+                                             int first, int across, int64_t (&columns)[COLUMNS]) {
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+        int column = first + c * across + thread_id() % across;
+        columns[c] = column_of(share, list.head, bytes, column);
+    }
+}
+
 __global__ void __launch_bounds__(MOST_THREADS) kv_stable(KvPlan plan) {
     const SalientKvParams& p = plan.p;
     KvBlock block = kv_block(plan);
@@ -71,14 +85,9 @@ __global__ void __launch_bounds__(MOST_THREADS) kv_stable(KvPlan plan) {
     char* data = static_cast<char*>(load(p.tensors + tensor));
     int bytes = word_of(share, data), finer = share.word / bytes;
     int across = share.across * finer, beside = thread_count() / across;
-    int thread = thread_id();
     int64_t columns[COLUMNS];
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c++) {
-        int column = (slice * COLUMNS + c) * across + thread % across;
-        columns[c] = column_of(share, list.head, bytes, column);
-    }
-    int place = thread / across;
+    columns_from(share, list, bytes, slice * COLUMNS * across, across, columns);
+    int place = thread_id() / across;
     KvSteps steps = {p, list, p.layouts[kind], beside, place,
                      load_if(place < list.count, list.entries + place, -1)};
     with_word(bytes, [&](auto word) {
@@ -112,32 +121,28 @@ __global__ void __launch_bounds__(MOVE_THREADS) kv_hole_fill(KvPlan plan) {
     int count = find_holes(p, list, tile, shared);
     if (count == 0) return;
     __syncthreads();
-    int thread = thread_id();
     int first = group * plan.group_tensors;
     int last = min_of(first + plan.group_tensors, p.tensor_count);
     for (int tensor = first; tensor < last; tensor++) {
         int kind = tensor % 2;
         const KvShare& share = plan.shares[kind];
         char* data = static_cast<char*>(load(p.tensors + tensor));
-        int bytes = word_of(share, data), across = share.across, beside = MOVE_THREADS / across;
-        int words = share.columns * (share.word / bytes);
-        for (int row = thread / across; row - thread / across < count; row += TILE_ROWS * beside) {
-            Move moves[TILE_ROWS];
-#pragma unroll
-            for (int r = 0; r < TILE_ROWS; r++) {
-                int mine = row + r * beside;
-                moves[r] = no_move();
-                if (mine < count) moves[r] = shared_load(&shared.moves[kind][mine]);
-            }
-            with_word(bytes, [&](auto word) {
-                for (int at = 0; at < words; at += across) {
-                    int64_t columns[1] = {column_of(share, list.head, bytes, at + thread % across)};
-                    decltype(word) held[TILE_ROWS][1];
+        int bytes = word_of(share, data), finer = share.word / bytes;
+        int across = share.across * finer, beside = MOVE_THREADS / across;
+        int mine = thread_id() / across;
+        with_word(bytes, [&](auto word) {
+            for (int at = 0; at < share.columns * finer; at += COLUMNS * across) {
+                int64_t columns[COLUMNS];
+                columns_from(share, list, bytes, at, across, columns);
+                for (int row = 0; row < count; row += beside) {
+                    Move moves[1] = {no_move()};
+                    if (row + mine < count) moves[0] = shared_load(&shared.moves[kind][row + mine]);
+                    decltype(word) held[1][COLUMNS];
                     read_words(held, data, moves, columns);
                     write_words(held, data, moves, columns);
                 }
-            });
-        }
+            }
+        });
     }
 }
 
@@ -168,8 +173,7 @@ int launch_stable(KvPlan& plan, SalientStream stream) {
     const SalientKvParams& p = plan.p;
     int64_t lists = static_cast<int64_t>(p.batch) * p.list_heads, streams = 0;
     int keys = ceil_div(p.tensor_count, 2), values = p.tensor_count / 2, width = 1;
-    // A stream moves 256 bytes of a token, or 128 where that leaves too few.
-    for (int row_bytes = 64; row_bytes >= 32; row_bytes /= 2) {
+    for (int row_bytes = WIDE_ROW; row_bytes >= NARROW_ROW; row_bytes /= 2) {
         for (int kind = 0; kind < 2; kind++) {
             KvShare share = share_of(p.layouts[kind], p.list_heads, row_bytes);
             share.slices = ceil_div(share.columns, COLUMNS * share.across);
@@ -191,7 +195,7 @@ int launch_hole_fill(KvPlan& plan, SalientStream stream) {
     const SalientKvParams& p = plan.p;
     int64_t lists = static_cast<int64_t>(p.batch) * p.list_heads;
     for (int kind = 0; kind < 2; kind++) {
-        plan.shares[kind] = share_of(p.layouts[kind], p.list_heads, 512);
+        plan.shares[kind] = share_of(p.layouts[kind], p.list_heads, WIDE_ROW);
     }
     plan.tiles = static_cast<int>(ceil_div(int64_t(p.capacity), int64_t(MOVE_THREADS)));
     // Tensors share the search for holes, as long as there are blocks enough.
