@@ -12,9 +12,8 @@ namespace {
 constexpr int COLUMNS = 4;    // stable: words of a token that a thread moves
 constexpr int TILE_ROWS = 4;  // hole-fill: tokens that a thread moves at a time
 
-// Blocks that the launch should have: below it, slices of tokens get narrower, groups of tensors
-// smaller.
-constexpr int64_t ENOUGH_BLOCKS = 256;
+// Hole-fill: below so many blocks, groups of tensors get smaller.
+constexpr int64_t ENOUGH_BLOCKS = 1024;
 
 // A block's list and which of the list's blocks it is.
 struct KvBlock {
@@ -34,6 +33,11 @@ __device__ __forceinline__ void report_block(const KvPlan& plan, const KvList& l
     }
 }
 
+__device__ __forceinline__ Move move_of(const SalientKvLayout& layout, const Arrival& arrival) {
+    if (!arrival.moves) return no_move();
+    return {offset_of(layout, arrival.from), offset_of(layout, arrival.to)};
+}
+
 // The steps of one thread down its list, for move_down. The entry of the next step is on its way
 // while this step moves.
 struct KvSteps {
@@ -48,17 +52,11 @@ struct KvSteps {
         int to = place, token = entry;
         place += beside;
         entry = load_if(place < list.count, list.entries + place, -1);
-        // Equal is in its place already; a token that would move up is out of order.
-        bool moves_token = to < list.count && to < token &&
-                           (token < list.len || SALIENT_MUTATED("compact/bounds"));
-        Place there = place_of(p, list, moves_token, token);
-        Place here = place_of(p, list, moves_token, to);
-        bool placed = there.page >= 0 && here.page >= 0;
-        moves[0] = placed ? Move{offset_of(layout, there), offset_of(layout, here)} : no_move();
+        moves[0] = move_of(layout, stable_arrival(p, list, to, token));
     }
 };
 
-__global__ void __launch_bounds__(MOVE_THREADS) kv_stable(KvPlan plan) {
+__global__ void __launch_bounds__(MOST_THREADS) kv_stable(KvPlan plan) {
     const SalientKvParams& p = plan.p;
     KvBlock block = kv_block(plan);
     const KvList& list = block.list;
@@ -72,8 +70,8 @@ __global__ void __launch_bounds__(MOVE_THREADS) kv_stable(KvPlan plan) {
     int slice = part % share.slices, tensor = part / share.slices * 2 + kind;
     char* data = static_cast<char*>(load(p.tensors + tensor));
     int bytes = word_of(share, data), finer = share.word / bytes;
-    int across = share.across * finer, beside = MOVE_THREADS / across;
-    int thread = static_cast<int>(threadIdx.x);
+    int across = share.across * finer, beside = thread_count() / across;
+    int thread = thread_id();
     int64_t columns[COLUMNS];
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++) {
@@ -92,21 +90,13 @@ __global__ void __launch_bounds__(MOVE_THREADS) kv_stable(KvPlan plan) {
 // Fills the tile's moves; gives how many there are.
 __device__ __forceinline__ int find_holes(const SalientKvParams& p, const KvList& list, int tile,
                                           KvShared& shared) {
-    int staying = lower_bound(list.entries, list.count, list.count);
+    int staying = count_staying(list);
     int first = tile * MOVE_THREADS, leaving = list.count - staying;
     if (first >= leaving) return 0;
-    int thread = static_cast<int>(threadIdx.x), hole = first + thread;
-    bool exists = hole < leaving;
-    int token = load_if(exists, list.entries + staying + hole, -1);
-    bool moves_token = list.count <= token && (token < list.len || SALIENT_MUTATED("compact/bounds"));
-    int to = moves_token ? place_of_hole(list.entries, staying, hole) : 0;
-    Place there = place_of(p, list, moves_token, token);
-    Place here = place_of(p, list, moves_token, to);
-    bool placed = there.page >= 0 && here.page >= 0;
+    int thread = thread_id(), to, token;
+    Arrival arrival = hole_arrival(p, list, staying, first + thread, to, token);
     for (int kind = 0; kind < 2; kind++) {
-        const SalientKvLayout& layout = p.layouts[kind];
-        Move move = placed ? Move{offset_of(layout, there), offset_of(layout, here)} : no_move();
-        shared_store(&shared.moves[kind][thread], move);
+        shared_store(&shared.moves[kind][thread], move_of(p.layouts[kind], arrival));
     }
     return min_of(leaving - first, MOVE_THREADS);
 }
@@ -122,7 +112,7 @@ __global__ void __launch_bounds__(MOVE_THREADS) kv_hole_fill(KvPlan plan) {
     int count = find_holes(p, list, tile, shared);
     if (count == 0) return;
     __syncthreads();
-    int thread = static_cast<int>(threadIdx.x);
+    int thread = thread_id();
     int first = group * plan.group_tensors;
     int last = min_of(first + plan.group_tensors, p.tensor_count);
     for (int tensor = first; tensor < last; tensor++) {
@@ -176,22 +166,24 @@ KvShare share_of(const SalientKvLayout& layout, int list_heads, int row_bytes) {
 
 int launch_stable(KvPlan& plan, SalientStream stream) {
     const SalientKvParams& p = plan.p;
-    int64_t lists = static_cast<int64_t>(p.batch) * p.list_heads, blocks = 0;
-    int keys = ceil_div(p.tensor_count, 2), values = p.tensor_count / 2;
-    // Of 256 bytes a token, or of 128 where that leaves too few blocks.
+    int64_t lists = static_cast<int64_t>(p.batch) * p.list_heads, streams = 0;
+    int keys = ceil_div(p.tensor_count, 2), values = p.tensor_count / 2, width = 1;
+    // A stream moves 256 bytes of a token, or 128 where that leaves too few.
     for (int row_bytes = 64; row_bytes >= 32; row_bytes /= 2) {
         for (int kind = 0; kind < 2; kind++) {
             KvShare share = share_of(p.layouts[kind], p.list_heads, row_bytes);
             share.slices = ceil_div(share.columns, COLUMNS * share.across);
+            width = max_of(width, share.across);
             plan.shares[kind] = share;
         }
-        blocks = int64_t(keys) * plan.shares[0].slices + int64_t(values) * plan.shares[1].slices;
-        if (lists * blocks >= ENOUGH_BLOCKS) break;
+        streams = int64_t(keys) * plan.shares[0].slices + int64_t(values) * plan.shares[1].slices;
+        if (lists * streams >= ENOUGH_STREAMS) break;
     }
-    blocks += 1;
-    if (lists * blocks > INT32_MAX) return INVALID_VALUE;
-    plan.blocks = static_cast<int>(blocks);
-    Launch shape = {dim3(lists * blocks), MOVE_THREADS, sizeof(KvShared)};
+    int64_t blocks = lists * (1 + streams);
+    if (blocks > INT32_MAX) return INVALID_VALUE;
+    plan.blocks = static_cast<int>(1 + streams);
+    uint32_t threads = stream_threads(lists * streams, width, p.capacity);
+    Launch shape = {dim3(blocks), threads, sizeof(KvShared)};
     return launch("kv_stable", kv_stable, shape, stream, plan);
 }
 
@@ -205,7 +197,7 @@ int launch_hole_fill(KvPlan& plan, SalientStream stream) {
     // Tensors share the search for holes, as long as there are blocks enough.
     plan.group_tensors = max_of(p.tensor_count, 2);
     auto blocks = [&] { return int64_t(plan.tiles) * ceil_div(p.tensor_count, plan.group_tensors); };
-    while (plan.group_tensors > 2 && lists * blocks() < 4 * ENOUGH_BLOCKS) {
+    while (plan.group_tensors > 2 && lists * blocks() < ENOUGH_BLOCKS) {
         plan.group_tensors = max_of(plan.group_tensors / 2, 2);
     }
     plan.groups = max_of(ceil_div(p.tensor_count, plan.group_tensors), 1);
