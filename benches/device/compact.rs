@@ -1,6 +1,8 @@
 //! **compact**: hidden rows, and keys and values of all layers in place.
 
-use salient::cuda::compact::{KvLists, KvOutputs, KvTable, RowLists, RowTensor, kv, rows};
+use salient::cuda::compact::{
+    KvLists, KvOutputs, KvTable, RowLists, RowTensor, kv, rows, rows_in_place,
+};
 use salient::cuda::{StatusWord, bytes, bytes_mut};
 use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape, RowShape, RowsPlan};
 use salient::kernels::validate::Pages;
@@ -48,25 +50,34 @@ fn hidden_rows(
     let cu_seqlens = stream.clone_htod(&[0, tokens as i32])?;
     let plan = RowsPlan::new(1, tokens, keep, keep, &[RowShape::packed(2 * width)])?;
     let mut status = StatusWord::new(stream)?;
+    let lists = RowLists {
+        kept: kept.as_view(),
+        kept_lens: kept_lens.as_view(),
+        cu_kept: cu_kept.as_view(),
+        cu_seqlens: cu_seqlens.as_view(),
+    };
     let graph = bench.capture(|stream| {
         let mut dst = dst.as_view_mut();
         let mut tensors = [RowTensor { src: bytes(&src.as_view()), dst: bytes_mut(&mut dst) }];
-        let lists = RowLists {
-            kept: kept.as_view(),
-            kept_lens: kept_lens.as_view(),
-            cu_kept: cu_kept.as_view(),
-            cu_seqlens: cu_seqlens.as_view(),
-        };
         rows(stream, &plan, &mut tensors, &lists, &mut status)
     })?;
+    let mut own = stream.clone_htod(&before)?;
+    let in_place = bench.capture(|stream| {
+        let mut own = own.as_view_mut();
+        rows_in_place(stream, &plan, &mut [bytes_mut(&mut own)], &lists, &mut status)
+    })?;
     graph.launch()?;
+    in_place.launch()?;
     status.read(&bench.stream)?.check()?;
-    let after = bench.stream.clone_dtoh(&dst)?;
-    for (row, &token) in after.chunks(width).zip(list) {
-        assert!(row == &before[token as usize * width..][..width], "token {token}");
+    for (moved, name) in [(&dst, "copied"), (&own, "in place")] {
+        let after = bench.stream.clone_dtoh(moved)?;
+        for (row, &token) in after.chunks(width).zip(list) {
+            assert!(row == &before[token as usize * width..][..width], "token {token}, {name}");
+        }
     }
     let work = json!({"bytes": 4 * keep * width});
     bench.time(case, "salient", work.clone(), || Ok(graph.launch()?))?;
+    bench.time(case, "salient, in place", work.clone(), || Ok(in_place.launch()?))?;
     let copy =
         bench.capture(|stream| Ok(stream.memcpy_dtod(&src.slice(..keep * width), &mut dst)?))?;
     bench.time(case, "copy of as many bytes", work, || Ok(copy.launch()?))

@@ -133,6 +133,11 @@ impl Bench {
         Ok(graph?.expect("launches were captured"))
     }
 
+    fn flush(&mut self) -> Result<()> {
+        let Flush { plan, keys, norms } = &mut self.flush;
+        keynorm(&self.stream, plan, &keys.as_view(), &mut norms.as_view_mut())
+    }
+
     /// Times a launch, and prints quartiles in seconds beside what is known of the work.
     fn time(
         &mut self,
@@ -142,6 +147,7 @@ impl Bench {
         mut run: impl FnMut() -> Result<()>,
     ) -> Result<()> {
         if self.small {
+            self.flush()?;
             run()?;
             self.stream.synchronize()?;
             println!("{}", json!({"case": case, "who": who, "checked": true}));
@@ -149,8 +155,7 @@ impl Bench {
         }
         let mut events = Vec::new();
         for _ in 0..Self::WARM_UP + Self::RUNS {
-            let Flush { plan, keys, norms } = &mut self.flush;
-            keynorm(&self.stream, plan, &keys.as_view(), &mut norms.as_view_mut())?;
+            self.flush()?;
             let start = self.stream.record_event(Some(EventFlags::CU_EVENT_DEFAULT))?;
             run()?;
             events.push((start, self.stream.record_event(Some(EventFlags::CU_EVENT_DEFAULT))?));
