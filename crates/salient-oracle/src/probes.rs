@@ -53,7 +53,7 @@ impl Probe {
     pub fn input(self) -> Vec<u32> {
         match self {
             Self::Warp => (0..32).map(warp_word).collect(),
-            Self::Matrices => (0..128).map(|i| 2 * i | (2 * i + 1) << 16).collect(),
+            Self::Matrices => (0..128).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect(),
             Self::ProductF16 => fragments(|x| f16::from_f32(x).to_bits()),
             Self::ProductBf16 => fragments(|x| bf16::from_f32(x).to_bits()),
             Self::Copies => (0..512).collect(),
@@ -121,7 +121,7 @@ fn check_matrices(output: &[u32]) {
     for (lane, words) in output.chunks(4).enumerate() {
         for (matrix, &word) in words.iter().enumerate() {
             let first = (matrix * 64 + lane / 4 * 8 + 2 * (lane % 4)) as u32;
-            assert_eq!(word, first | (first + 1) << 16, "lane {lane}, matrix {matrix}");
+            assert_eq!(word, first | ((first + 1) << 16), "lane {lane}, matrix {matrix}");
         }
     }
 }
@@ -142,7 +142,7 @@ fn c(row: usize, column: usize) -> f32 {
 
 /// The elements of a, b and c in lanes, from the tables of the PTX manual for m16n8k16.
 fn fragments(bits: impl Fn(f32) -> u16) -> Vec<u32> {
-    let pack = |low, high| u32::from(bits(low)) | u32::from(bits(high)) << 16;
+    let pack = |low, high| u32::from(bits(low)) | (u32::from(bits(high)) << 16);
     let mut words = Vec::new();
     for lane in 0..32 {
         let (group, pair) = (lane / 4, 2 * (lane % 4));
