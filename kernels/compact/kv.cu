@@ -9,12 +9,15 @@
 namespace salient {
 namespace {
 
-constexpr int COLUMNS = 4;    // stable: words of a token that a thread moves
-constexpr int TILE_ROWS = 4;  // hole-fill: tokens that a thread moves at a time
+constexpr int COLUMNS = 4;  // words of a token that a thread moves at a time
 
-// Blocks that the launch should have: below it, slices of tokens get narrower, groups of tensors
-// smaller.
-constexpr int64_t ENOUGH_BLOCKS = 256;
+// Bytes of a token side by side in a request; a stream moves COLUMNS times as many, the narrow ones
+// where wide ones are too few.
+constexpr int WIDE_ROW = 64;
+constexpr int NARROW_ROW = 32;
+
+// Hole-fill: below so many blocks, groups of tensors get smaller.
+constexpr int64_t ENOUGH_BLOCKS = 1024;
 
 // A block's list and which of the list's blocks it is.
 struct KvBlock {
@@ -34,6 +37,11 @@ __device__ __forceinline__ void report_block(const KvPlan& plan, const KvList& l
     }
 }
 
+__device__ __forceinline__ Move move_of(const SalientKvLayout& layout, const Arrival& arrival) {
+    if (!arrival.moves) return no_move();
+    return {offset_of(layout, arrival.from), offset_of(layout, arrival.to)};
+}
+
 // The steps of one thread down its list, for move_down. The entry of the next step is on its way
 // while this step moves.
 struct KvSteps {
@@ -48,17 +56,21 @@ struct KvSteps {
         int to = place, token = entry;
         place += beside;
         entry = load_if(place < list.count, list.entries + place, -1);
-        // Equal is in its place already; a token that would move up is out of order.
-        bool moves_token = to < list.count && to < token &&
-                           (token < list.len || SALIENT_MUTATED("compact/bounds"));
-        Place there = place_of(p, list, moves_token, token);
-        Place here = place_of(p, list, moves_token, to);
-        bool placed = there.page >= 0 && here.page >= 0;
-        moves[0] = placed ? Move{offset_of(layout, there), offset_of(layout, here)} : no_move();
+        moves[0] = move_of(layout, stable_arrival(p, list, to, token));
     }
 };
 
-__global__ void __launch_bounds__(MOVE_THREADS) kv_stable(KvPlan plan) {
+// A thread's columns from the `first` word on, `across` apart.
+__device__ __forceinline__ void columns_from(const KvShare& share, const KvList& list, int bytes,
+                                             int first, int across, int64_t (&columns)[COLUMNS]) {
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+        int column = first + c * across + thread_id() % across;
+        columns[c] = column_of(share, list.head, bytes, column);
+    }
+}
+
+__global__ void __launch_bounds__(MOST_THREADS) kv_stable(KvPlan plan) {
     const SalientKvParams& p = plan.p;
     KvBlock block = kv_block(plan);
     const KvList& list = block.list;
@@ -72,15 +84,10 @@ __global__ void __launch_bounds__(MOVE_THREADS) kv_stable(KvPlan plan) {
     int slice = part % share.slices, tensor = part / share.slices * 2 + kind;
     char* data = static_cast<char*>(load(p.tensors + tensor));
     int bytes = word_of(share, data), finer = share.word / bytes;
-    int across = share.across * finer, beside = MOVE_THREADS / across;
-    int thread = static_cast<int>(threadIdx.x);
+    int across = share.across * finer, beside = thread_count() / across;
     int64_t columns[COLUMNS];
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c++) {
-        int column = (slice * COLUMNS + c) * across + thread % across;
-        columns[c] = column_of(share, list.head, bytes, column);
-    }
-    int place = thread / across;
+    columns_from(share, list, bytes, slice * COLUMNS * across, across, columns);
+    int place = thread_id() / across;
     KvSteps steps = {p, list, p.layouts[kind], beside, place,
                      load_if(place < list.count, list.entries + place, -1)};
     with_word(bytes, [&](auto word) {
@@ -92,21 +99,13 @@ __global__ void __launch_bounds__(MOVE_THREADS) kv_stable(KvPlan plan) {
 // Fills the tile's moves; gives how many there are.
 __device__ __forceinline__ int find_holes(const SalientKvParams& p, const KvList& list, int tile,
                                           KvShared& shared) {
-    int staying = lower_bound(list.entries, list.count, list.count);
+    int staying = count_staying(list);
     int first = tile * MOVE_THREADS, leaving = list.count - staying;
     if (first >= leaving) return 0;
-    int thread = static_cast<int>(threadIdx.x), hole = first + thread;
-    bool exists = hole < leaving;
-    int token = load_if(exists, list.entries + staying + hole, -1);
-    bool moves_token = list.count <= token && (token < list.len || SALIENT_MUTATED("compact/bounds"));
-    int to = moves_token ? place_of_hole(list.entries, staying, hole) : 0;
-    Place there = place_of(p, list, moves_token, token);
-    Place here = place_of(p, list, moves_token, to);
-    bool placed = there.page >= 0 && here.page >= 0;
+    int thread = thread_id(), to, token;
+    Arrival arrival = hole_arrival(p, list, staying, first + thread, to, token);
     for (int kind = 0; kind < 2; kind++) {
-        const SalientKvLayout& layout = p.layouts[kind];
-        Move move = placed ? Move{offset_of(layout, there), offset_of(layout, here)} : no_move();
-        shared_store(&shared.moves[kind][thread], move);
+        shared_store(&shared.moves[kind][thread], move_of(p.layouts[kind], arrival));
     }
     return min_of(leaving - first, MOVE_THREADS);
 }
@@ -122,32 +121,28 @@ __global__ void __launch_bounds__(MOVE_THREADS) kv_hole_fill(KvPlan plan) {
     int count = find_holes(p, list, tile, shared);
     if (count == 0) return;
     __syncthreads();
-    int thread = static_cast<int>(threadIdx.x);
     int first = group * plan.group_tensors;
     int last = min_of(first + plan.group_tensors, p.tensor_count);
     for (int tensor = first; tensor < last; tensor++) {
         int kind = tensor % 2;
         const KvShare& share = plan.shares[kind];
         char* data = static_cast<char*>(load(p.tensors + tensor));
-        int bytes = word_of(share, data), across = share.across, beside = MOVE_THREADS / across;
-        int words = share.columns * (share.word / bytes);
-        for (int row = thread / across; row - thread / across < count; row += TILE_ROWS * beside) {
-            Move moves[TILE_ROWS];
-#pragma unroll
-            for (int r = 0; r < TILE_ROWS; r++) {
-                int mine = row + r * beside;
-                moves[r] = no_move();
-                if (mine < count) moves[r] = shared_load(&shared.moves[kind][mine]);
-            }
-            with_word(bytes, [&](auto word) {
-                for (int at = 0; at < words; at += across) {
-                    int64_t columns[1] = {column_of(share, list.head, bytes, at + thread % across)};
-                    decltype(word) held[TILE_ROWS][1];
+        int bytes = word_of(share, data), finer = share.word / bytes;
+        int across = share.across * finer, beside = MOVE_THREADS / across;
+        int mine = thread_id() / across;
+        with_word(bytes, [&](auto word) {
+            for (int at = 0; at < share.columns * finer; at += COLUMNS * across) {
+                int64_t columns[COLUMNS];
+                columns_from(share, list, bytes, at, across, columns);
+                for (int row = 0; row < count; row += beside) {
+                    Move moves[1] = {no_move()};
+                    if (row + mine < count) moves[0] = shared_load(&shared.moves[kind][row + mine]);
+                    decltype(word) held[1][COLUMNS];
                     read_words(held, data, moves, columns);
                     write_words(held, data, moves, columns);
                 }
-            });
-        }
+            }
+        });
     }
 }
 
@@ -176,22 +171,23 @@ KvShare share_of(const SalientKvLayout& layout, int list_heads, int row_bytes) {
 
 int launch_stable(KvPlan& plan, SalientStream stream) {
     const SalientKvParams& p = plan.p;
-    int64_t lists = static_cast<int64_t>(p.batch) * p.list_heads, blocks = 0;
-    int keys = ceil_div(p.tensor_count, 2), values = p.tensor_count / 2;
-    // Of 256 bytes a token, or of 128 where that leaves too few blocks.
-    for (int row_bytes = 64; row_bytes >= 32; row_bytes /= 2) {
+    int64_t lists = static_cast<int64_t>(p.batch) * p.list_heads, streams = 0;
+    int keys = ceil_div(p.tensor_count, 2), values = p.tensor_count / 2, width = 1;
+    for (int row_bytes = WIDE_ROW; row_bytes >= NARROW_ROW; row_bytes /= 2) {
         for (int kind = 0; kind < 2; kind++) {
             KvShare share = share_of(p.layouts[kind], p.list_heads, row_bytes);
             share.slices = ceil_div(share.columns, COLUMNS * share.across);
+            width = max_of(width, share.across);
             plan.shares[kind] = share;
         }
-        blocks = int64_t(keys) * plan.shares[0].slices + int64_t(values) * plan.shares[1].slices;
-        if (lists * blocks >= ENOUGH_BLOCKS) break;
+        streams = int64_t(keys) * plan.shares[0].slices + int64_t(values) * plan.shares[1].slices;
+        if (lists * streams >= ENOUGH_STREAMS) break;
     }
-    blocks += 1;
-    if (lists * blocks > INT32_MAX) return INVALID_VALUE;
-    plan.blocks = static_cast<int>(blocks);
-    Launch shape = {dim3(lists * blocks), MOVE_THREADS, sizeof(KvShared)};
+    int64_t blocks = lists * (1 + streams);
+    if (blocks > INT32_MAX) return INVALID_VALUE;
+    plan.blocks = static_cast<int>(1 + streams);
+    uint32_t threads = stream_threads(lists * streams, width, p.capacity);
+    Launch shape = {dim3(blocks), threads, sizeof(KvShared)};
     return launch("kv_stable", kv_stable, shape, stream, plan);
 }
 
@@ -199,13 +195,13 @@ int launch_hole_fill(KvPlan& plan, SalientStream stream) {
     const SalientKvParams& p = plan.p;
     int64_t lists = static_cast<int64_t>(p.batch) * p.list_heads;
     for (int kind = 0; kind < 2; kind++) {
-        plan.shares[kind] = share_of(p.layouts[kind], p.list_heads, 512);
+        plan.shares[kind] = share_of(p.layouts[kind], p.list_heads, WIDE_ROW);
     }
     plan.tiles = static_cast<int>(ceil_div(int64_t(p.capacity), int64_t(MOVE_THREADS)));
     // Tensors share the search for holes, as long as there are blocks enough.
     plan.group_tensors = max_of(p.tensor_count, 2);
     auto blocks = [&] { return int64_t(plan.tiles) * ceil_div(p.tensor_count, plan.group_tensors); };
-    while (plan.group_tensors > 2 && lists * blocks() < 4 * ENOUGH_BLOCKS) {
+    while (plan.group_tensors > 2 && lists * blocks() < ENOUGH_BLOCKS) {
         plan.group_tensors = max_of(plan.group_tensors / 2, 2);
     }
     plan.groups = max_of(ceil_div(p.tensor_count, plan.group_tensors), 1);

@@ -128,40 +128,74 @@ __device__ __forceinline__ int place_of_hole(const int32_t* entries, int staying
     return hole + low;
 }
 
+// A token of the list and the place that it comes to.
+struct Arrival {
+    bool moves;
+    Place from;
+    Place to;
+};
+
+// What comes to place `to` of a stable list. Equal is there already; a token from below is out of
+// order, and stays.
+__device__ __forceinline__ Arrival stable_arrival(const SalientKvParams& p, const KvList& list,
+                                                  int to, int token) {
+    bool moves = to < list.count && to < token;
+    moves = moves && (token < list.len || SALIENT_MUTATED("compact/bounds"));
+    Arrival arrival = {moves, place_of(p, list, moves, token), place_of(p, list, moves, to)};
+    arrival.moves = arrival.from.page >= 0 && arrival.to.page >= 0;
+    return arrival;
+}
+
+// What comes to hole number `hole`, at `to`, when survivors fill holes: those at or beyond the new
+// length, list.count.
+__device__ __forceinline__ Arrival hole_arrival(const SalientKvParams& p, const KvList& list,
+                                                int staying, int hole, int& to, int& token) {
+    bool exists = hole < list.count - staying;
+    token = load_if(exists, list.entries + staying + hole, -1);
+    bool moves = list.count <= token;
+    moves = moves && (token < list.len || SALIENT_MUTATED("compact/bounds"));
+    to = moves ? place_of_hole(list.entries, staying, hole) : 0;
+    Arrival arrival = {moves, place_of(p, list, moves, token), place_of(p, list, moves, to)};
+    arrival.moves = arrival.from.page >= 0 && arrival.to.page >= 0;
+    return arrival;
+}
+
+// How many entries of the list stay where they are when holes are filled.
+__device__ __forceinline__ int count_staying(const KvList& list) {
+    return lower_bound(list.entries, list.count, list.count);
+}
+
 // One block per list says what is wrong with it, and writes which token is where.
 __device__ __forceinline__ void report_list(const SalientKvParams& p, const KvList& list) {
-    int thread = static_cast<int>(threadIdx.x);
+    int thread = thread_id();
     bool stable = p.mode == SALIENT_KV_STABLE;
     if (!list.valid && thread == 0) report_row(p.status, SALIENT_STATUS_LENGTHS, list.row);
-    int staying = stable ? 0 : lower_bound(list.entries, list.count, list.count);
-    for (int i = thread; i < list.count; i += MOVE_THREADS) {
-        int token = load(list.entries + i);
-        int before = load_if(i > 0, list.entries + i - 1, -1);
+    int32_t* order = p.order;
+    if (order != nullptr) order += static_cast<int64_t>(list.row) * p.capacity;
+    for (int i = thread; i < p.capacity; i += thread_count()) {
+        bool exists = i < list.count;
+        int token = load_if(exists, list.entries + i, -1);
+        int before = load_if(exists && i > 0, list.entries + i - 1, -1);
         bool inside = 0 <= token && token < list.len;
+        bool paged = exists && inside && list.pages != nullptr;
         uint32_t flags = 0;
-        if (!inside) flags |= SALIENT_STATUS_INDEX;
+        if (exists && !inside) flags |= SALIENT_STATUS_INDEX;
         if (inside && token <= before) flags |= SALIENT_STATUS_ORDER;
-        bool paged = list.pages != nullptr && inside;
         if (paged && place_of(p, list, true, token).page < 0) flags |= SALIENT_STATUS_PAGE;
         if (paged && place_of(p, list, true, i).page < 0) flags |= SALIENT_STATUS_PAGE;
         if (flags != 0) report_row(p.status, flags, list.row);
-    }
-    if (p.order == nullptr) return;
-    int32_t* order = p.order + static_cast<int64_t>(list.row) * p.capacity;
-    for (int i = thread; i < p.capacity; i += MOVE_THREADS) {
-        int entry = i;  // of the list: what comes to this place
-        if (!stable && i < list.count) {
-            int at = lower_bound(list.entries, staying, i);
-            bool stays = at < staying && load(list.entries + at) == i;
-            entry = stays ? at : staying + max_of(i - at, 0);
-        }
-        bool filled = i < list.count && entry < list.count;
-        int token = load_if(filled, list.entries + entry, -1);
         // A place that nothing comes to keeps its token.
-        bool comes = (stable ? i : list.count) <= token && token < list.len &&
-                     place_of(p, list, true, token).page >= 0 &&
-                     place_of(p, list, true, i).page >= 0;
-        store(order + i, i >= list.count ? -1 : comes ? token : i);
+        int there = exists ? i : -1;
+        if (stable && stable_arrival(p, list, i, token).moves) there = token;
+        store_if(order != nullptr, order + i, there);
+    }
+    if (stable || order == nullptr) return;
+    __syncthreads();
+    int staying = count_staying(list);
+    for (int hole = thread; hole < list.count - staying; hole += thread_count()) {
+        int to, token;
+        bool comes = hole_arrival(p, list, staying, hole, to, token).moves;
+        store_if(comes, order + to, token);
     }
 }
 
@@ -189,8 +223,8 @@ struct KvShared {
 // One block per sequence lists its freed pages.
 __device__ __forceinline__ void write_freed(const SalientKvParams& p, int sequence,
                                             KvShared& shared) {
-    int thread = static_cast<int>(threadIdx.x), before = 0, first;
-    for (int b = thread; b < sequence; b += MOVE_THREADS) before += freed_pages(p, b, first);
+    int thread = thread_id(), before = 0, first;
+    for (int b = thread; b < sequence; b += thread_count()) before += freed_pages(p, b, first);
     if (thread == 0) shared_store(&shared.freed, 0);
     __syncthreads();
     if (before > 0) shared_add(&shared.freed, before);
@@ -198,7 +232,7 @@ __device__ __forceinline__ void write_freed(const SalientKvParams& p, int sequen
     before = shared_load(&shared.freed);
     int count = freed_pages(p, sequence, first);
     const int32_t* pages = p.page_table + static_cast<int64_t>(sequence) * p.max_pages + first;
-    for (int i = thread; i < count; i += MOVE_THREADS) {
+    for (int i = thread; i < count; i += thread_count()) {
         int page = load(pages + i);
         if (page < 0 || page >= p.pages) {
             report_row(p.status, SALIENT_STATUS_PAGE, sequence * p.list_heads);

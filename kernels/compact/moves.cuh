@@ -9,7 +9,24 @@
 
 namespace salient {
 
+// Threads of a block. A stream of steps cannot be cut up, so launches of few streams have blocks of
+// more threads; and narrower slices of rows, if there are fewer than ENOUGH_STREAMS even then.
 constexpr int MOVE_THREADS = 128;
+constexpr int MOST_THREADS = 512;
+constexpr int64_t ENOUGH_STREAMS = 64;
+
+// The threads of a block among so many streams, each `width` threads wide and `rows` rows long.
+inline int stream_threads(int64_t streams, int64_t width, int64_t rows) {
+    int threads = MOVE_THREADS;
+    while (threads < MOST_THREADS && streams * threads < ENOUGH_STREAMS * MOST_THREADS &&
+           threads < width * rows) {
+        threads *= 2;
+    }
+    return threads;
+}
+
+__device__ __forceinline__ int thread_id() { return static_cast<int>(threadIdx.x); }
+__device__ __forceinline__ int thread_count() { return static_cast<int>(blockDim.x); }
 
 // Bytes of the widest word that divides all whose bits are or-ed together here.
 __host__ __device__ inline int word_bytes(uint64_t bits) {

@@ -10,12 +10,12 @@
 namespace salient {
 namespace {
 
-constexpr int ROWS = 4;     // that a thread moves at a time
-constexpr int PASSES = 4;   // over the words of a row, by a block of the gather
+constexpr int ROWS = 4;    // that a thread moves at a time
+constexpr int PASSES = 4;  // over the words of a row, by a block of the gather
 
-// Slices narrow down to MIN_SLICE bytes where the launch has fewer blocks than this.
-constexpr int ENOUGH_BLOCKS = 256;
-constexpr int MIN_SLICE = 64;
+// Bytes of a row that a stream moves in place, at most and at least.
+constexpr int WIDE_SLICE = 256;
+constexpr int NARROW_SLICE = 64;
 
 // How blocks divide one tensor.
 struct Share {
@@ -90,12 +90,14 @@ __device__ __forceinline__ int64_t source_of(Cursor& cursor, int row, bool repor
     return exists && inside ? static_cast<int64_t>(cursor.source.start) + token : NOWHERE;
 }
 
-// Sequences that no row is found in are seen here.
+// Every sequence's lengths, also of those that no row is found in; the blocks share them.
 __device__ __forceinline__ void check_lengths(const SalientRowsParams& p) {
-    for (int b = threadIdx.x; b < p.batch; b += MOVE_THREADS) {
+    int64_t first = static_cast<int64_t>(blockIdx.x) * thread_count() + thread_id();
+    int64_t step = static_cast<int64_t>(gridDim.x) * thread_count();
+    for (int64_t b = first; b < p.batch; b += step) {
         Cursor cursor(p);
-        cursor.sequence = b;
-        if (!cursor.enter()) report_row(p.status, SALIENT_STATUS_LENGTHS, b);
+        cursor.sequence = static_cast<int>(b);
+        if (!cursor.enter()) report_row(p.status, SALIENT_STATUS_LENGTHS, cursor.sequence);
     }
 }
 
@@ -107,15 +109,15 @@ __device__ __forceinline__ int tensor_of(const Shares& shares, int tensors) {
 }
 
 __global__ void __launch_bounds__(MOVE_THREADS) rows_gather(SalientRowsParams p, Shares shares) {
-    if (blockIdx.x == 0) check_lengths(p);
+    check_lengths(p);
     int t = tensor_of(shares, p.tensor_count);
     const SalientRowTensor& tensor = p.tensors[t];
     const Share& share = shares.of[t];
     int block = static_cast<int>(blockIdx.x) - share.first;
     int slice = block % share.slices, tile = block / share.slices;
-    int column = static_cast<int>(threadIdx.x) % share.across;
-    int beside = MOVE_THREADS / share.across;
-    int first = tile * ROWS * beside + static_cast<int>(threadIdx.x) / share.across;
+    int column = thread_id() % share.across;
+    int beside = thread_count() / share.across;
+    int first = tile * ROWS * beside + thread_id() / share.across;
     bool reports = t == 0 && slice == 0 && column == 0;
 
     Cursor cursor(p);
@@ -168,19 +170,19 @@ struct RowSteps {
     }
 };
 
-__global__ void __launch_bounds__(MOVE_THREADS) rows_down(SalientRowsParams p, Shares shares) {
-    if (blockIdx.x == 0) check_lengths(p);
+__global__ void __launch_bounds__(MOST_THREADS) rows_down(SalientRowsParams p, Shares shares) {
+    check_lengths(p);
     int t = tensor_of(shares, p.tensor_count);
     const SalientRowTensor& tensor = p.tensors[t];
     const Share& share = shares.of[t];
     int slice = static_cast<int>(blockIdx.x) - share.first;
-    int column = static_cast<int>(threadIdx.x) % share.across;
-    int beside = MOVE_THREADS / share.across;
+    int column = thread_id() % share.across;
+    int beside = thread_count() / share.across;
     int64_t mine = static_cast<int64_t>(slice) * share.across + column;
     int64_t columns[1] = {mine < share.words ? mine * share.word : NOWHERE};
     bool reports = t == 0 && slice == 0 && column == 0;
     RowSteps steps = {Cursor(p), tensor.src_stride,
-                      static_cast<int>(threadIdx.x) / share.across, beside, reports};
+                      thread_id() / share.across, beside, reports};
     // In place the source is written, too.
     char* data = const_cast<char*>(static_cast<const char*>(tensor.src));
     int count = ceil_div(p.kept_total, ROWS * beside);
@@ -216,22 +218,25 @@ int launch_rows(const SalientRowsParams& p, SalientStream stream) {
 int launch_rows_in_place(const SalientRowsParams& p, SalientStream stream) {
     if (p.batch == 0 || p.tensor_count == 0) return SUCCESS;
     Shares shares = {};
-    int64_t blocks = 0;
-    for (int slice_bytes = 256; slice_bytes >= MIN_SLICE; slice_bytes /= 2) {
-        blocks = 0;
+    int64_t streams = 0;
+    int width = 1;
+    for (int bytes = WIDE_SLICE; bytes >= NARROW_SLICE; bytes /= 2) {
+        streams = 0;
         for (int t = 0; t < p.tensor_count; t++) {
             const SalientRowTensor& tensor = p.tensors[t];
             Share& share = shares.of[t];
             share.word = word_bytes(bits_of(tensor.src) | tensor.src_stride | tensor.row_bytes);
             share.words = tensor.row_bytes / share.word;
-            share.across = threads_across(share.words, min_of(slice_bytes / share.word, 32));
-            share.first = static_cast<int>(blocks);
-            blocks += ceil_div(share.words, static_cast<int64_t>(share.across));
-            if (blocks > INT32_MAX) return INVALID_VALUE;
+            share.across = threads_across(share.words, min_of(bytes / share.word, 32));
+            share.first = static_cast<int>(streams);
+            width = max_of(width, share.across);
+            streams += ceil_div(share.words, static_cast<int64_t>(share.across));
+            if (streams > INT32_MAX) return INVALID_VALUE;
         }
-        if (blocks >= ENOUGH_BLOCKS) break;
+        if (streams >= ENOUGH_STREAMS) break;
     }
-    return launch("rows_down", rows_down, {dim3(blocks), MOVE_THREADS}, stream, p, shares);
+    uint32_t threads = stream_threads(streams, width, p.kept_total / ROWS);
+    return launch("rows_down", rows_down, {dim3(streams), threads}, stream, p, shares);
 }
 
 }  // namespace

@@ -43,10 +43,11 @@ __device__ __forceinline__ uint32_t cluster_size() {
     return size;
 }
 
-// Every thread of the cluster arrives and waits; writes before it are seen after it.
+// Every thread of the cluster arrives and waits; writes before it are seen after it. Not the aligned
+// form, which is undefined where a warp has not converged.
 __device__ __forceinline__ void cluster_sync() {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
+    asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::
                      : "memory");
 #else
     __trap();

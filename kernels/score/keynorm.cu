@@ -1,7 +1,7 @@
 // score: minus the Euclidean norm of keys.
 //
 // A block takes 256 keys: a power of two of heads, up to 8, by as many tokens as that leaves. Eight
-// lanes share a key, 16 bytes at a time, and every lane has eight keys' loads on their way. The norms
+// lanes share a key, 16 bytes at a time, and every lane has four keys' loads on their way. The norms
 // meet in shared memory, from where scores leave in whole lines whatever the keys' layout.
 #include "common/launch.cuh"
 #include "common/memory.cuh"
@@ -13,7 +13,7 @@ namespace {
 constexpr int LOG_THREADS = 8;
 constexpr int THREADS = 1 << LOG_THREADS;  // and keys of a block
 constexpr int LANES = 8;                   // per key
-constexpr int KEYS = 8;                    // per lane
+constexpr int AT_ONCE = 4;                 // keys that a lane has on their way
 constexpr int MAX_LOG_HEADS = 3;           // of a block
 
 // What a block takes: heads, a power of two, by tokens; together THREADS keys.
@@ -85,38 +85,41 @@ __device__ __forceinline__ void norms_of(const SalientKeynormParams& p, Norms& n
     auto token_of = [&](int key) { return heads_first ? tile.over_heads(key) : tile.token(key); };
     auto head_of = [&](int key) { return heads_first ? tile.among_heads(key) : tile.head(key); };
 
-    const T* keys[KEYS];
-    bool exists[KEYS];
-    float sums[KEYS] = {};
+    float norm = 0.0f;
+#pragma unroll 1
+    for (int first = 0; first < LANES; first += AT_ONCE) {
+        const T* keys[AT_ONCE];
+        bool exists[AT_ONCE];
+        float sums[AT_ONCE] = {};
 #pragma unroll
-    for (int i = 0; i < KEYS; i++) {
-        int key = first_key + i * (32 / LANES) + lane / LANES;
-        int64_t t = token + token_of(key), h = head + head_of(key);
-        exists[i] = t < p.tokens && h < p.heads;
-        keys[i] = static_cast<const T*>(p.keys) + t * p.token_stride + h * p.head_stride;
-    }
-    for (int from = lane % LANES * WIDTH; from - lane % LANES * WIDTH < p.dim;
-         from += LANES * WIDTH) {
+        for (int i = 0; i < AT_ONCE; i++) {
+            int key = first_key + (first + i) * (32 / LANES) + lane / LANES;
+            int64_t t = token + token_of(key), h = head + head_of(key);
+            exists[i] = t < p.tokens && h < p.heads;
+            keys[i] = static_cast<const T*>(p.keys) + t * p.token_stride + h * p.head_stride;
+        }
+        for (int start = 0; start < p.dim; start += LANES * WIDTH) {
+            int from = start + lane % LANES * WIDTH;
 #pragma unroll
-        for (int i = 0; i < KEYS; i++) {
-            bool reads = exists[i] && from < p.dim;
-            if constexpr (ALIGNED) {
-                auto* vector = reinterpret_cast<const Vector*>(keys[i] + from);
-                sums[i] += squares(load_if(reads, vector, Vector{}), keys[i]);
-            } else {
-                sums[i] += squares(keys[i] + from, reads ? p.dim - from : 0);
+            for (int i = 0; i < AT_ONCE; i++) {
+                bool reads = exists[i] && from < p.dim;
+                if constexpr (ALIGNED) {
+                    auto* vector = reinterpret_cast<const Vector*>(keys[i] + from);
+                    sums[i] += squares(load_if(reads, vector, Vector{}), keys[i]);
+                } else {
+                    sums[i] += squares(keys[i] + from, reads ? p.dim - from : 0);
+                }
             }
         }
-    }
-    float norm = 0.0f;
 #pragma unroll
-    for (int i = 0; i < KEYS; i++) {
-        float sum = sums[i];
+        for (int i = 0; i < AT_ONCE; i++) {
+            float sum = sums[i];
 #pragma unroll
-        for (int lanes = 1; lanes < LANES; lanes *= 2) {
-            sum += __shfl_xor_sync(FULL_WARP, sum, lanes);
+            for (int lanes = 1; lanes < LANES; lanes *= 2) {
+                sum += __shfl_xor_sync(FULL_WARP, sum, lanes);
+            }
+            if (lane % LANES == first + i) norm = __fsqrt_rn(sum);
         }
-        if (lane % LANES == i) norm = __fsqrt_rn(sum);
     }
     int key = first_key + lane % LANES * (32 / LANES) + lane / LANES;
     shared_store(norms.at + tile.place(head_of(key), token_of(key)), norm);
@@ -131,7 +134,7 @@ __global__ void __launch_bounds__(THREADS, 3) keynorm(SalientKeynormParams p, Ke
     int head = static_cast<int>(blockIdx.x) % head_tiles * tile.heads();
     if (!p.mean) {
         norms_of<T, ALIGNED>(p, norms, tile, token, head);
-        if (!SALIENT_MUTATED("keynorm_barrier")) __syncthreads();
+        if (!SALIENT_MUTATED("keynorm/barrier")) __syncthreads();
         int64_t h = head + tile.head(thread);
         int t = token + tile.token(thread);
         float norm = shared_load(norms.at + tile.place(tile.head(thread), tile.token(thread)));

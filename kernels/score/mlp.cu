@@ -139,7 +139,7 @@ struct Block {
         for (int i = 0; i < COUNT; i += AT_ONCE) {
             int r = i + thread / CHUNKS;
             if (COUNT % AT_ONCE == 0 || r < COUNT) {
-                bool valid = (SALIENT_MUTATED("mlp_bounds") || first + r < end) &&
+                bool valid = (SALIENT_MUTATED("mlp/bounds") || first + r < end) &&
                              channel < p.hidden;
                 copy_async_16(to + swizzle(r, chunk), from + i * stride, valid);
             }
@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS) mlp(SalientMlpParams p) {
                 bool last = k == STEP / 16 - 1;
                 if (last) {
                     copy_async_wait<STAGES - 2>();
-                    if (!SALIENT_MUTATED("mlp_barrier")) __syncthreads();
+                    if (!SALIENT_MUTATED("mlp/barrier")) __syncthreads();
                 }
                 // After the last step this loads what nothing uses.
                 block.load_fragments(fragments[(k + 1) % 2], step + last, last ? 0 : k + 1);
@@ -326,7 +326,7 @@ __global__ void mlp_sum(SalientMlpParams p) {
     float score = 0.0f;
 #pragma unroll 8
     for (int i = 0; i < tiles; i++) {
-        int tile = SALIENT_MUTATED("mlp_order") ? (i + token) % tiles : i;
+        int tile = SALIENT_MUTATED("mlp/order") ? (i + token) % tiles : i;
         const float* partials = p.partials + static_cast<int64_t>(tile) * p.tokens;
         score += load_if(token < limit, partials + token, 0.0f);
     }

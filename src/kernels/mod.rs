@@ -56,6 +56,13 @@ fn to_i32(what: &'static str, value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| Error::Overflow { what })
 }
 
+/// Tokens that a kernel can count: an index a tile beyond the last must not overflow.
+const MAX_TOKENS: usize = i32::MAX as usize - (1 << 16);
+
+fn check_tokens(what: &'static str, tokens: usize) -> Result<()> {
+    if tokens > MAX_TOKENS { Err(Error::Overflow { what }) } else { Ok(()) }
+}
+
 fn to_i64(what: &'static str, value: usize) -> Result<i64> {
     i64::try_from(value).map_err(|_| Error::Overflow { what })
 }

@@ -1,6 +1,8 @@
 //! **score**: the predictor's weights as a device holds them, plans and checks.
 
-use super::{ALIGNMENT, Buffer, at_least_one, dtype_code, product, raw, to_i32, to_i64};
+use super::{
+    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, to_i32, to_i64,
+};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::host::score::{Folded, Per, PredictorWeights, check_finite};
@@ -114,7 +116,7 @@ impl MlpPlan {
     /// # Errors
     /// [`Error::Overflow`] for more tokens than an i32 counts.
     pub fn new(shape: MlpShape, tokens: usize) -> Result<Self> {
-        to_i32("tokens", tokens)?;
+        check_tokens("tokens", tokens)?;
         let tiles = shape.width.div_ceil(raw::SALIENT_MLP_TILE as usize);
         let workspace_bytes = product("workspace", &[tiles, tokens, size_of::<f32>()])?;
         Self { shape, tokens, x_stride: 0, workspace_bytes }.with_x_stride(shape.hidden)
@@ -227,7 +229,7 @@ impl KeynormPlan {
     pub fn new(tokens: usize, layout: Layout, dtype: DType, per: Per) -> Result<Self> {
         at_least_one("KV heads", layout.heads)?;
         at_least_one("channels of a key", layout.dim)?;
-        to_i32("tokens", tokens)?;
+        check_tokens("tokens", tokens)?;
         to_i32("KV heads", layout.heads)?;
         to_i32("channels of a key", layout.dim)?;
         let keys_len = layout.required_len(tokens).ok_or(Error::Overflow { what: "k" })?;

@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use super::{ALIGNMENT, Buffer, lists_len, product, raw, to_i32, to_i64};
+use super::{ALIGNMENT, Buffer, check_tokens, lists_len, product, raw, to_i32, to_i64};
 use crate::error::{Error, Result};
 use crate::host::select::{self as host, Edges, PerSequence, Request, ceil_share};
 use crate::ragged::Ragged;
@@ -88,7 +88,7 @@ impl Shape {
         super::at_least_one("heads", self.heads)?;
         let rows = product("rows", &[self.batch, self.heads])?;
         to_i32("rows", rows)?;
-        to_i32("tokens of all sequences", self.total)?;
+        check_tokens("tokens of all sequences", self.total)?;
         Ok(rows)
     }
 }

@@ -103,30 +103,41 @@ __global__ void conversions(float* out) {
 
 using namespace salient;
 
+// Every launcher takes words and gives words; those whose kernel reads nothing ignore `in`.
+
 SALIENT_EXPORT int salient_probe_warp(const uint32_t* in, uint32_t* out, SalientStream stream) {
     return launch("warp_functions", warp_functions, {dim3(1), 32}, stream, in, out);
 }
 
-SALIENT_EXPORT int salient_probe_matrices(const void* in, uint32_t* out, SalientStream stream) {
+SALIENT_EXPORT int salient_probe_matrices(const uint32_t* in, uint32_t* out,
+                                          SalientStream stream) {
     return launch("matrices", matrices, {dim3(1), 32, sizeof(Matrices)}, stream,
-                  static_cast<const Vector*>(in), out);
+                  reinterpret_cast<const Vector*>(in), out);
 }
 
-SALIENT_EXPORT int salient_probe_product(const uint32_t* in, float* out, int dtype,
-                                         SalientStream stream) {
-    auto kernel = dtype == SALIENT_F16 ? product<f16> : product<bf16>;
-    return launch("product", kernel, {dim3(1), 32}, stream, in, out);
+SALIENT_EXPORT int salient_probe_product_f16(const uint32_t* in, uint32_t* out,
+                                             SalientStream stream) {
+    return launch("product", product<f16>, {dim3(1), 32}, stream, in,
+                  reinterpret_cast<float*>(out));
 }
 
-SALIENT_EXPORT int salient_probe_copies(const void* in, void* out, SalientStream stream) {
+SALIENT_EXPORT int salient_probe_product_bf16(const uint32_t* in, uint32_t* out,
+                                              SalientStream stream) {
+    return launch("product", product<bf16>, {dim3(1), 32}, stream, in,
+                  reinterpret_cast<float*>(out));
+}
+
+SALIENT_EXPORT int salient_probe_copies(const uint32_t* in, uint32_t* out, SalientStream stream) {
     return launch("copies", copies, {dim3(1), 64, sizeof(Stages)}, stream,
-                  static_cast<const Vector*>(in), static_cast<Vector*>(out));
+                  reinterpret_cast<const Vector*>(in), reinterpret_cast<Vector*>(out));
 }
 
-SALIENT_EXPORT int salient_probe_cluster(uint32_t* out, SalientStream stream) {
+SALIENT_EXPORT int salient_probe_cluster(const uint32_t*, uint32_t* out, SalientStream stream) {
     return launch("cluster", cluster, {dim3(8), 32, sizeof(Word), 4}, stream, out);
 }
 
-SALIENT_EXPORT int salient_probe_conversions(float* out, SalientStream stream) {
-    return launch("conversions", conversions, {dim3(256), 256}, stream, out);
+SALIENT_EXPORT int salient_probe_conversions(const uint32_t*, uint32_t* out,
+                                             SalientStream stream) {
+    return launch("conversions", conversions, {dim3(256), 256}, stream,
+                  reinterpret_cast<float*>(out));
 }

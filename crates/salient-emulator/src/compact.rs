@@ -98,14 +98,14 @@ impl RowsRun {
         sources: &[(&[u8], usize)],
         dst_bytes: &[usize],
     ) -> Result<RowsOutputs> {
-        let upload = |(bytes, skip): &(&[u8], usize)| device.upload_misaligned("src", bytes, *skip);
-        let sources_there: Vec<_> = sources.iter().map(upload).collect();
-        let poison =
-            |(&bytes, &(_, skip))| device.upload_misaligned("dst", &vec![UNWRITTEN; bytes], skip);
-        let targets: Vec<_> = dst_bytes.iter().zip(sources).map(poison).collect();
+        let uploaded = upload(device, "src", sources);
+        let unwritten: Vec<_> = dst_bytes.iter().map(|&bytes| vec![UNWRITTEN; bytes]).collect();
+        let skips = sources.iter().map(|&(_, skip)| skip);
+        let targets: Vec<_> = unwritten.iter().map(Vec::as_slice).zip(skips).collect();
+        let targets = upload(device, "dst", &targets);
         let status = device.upload("status", &Status::CLEAR.words());
         let pairs: Vec<_> =
-            sources_there.iter().zip(&targets).map(|(s, d)| (place(s), place(d))).collect();
+            uploaded.iter().zip(&targets).map(|(s, d)| (place(s), place(d))).collect();
         let params = rows_params(&self.plan, &pairs, &self.lists(&status))?;
         let launcher = if mutated { salient_mutated_rows } else { salient_emulated_rows };
         // SAFETY: the parameters are checked, and every buffer outlives the launch.
@@ -126,8 +126,7 @@ impl RowsRun {
         mutated: bool,
         tensors: &[(&[u8], usize)],
     ) -> Result<RowsOutputs> {
-        let upload = |(bytes, skip): &(&[u8], usize)| device.upload_misaligned("src", bytes, *skip);
-        let tensors: Vec<_> = tensors.iter().map(upload).collect();
+        let tensors = upload(device, "src", tensors);
         let status = device.upload("status", &Status::CLEAR.words());
         let places: Vec<_> = tensors.iter().map(place).collect();
         let params = rows_in_place_params(&self.plan, &places, &self.lists(&status))?;
@@ -248,9 +247,7 @@ impl KvRun {
         mutated: bool,
         tensors: &[(&[u8], usize)],
     ) -> Result<KvOutputs> {
-        let upload =
-            |(bytes, skip): &(&[u8], usize)| device.upload_misaligned("cache", bytes, *skip);
-        let tensors: Vec<_> = tensors.iter().map(upload).collect();
+        let tensors = upload(device, "cache", tensors);
         let table = self.plan.table(&tensors.iter().map(place).collect::<Vec<_>>())?;
         let table = device.upload("tensors", &table);
         let order = device.alloc::<i32>("order", self.kept.len());
@@ -302,6 +299,15 @@ impl Lists {
             lens: lists.iter().map(|list| list.len() as i32).collect(),
         }
     }
+}
+
+/// Uploads tensors; `src` becomes `src0`, `src1` and so on, but all tensors of a cache are `cache`.
+fn upload(device: &Device, name: &str, tensors: &[(&[u8], usize)]) -> Vec<Buffer<u8>> {
+    let one = |(i, &(bytes, skip)): (usize, &(&[u8], usize))| {
+        let name = if name == "cache" { name.to_owned() } else { format!("{name}{i}") };
+        device.upload_misaligned(&name, bytes, skip)
+    };
+    tensors.iter().enumerate().map(one).collect()
 }
 
 fn outputs(

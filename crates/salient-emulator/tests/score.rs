@@ -256,10 +256,10 @@ fn key_norms_do_not_depend_on_alignment() {
 fn mutants_are_caught() {
     type Property = fn(&Emulated);
     let mutants: [(&str, Property); 4] = [
-        ("mlp_barrier", score::tokens_are_alone),
-        ("mlp_bounds", score::tokens_are_alone),
-        ("mlp_order", score::tokens_are_alone),
-        ("keynorm_barrier", score::key_norms),
+        ("mlp/barrier", score::tokens_are_alone),
+        ("mlp/bounds", score::tokens_are_alone),
+        ("mlp/order", score::tokens_are_alone),
+        ("keynorm/barrier", score::key_norms),
     ];
     for (mutant, property) in mutants {
         let on = Emulated { seed: 1, mutant: Some(mutant), ..Emulated::default() };

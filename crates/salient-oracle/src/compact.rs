@@ -81,6 +81,15 @@ pub fn kv_paged<T: Element>(
     }
 }
 
+/// Which token is in each place where survivors at or beyond the new length, `list.len()`, move into
+/// the holes below it, in order, and the others stay.
+pub fn hole_fill(list: &[i32]) -> Vec<i32> {
+    let len = list.len() as i32;
+    let mut movers = list.iter().filter(|&&token| token >= len);
+    let comes = |place| if list.contains(&place) { Some(place) } else { movers.next().copied() };
+    (0..len).map_while(comes).collect()
+}
+
 /// The pages that hold each sequence's tokens, of a `[batch, max_pages]` table.
 ///
 /// # Errors
@@ -174,4 +183,25 @@ impl Compact for Oracle {
 
 fn check_heads(kept: &Kept<'_>, heads: usize) -> Result<()> {
     if kept.heads == 1 { Ok(()) } else { same("heads of the lists", heads, kept.heads) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::Random;
+
+    #[test]
+    fn holes_are_filled_with_the_same_tokens_by_the_fewest_moves() {
+        assert_eq!(hole_fill(&[0, 2, 5, 6]), [0, 5, 2, 6]);
+        let mut random = Random::new(0);
+        for case in 0..200 {
+            let list = random.subset(case, 0.35);
+            let order = hole_fill(&list);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, list);
+            let stay = order.iter().zip(0..).filter(|&(&token, place)| token == place).count();
+            assert_eq!(stay, list.iter().filter(|&&token| (token as usize) < list.len()).count());
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Keys and values of all layers.
 
 use super::super::validate::Pages;
-use super::super::{Buffer, at_least_one, lists_len, product, raw, to_i32, to_i64};
+use super::super::{Buffer, at_least_one, check_tokens, lists_len, product, raw, to_i32, to_i64};
 use crate::error::{Error, Result, check_len};
 use crate::host::compact::{check_spans, used_pages};
 use crate::layout::{Layout, PagedLayout, is_disjoint};
@@ -185,7 +185,7 @@ impl KvPlan {
     /// [`Error::OutOfRange`] for layouts without lanes or bytes, that give two elements one place,
     /// or whose lanes the lists' heads do not divide; [`Error::Overflow`] where sizes do.
     pub fn contiguous(shape: KvShape, tokens: usize) -> Result<Self> {
-        to_i32("tokens", tokens)?;
+        check_tokens("tokens", tokens)?;
         Self::new(shape, Store::Contiguous { tokens }, tokens, 1)
     }
 

@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use super::super::{Buffer, at_least_one, lists_len, product, raw, to_i32, to_i64};
+use super::super::{Buffer, at_least_one, check_tokens, lists_len, product, raw, to_i32, to_i64};
 use crate::error::{Error, Result, check_len};
 
 /// The most tensors of one launch.
@@ -75,7 +75,7 @@ impl RowsPlan {
             return Err(Error::LengthMismatch { what, expected, actual: kept_total });
         }
         to_i32("sequences", batch)?;
-        to_i32("rows", total)?;
+        check_tokens("rows", total)?;
         to_i32("capacity", capacity)?;
         lists_len(batch, capacity)?;
         let mut shapes = [RowShape::packed(0); MAX_TENSORS];

@@ -1,0 +1,199 @@
+//! What CUDA's built-ins and the wrappers of `kernels/ptx/` do, by the PTX manual.
+//!
+//! A probe is a small kernel of `crates/salient-emulator/probes/ptx.cu`, with its input and the check
+//! of its output here: the emulator and a device answer for the same.
+
+use half::{bf16, f16};
+
+/// A small kernel, from words to words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// Shuffles, votes, matches and reductions: `[32]` words to `[32, 10]`.
+    Warp,
+    /// `ldmatrix`: four 8 x 8 matrices of 16 bits to `[32, 4]` words.
+    Matrices,
+    /// `mma.sync` of f16: `[32, 10]` words (4 of a, 2 of b, 4 of c) to `[32, 4]` f32.
+    ProductF16,
+    /// The same of bf16.
+    ProductBf16,
+    /// `cp.async`: 128 vectors of 16 bytes, reversed by halves, the last 8 read as zeros.
+    Copies,
+    /// Clusters of 4 blocks, which need compute capability 9.0: `[8, 4]` words.
+    Cluster,
+    /// Every f16 and every bf16 as f32, `[2, 65536]`.
+    Conversions,
+}
+
+impl Probe {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Warp,
+        Self::Matrices,
+        Self::ProductF16,
+        Self::ProductBf16,
+        Self::Copies,
+        Self::Cluster,
+        Self::Conversions,
+    ];
+
+    /// The name of its launcher: `int launcher(const uint32_t* in, uint32_t* out, SalientStream)`.
+    pub fn launcher(self) -> &'static str {
+        match self {
+            Self::Warp => "salient_probe_warp",
+            Self::Matrices => "salient_probe_matrices",
+            Self::ProductF16 => "salient_probe_product_f16",
+            Self::ProductBf16 => "salient_probe_product_bf16",
+            Self::Copies => "salient_probe_copies",
+            Self::Cluster => "salient_probe_cluster",
+            Self::Conversions => "salient_probe_conversions",
+        }
+    }
+
+    /// What it reads; nothing, for some.
+    pub fn input(self) -> Vec<u32> {
+        match self {
+            Self::Warp => (0..32).map(warp_word).collect(),
+            Self::Matrices => (0..128).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect(),
+            Self::ProductF16 => fragments(|x| f16::from_f32(x).to_bits()),
+            Self::ProductBf16 => fragments(|x| bf16::from_f32(x).to_bits()),
+            Self::Copies => (0..512).collect(),
+            Self::Cluster | Self::Conversions => Vec::new(),
+        }
+    }
+
+    /// Words that it writes.
+    pub fn output_len(self) -> usize {
+        match self {
+            Self::Warp => 320,
+            Self::Matrices | Self::ProductF16 | Self::ProductBf16 => 128,
+            Self::Copies => 512,
+            Self::Cluster => 32,
+            Self::Conversions => 2 << 16,
+        }
+    }
+
+    /// Compares what it wrote with what the manual says.
+    ///
+    /// # Panics
+    /// If they differ.
+    pub fn check(self, output: &[u32]) {
+        assert_eq!(output.len(), self.output_len(), "words of {self:?}");
+        match self {
+            Self::Warp => check_warp(output),
+            Self::Matrices => check_matrices(output),
+            Self::ProductF16 | Self::ProductBf16 => check_product(output),
+            Self::Copies => check_copies(output),
+            Self::Cluster => check_cluster(output),
+            Self::Conversions => check_conversions(output),
+        }
+    }
+}
+
+fn warp_word(lane: u32) -> u32 {
+    lane * lane * 7 + 3
+}
+
+fn check_warp(output: &[u32]) {
+    let input = Probe::Warp.input();
+    let x = |lane: usize| input[lane];
+    let bits = |of: &dyn Fn(u32) -> bool| {
+        (0..32).filter(|&i| of(input[i])).map(|i| 1u32 << i).sum::<u32>()
+    };
+    for (lane, results) in output.chunks(10).enumerate() {
+        let half = if lane < 16 { 0..16 } else { 16..32 };
+        let expected = [
+            x(x(lane) as usize % 32),
+            x(if lane < 3 { lane } else { lane - 3 }),
+            x(if lane + 5 > 31 { lane } else { lane + 5 }),
+            x(lane ^ 9),
+            bits(&|x| x & 1 == 1),
+            bits(&|other| other % 4 == x(lane) % 4),
+            input.iter().sum(),
+            input.iter().fold(0, |a, &b| a.max(b)),
+            input[half].iter().sum(),
+            input.iter().filter(|&x| x & 2 == 2).count() as u32,
+        ];
+        assert_eq!(results, expected, "lane {lane}");
+    }
+}
+
+fn check_matrices(output: &[u32]) {
+    for (lane, words) in output.chunks(4).enumerate() {
+        for (matrix, &word) in words.iter().enumerate() {
+            let first = (matrix * 64 + lane / 4 * 8 + 2 * (lane % 4)) as u32;
+            assert_eq!(word, first | ((first + 1) << 16), "lane {lane}, matrix {matrix}");
+        }
+    }
+}
+
+// Small integers, of which both types hold sums and products exactly.
+
+fn a(row: usize, k: usize) -> f32 {
+    ((row * 5 + k * 3) % 17) as f32 - 8.0
+}
+
+fn b(k: usize, column: usize) -> f32 {
+    ((k * 7 + column * 2) % 13) as f32 - 6.0
+}
+
+fn c(row: usize, column: usize) -> f32 {
+    (row * 8 + column) as f32
+}
+
+/// The elements of a, b and c in lanes, from the tables of the PTX manual for m16n8k16.
+fn fragments(bits: impl Fn(f32) -> u16) -> Vec<u32> {
+    let pack = |low, high| u32::from(bits(low)) | (u32::from(bits(high)) << 16);
+    let mut words = Vec::new();
+    for lane in 0..32 {
+        let (group, pair) = (lane / 4, 2 * (lane % 4));
+        for (row, k) in [(0, 0), (8, 0), (0, 8), (8, 8)] {
+            let (row, k) = (group + row, pair + k);
+            words.push(pack(a(row, k), a(row, k + 1)));
+        }
+        for k in [pair, pair + 8] {
+            words.push(pack(b(k, group), b(k + 1, group)));
+        }
+        for (row, column) in [(0, 0), (0, 1), (8, 0), (8, 1)] {
+            words.push(c(group + row, pair + column).to_bits());
+        }
+    }
+    words
+}
+
+fn check_product(output: &[u32]) {
+    for (lane, d) in output.chunks(4).enumerate() {
+        for (i, &d) in d.iter().enumerate() {
+            let (row, column) = (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
+            let sum: f32 = (0..16).map(|k| a(row, k) * b(k, column)).sum();
+            assert_eq!(f32::from_bits(d), c(row, column) + sum, "lane {lane}, element {i}");
+        }
+    }
+}
+
+fn check_copies(output: &[u32]) {
+    for (i, vector) in output.chunks(4).enumerate() {
+        let from = i / 64 * 64 + 63 - i % 64;
+        let expected: Vec<u32> =
+            (0..4).map(|j| if from < 120 { (from * 4 + j) as u32 } else { 0 }).collect();
+        assert_eq!(vector, expected, "vector {i}");
+    }
+}
+
+fn check_cluster(output: &[u32]) {
+    for (i, &word) in output.iter().enumerate() {
+        let (block, peer) = (i as u32 / 4, i as u32 % 4);
+        assert_eq!(word, (100 + block / 4 * 4 + peer) * 10 + block % 4, "word {i}");
+    }
+}
+
+fn check_conversions(output: &[u32]) {
+    for (i, &value) in output.iter().enumerate() {
+        let (bits, value) = (i as u16, f32::from_bits(value));
+        let expected = if i < 1 << 16 {
+            f16::from_bits(bits).to_f32()
+        } else {
+            bf16::from_bits(bits).to_f32()
+        };
+        assert!(value == expected || (value.is_nan() && expected.is_nan()), "{i}: {value}");
+    }
+}
