@@ -84,7 +84,7 @@ impl Model {
     /// Builds a model; `weight(name, shape)` returns each tensor by its Hugging Face name.
     ///
     /// # Errors
-    /// [`Error::Config`] if the sizes do not fit together, and what `weight` returns.
+    /// [`Error::Config`](crate::Error::Config) if the sizes do not fit together, and what `weight` returns.
     pub fn new(
         config: ModelConfig,
         mut weight: impl FnMut(&str, &[usize]) -> Result<Tensor>,
