@@ -37,6 +37,8 @@ mod forward;
 mod generate;
 mod load;
 mod model;
+#[cfg(any(feature = "cuda", test))]
+mod operand;
 mod ops;
 pub mod reference;
 mod rope;

@@ -86,6 +86,8 @@ fn slices_become_tensors_and_tensors_views() {
         assert_eq!(locked.bytes()?.len(), 12 * 4);
         let gapped = made.narrow(1, 0, 2)?;
         assert!(matches!(TensorView::packed("x", &gapped), Err(Error::TensorLayout { .. })));
+        let host = made.to_device(&Device::Cpu)?;
+        assert!(matches!(TensorView::packed("x", &host), Err(Error::TensorPlace { .. })));
         Ok(())
     });
 }
