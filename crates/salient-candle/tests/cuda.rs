@@ -181,7 +181,7 @@ fn schedules() -> [Schedule; 3] {
 #[test]
 fn pruned_prefill_agrees_with_the_host() {
     on_device("pruned_prefill_agrees_with_the_host", |device| {
-        let there = OnDevice { device, dtype: DType::F32, tolerance: 1e-3 };
+        let there = OnDevice { device, dtype: DType::F32, scores: 1e-3, logits: 1e-3 };
         let key_norm = |_: &DeviceModel| DeviceScorer::KeyNorm;
         for family in [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3] {
             let config = ModelConfig { sliding_window: Some(25), ..tiny(family) };
@@ -210,9 +210,10 @@ fn predictors_prune_in_half_precision_near_the_host() {
             by_layer.insert(layer, weights);
         }
         let learned = Learned::new(learned);
-        // Scores of these predictors are of size 10 or so.
-        for (dtype, tolerance) in [(DType::F16, 0.1), (DType::BF16, 0.8)] {
-            let there = OnDevice { device, dtype, tolerance };
+        // Scores of these predictors go up to 40. With the host's verbs in the same types, scores
+        // differ by up to 0.2 and 1.2, logits by up to 0.01 and 0.1.
+        for (dtype, scores, logits) in [(DType::F16, 0.5, 0.03), (DType::BF16, 4.0, 0.3)] {
+            let there = OnDevice { device, dtype, scores, logits };
             for schedule in schedules() {
                 there.agrees_with_the_host(&model, &schedule, &[70, 300], &learned, |model| {
                     DeviceScorer::learned(by_layer.clone(), model).expect("weights fit the model")

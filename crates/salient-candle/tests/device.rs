@@ -16,7 +16,8 @@ use salient_candle::device::{DeviceModel, DevicePredictor, DeviceScorer, HostVer
 use salient_candle::scorer::{KeyNorm, Learned};
 use salient_candle::{Error, Family, ModelConfig};
 
-const HERE: OnDevice<'_> = OnDevice { device: &Device::Cpu, dtype: DType::F32, tolerance: 1e-4 };
+const HERE: OnDevice<'_> =
+    OnDevice { device: &Device::Cpu, dtype: DType::F32, scores: 1e-4, logits: 1e-4 };
 
 fn schedules() -> Vec<Schedule> {
     let stages = [
@@ -105,12 +106,14 @@ fn predictors_score_as_in_the_packed_runner() {
 #[test]
 fn half_precision_runs_near_single_precision() {
     let model = random_model(tiny(Family::Llama), 14);
-    let half = OnDevice { dtype: DType::F16, tolerance: 0.02, ..HERE };
-    for schedule in &schedules()[..2] {
-        half.agrees_with_the_host(&model, schedule, &[40, 64], &KeyNorm, |on_device| {
-            assert_eq!(on_device.dtype(), DType::F16);
-            DeviceScorer::KeyNorm
-        });
+    for (dtype, scores, logits) in [(DType::F16, 0.02, 0.02), (DType::BF16, 0.1, 0.2)] {
+        let half = OnDevice { dtype, scores, logits, ..HERE };
+        for schedule in &schedules()[..2] {
+            half.agrees_with_the_host(&model, schedule, &[40, 64], &KeyNorm, |on_device| {
+                assert_eq!(on_device.dtype(), dtype);
+                DeviceScorer::KeyNorm
+            });
+        }
     }
 }
 

@@ -28,8 +28,8 @@
 //! # }
 //! ```
 //!
-//! In host memory it is slower than [`Model`] and needs f32 or f16; it is there so that a run
-//! without a GPU tests what a device does, but for the kernels themselves and candle's.
+//! In host memory it is slower than [`Model`]; it is there so that a run without a GPU tests what a
+//! device does, but for the kernels themselves and candle's.
 //!
 //! # Threads
 //!

@@ -15,8 +15,10 @@ pub struct OnDevice<'a> {
     pub device: &'a Device,
     /// In what.
     pub dtype: DType,
-    /// The largest difference of a score and of a logit.
-    pub tolerance: f32,
+    /// No score differs by more.
+    pub scores: f32,
+    /// No logit differs by more.
+    pub logits: f32,
 }
 
 impl OnDevice<'_> {
@@ -39,7 +41,7 @@ impl OnDevice<'_> {
         let scorer = scorer(&on_device);
         let mut actual = on_device.prefill(&prompts, &plan, &scorer, 2).unwrap();
         // Near ties may fall out otherwise there, so the host selects by the device's scores.
-        let replay = Replay { on_host, stages: &actual.stages, tolerance: self.tolerance };
+        let replay = Replay { on_host, stages: &actual.stages, tolerance: self.scores };
         let mut expected = model.prefill(&prompts, &plan, &replay, 2).unwrap();
 
         assert_eq!(actual.stages.len(), expected.stages.len());
@@ -71,7 +73,7 @@ impl OnDevice<'_> {
     fn near(&self, actual: &Tensor, expected: &Tensor) {
         let actual = actual.to_dtype(DType::F32).unwrap().to_device(&Device::Cpu).unwrap();
         let difference = difference(&actual, expected);
-        assert!(difference < self.tolerance, "{difference}");
+        assert!(difference < self.logits, "{difference}");
     }
 }
 
