@@ -138,11 +138,11 @@ pub(crate) fn check_stage(rows: &Ragged, stage: &StagePlan) -> Result<()> {
 
 /// Checks that a tensor has a row per token.
 pub(crate) fn check_rows(tensor: &Tensor, expected: usize) -> Result<()> {
-    match tensor.dims().first().copied().unwrap_or_default() {
-        rows if rows == expected => Ok(()),
-        actual => {
-            Err(salient::Error::LengthMismatch { what: "rows of a tensor", expected, actual }
-                .into())
+    match tensor.dims().first() {
+        Some(&rows) if rows == expected => Ok(()),
+        first => {
+            let (what, actual) = ("rows of a tensor", first.copied().unwrap_or_default());
+            Err(salient::Error::LengthMismatch { what, expected, actual }.into())
         }
     }
 }
