@@ -8,9 +8,9 @@ need() {
     }
 }
 
-need_rust_and_c() {
+need_rust_and_cpp() {
     need cargo "install Rust with rustup"
-    need cc "install a C compiler (Debian, Ubuntu: build-essential; macOS: xcode-select --install)"
+    need c++ "install a C++ compiler (Debian, Ubuntu: build-essential; macOS: xcode-select --install)"
 }
 
 # Where cargo puts what it builds.
