@@ -80,15 +80,13 @@ pub fn shapes(on: &impl Operation) {
         &[(1, 700), (40, 300)],
     ];
     let heads = [(1, 1, 1), (1, 2, 3), (2, 4, 64), (1, 8, 80), (2, 1, 128), (1, 7, 20)];
-    let mut stores = Store::ALL.into_iter().cycle();
-    let mut values = [Values::Normal, Values::Large, Values::Flat].into_iter().cycle();
+    let values = [Values::Normal, Values::Large, Values::Flat].into_iter().cycle();
     for lens in batches {
         for (kv_heads, group, dim) in heads {
-            for &sees in on.sees() {
+            let stored = Store::ALL.into_iter().zip(values.clone());
+            for (&sees, (store, values)) in on.sees().iter().zip(stored) {
                 let plain = on.case(dim as u64, lens, sees);
                 let attention = Attention::new((dim as f32).powf(-0.5));
-                let store = stores.next().expect("a cycle");
-                let values = values.next().expect("a cycle");
                 Case { kv_heads, group, dim, store, values, attention, ..plain }.check(on);
             }
         }
