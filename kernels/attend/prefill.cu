@@ -214,6 +214,7 @@ struct Warp {
 
     // Adds the values that are not finite where they are seen, and takes them out.
     __device__ void add_infinite(uint32_t (&values)[2], int first_key, int c) {
+        reconsider(lane);
         uint32_t positive[2], negative[2];
 #pragma unroll
         for (int w = 0; w < 2; w++) {
