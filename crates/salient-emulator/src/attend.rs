@@ -46,6 +46,7 @@ impl<T: Element, O: Element> PrefillRun<T, O> {
     /// # Errors
     /// Those of [`PrefillPlan::new`], for lists of other lengths than there are queries, and for paged
     /// keys, which this kernel does not take.
+    #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
     pub fn new(
         device: &Device,
         q: View<'_, T>,

@@ -63,7 +63,7 @@ impl Probe {
             Self::Warp => (0..32).map(warp_word).collect(),
             Self::Packs => PACKED.iter().cycle().take(64).map(|x| x.to_bits()).collect(),
             Self::Matrices | Self::MatricesTransposed => {
-                (0..128).map(|i| 2 * i | (2 * i + 1) << 16).collect()
+                (0..128).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect()
             }
             Self::ProductF16 => fragments(|x| f16::from_f32(x).to_bits()),
             Self::ProductBf16 => fragments(|x| bf16::from_f32(x).to_bits()),
