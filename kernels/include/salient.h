@@ -210,6 +210,59 @@ typedef struct SalientKvParams {
 
 int salient_kv(const SalientKvParams* params, SalientStream stream);
 
+// ---- attend ----
+
+// Which of its sequence's key rows a query sees.
+enum {
+    SALIENT_SEES_ALL = 0,     // every one
+    SALIENT_SEES_CAUSAL = 1,  // aligned at the end: query i of n over m keys sees the first m - n + i + 1
+    SALIENT_SEES_ROWS = 2,    // those from firsts[i] to below limits[i]
+};
+
+// Where the heads of a [tokens, heads, dim] tensor lie, in elements; multiples of 16 bytes.
+typedef struct SalientStrides {
+    int64_t token;
+    int64_t head;
+} SalientStrides;
+
+// Attention of packed queries over the keys of their sequences. Query heads h * group up to
+// (h + 1) * group read KV head h, where group = q_heads / kv_heads. A row that sees no key becomes 0,
+// its LSE -infinity. Tensors are 16-byte aligned.
+typedef struct SalientPrefillParams {
+    const void* q;              // [queries, q_heads, dim]
+    const void* k;              // [keys, kv_heads, dim]
+    const void* v;              // [keys, kv_heads, dim]
+    void* out;                  // [queries, q_heads, dim]
+    float* lse;                 // [queries, q_heads] log of the sum of exponentials; or null
+    const int32_t* cu_queries;  // [batch + 1]
+    const int32_t* key_starts;  // [batch] first key row of every sequence
+    const int32_t* key_lens;    // [batch] key rows of every sequence
+    const int32_t* firsts;      // [queries] counted from the sequence's first key; null: 0
+    const int32_t* limits;      // [queries]; null unless sees is SALIENT_SEES_ROWS
+    SalientStatus* status;      // INDEX: a first row or limit beyond the keys; row: the query
+    SalientStrides q_strides;
+    SalientStrides k_strides;
+    SalientStrides v_strides;
+    SalientStrides out_strides;
+    float scale;                // of the dot product
+    float softcap;              // scaled logits x become cap * tanh(x / cap); 0: they stay
+    int32_t window;             // a query with limit L sees no row before L - window; 0: no window
+    int32_t sees;               // SALIENT_SEES_*
+    int32_t batch;
+    int32_t q_heads;
+    int32_t kv_heads;
+    int32_t dim;                // a multiple of 8, up to SALIENT_PREFILL_MAX_DIM
+    int32_t queries;
+    int32_t keys;               // key rows that k and v hold
+    int32_t max_queries;        // no sequence has more; one that has is a LENGTHS fault
+    int32_t dtype;              // of q, k and v: f16 or bf16
+    int32_t out_dtype;          // dtype or f32
+} SalientPrefillParams;
+
+enum { SALIENT_PREFILL_MAX_DIM = 256 };
+
+int salient_prefill(const SalientPrefillParams* params, SalientStream stream);
+
 // ---- validate ----
 
 // Checks device-side lists: ascending, in range, -1 after the last and only there, lengths that fit,

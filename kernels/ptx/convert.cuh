@@ -29,6 +29,66 @@ __device__ __forceinline__ float to_float(f16 x) {
 #endif
 }
 
+// Two floats rounded to nearest even, `low` in the lower half (PTX ISA: cvt.rn.f16x2.f32 and
+// cvt.rn.bf16x2.f32, sm_80). A NaN becomes 0x7fff.
+template <typename T>
+__device__ __forceinline__ uint32_t pack(float low, float high);
+
+#ifdef SALIENT_EMULATOR
+
+inline void reconsider(int&) {}
+
+template <>
+inline uint32_t pack<f16>(float low, float high) {
+    auto round = [](float x) -> uint32_t {
+        return x != x ? 0x7fff : salient_emulated_bits<uint16_t>(static_cast<_Float16>(x));
+    };
+    return round(low) | round(high) << 16;
+}
+
+template <>
+inline uint32_t pack<bf16>(float low, float high) {
+    auto round = [](float x) -> uint32_t {
+        uint32_t bits = __float_as_uint(x);
+        return x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    };
+    return round(low) | round(high) << 16;
+}
+
+// 2 to the power of x, within 2 ulp; below the least normal number, 0 (PTX ISA: ex2.approx.ftz.f32).
+inline float exp2_approx(float x) {
+    float power = exp2f(x);
+    return power < 0x1p-126f ? 0.0f : power;
+}
+
+#else
+
+// Makes the compiler forget what it has derived from a value, and so derive it again where it is
+// needed instead of keeping it in registers.
+__device__ __forceinline__ void reconsider(int& value) { asm volatile("" : "+r"(value)); }
+
+template <>
+__device__ __forceinline__ uint32_t pack<f16>(float low, float high) {
+    uint32_t word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+
+template <>
+__device__ __forceinline__ uint32_t pack<bf16>(float low, float high) {
+    uint32_t word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+
+__device__ __forceinline__ float exp2_approx(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
+#endif
+
 // The two halves of a word, the lower first.
 template <typename T>
 __device__ __forceinline__ void unpack(uint32_t word, float (&values)[2]) {

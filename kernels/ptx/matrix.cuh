@@ -28,6 +28,21 @@ inline const char* load(void* const* data, uint32_t) {
     return nullptr;
 }
 
+// As `load`, but lane l gets rows 2 (l % 4) and the next of column l / 4.
+inline const char* load_transposed(void* const* data, uint32_t) {
+    for (int m = 0; m < 4; m++) {
+        for (int lane = 0; lane < 32; lane++) {
+            uint16_t elements[2];
+            for (int i = 0; i < 2; i++) {
+                auto* source = static_cast<Rows*>(data[8 * m + 2 * (lane % 4) + i]);
+                memcpy(&elements[i], static_cast<const char*>(source->row) + 2 * (lane / 4), 2);
+            }
+            memcpy(&static_cast<Rows*>(data[lane])->words[m], elements, 4);
+        }
+    }
+    return nullptr;
+}
+
 struct Fragments {
     float* d;
     const uint32_t* a;
@@ -68,13 +83,22 @@ const char* multiply(void* const* data, uint32_t) {
 
 }  // namespace matrix
 
-inline void load_matrices(uint32_t (&words)[4], const void* row, SALIENT_SITE) {
+inline void load_by(emulated::Complete* complete, uint32_t (&words)[4], const void* row,
+                    emulated::Site site) {
     salient_emulated_access(row, 16, emulated::SHARED_LOAD, 1, site);
     if (reinterpret_cast<uintptr_t>(row) % 16) {
         salient_emulated_fail("a matrix row is not aligned to 16 bytes", site);
     }
     matrix::Rows mine{row, words};
-    salient_emulated_collective(FULL_WARP, emulated::LDMATRIX, &mine, matrix::load, site);
+    salient_emulated_collective(FULL_WARP, emulated::LDMATRIX, &mine, complete, site);
+}
+
+inline void load_matrices(uint32_t (&words)[4], const void* row, SALIENT_SITE) {
+    load_by(matrix::load, words, row, site);
+}
+
+inline void load_matrices_transposed(uint32_t (&words)[4], const void* row, SALIENT_SITE) {
+    load_by(matrix::load_transposed, words, row, site);
 }
 
 template <typename T>
@@ -91,6 +115,15 @@ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
 __device__ __forceinline__ void load_matrices(uint32_t (&words)[4], const void* row) {
     uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// The same, but words[m] holds the elements of rows 2 (lane % 4) and the next in column lane / 4.
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&words)[4], const void* row) {
+    uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                  : "r"(address)
                  : "memory");

@@ -591,6 +591,179 @@ const _: () = {
         "Offset of field: SalientKvParams::mode",
     ][::core::mem::offset_of!(SalientKvParams, mode) - 176usize];
 };
+/// every one
+pub const SALIENT_SEES_ALL: i32 = 0;
+/// aligned at the end: query i of n over m keys sees the first m - n + i + 1
+pub const SALIENT_SEES_CAUSAL: i32 = 1;
+/// those from firsts\[i\] to below limits\[i\]
+pub const SALIENT_SEES_ROWS: i32 = 2;
+/// Where the heads of a \[tokens, heads, dim\] tensor lie, in elements; multiples of 16 bytes.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct SalientStrides {
+    pub token: i64,
+    pub head: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    ["Size of SalientStrides"][::core::mem::size_of::<SalientStrides>() - 16usize];
+    ["Alignment of SalientStrides"][::core::mem::align_of::<SalientStrides>() - 8usize];
+    [
+        "Offset of field: SalientStrides::token",
+    ][::core::mem::offset_of!(SalientStrides, token) - 0usize];
+    [
+        "Offset of field: SalientStrides::head",
+    ][::core::mem::offset_of!(SalientStrides, head) - 8usize];
+};
+/// Attention of packed queries over the keys of their sequences. Query heads h * group up to (h + 1) * group read KV head h, where group = q_heads / kv_heads. A row that sees no key becomes 0, its LSE -infinity. Tensors are 16-byte aligned.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientPrefillParams {
+    /// \[queries, q_heads, dim\]
+    pub q: *const ::core::ffi::c_void,
+    /// \[keys, kv_heads, dim\]
+    pub k: *const ::core::ffi::c_void,
+    /// \[keys, kv_heads, dim\]
+    pub v: *const ::core::ffi::c_void,
+    /// \[queries, q_heads, dim\]
+    pub out: *mut ::core::ffi::c_void,
+    /// \[queries, q_heads\] log of the sum of exponentials; or null
+    pub lse: *mut f32,
+    /// \[batch + 1\]
+    pub cu_queries: *const i32,
+    /// \[batch\] first key row of every sequence
+    pub key_starts: *const i32,
+    /// \[batch\] key rows of every sequence
+    pub key_lens: *const i32,
+    /// \[queries\] counted from the sequence's first key; null: 0
+    pub firsts: *const i32,
+    /// \[queries\]; null unless sees is SALIENT_SEES_ROWS
+    pub limits: *const i32,
+    /// INDEX: a first row or limit beyond the keys; row: the query
+    pub status: *mut SalientStatus,
+    pub q_strides: SalientStrides,
+    pub k_strides: SalientStrides,
+    pub v_strides: SalientStrides,
+    pub out_strides: SalientStrides,
+    /// of the dot product
+    pub scale: f32,
+    /// scaled logits x become cap * tanh(x / cap); 0: they stay
+    pub softcap: f32,
+    /// a query with limit L sees no row before L - window; 0: no window
+    pub window: i32,
+    /// SALIENT_SEES_*
+    pub sees: i32,
+    pub batch: i32,
+    pub q_heads: i32,
+    pub kv_heads: i32,
+    /// a multiple of 8, up to SALIENT_PREFILL_MAX_DIM
+    pub dim: i32,
+    pub queries: i32,
+    /// key rows that k and v hold
+    pub keys: i32,
+    /// no sequence has more; one that has is a LENGTHS fault
+    pub max_queries: i32,
+    /// of q, k and v: f16 or bf16
+    pub dtype: i32,
+    /// dtype or f32
+    pub out_dtype: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    [
+        "Size of SalientPrefillParams",
+    ][::core::mem::size_of::<SalientPrefillParams>() - 208usize];
+    [
+        "Alignment of SalientPrefillParams",
+    ][::core::mem::align_of::<SalientPrefillParams>() - 8usize];
+    [
+        "Offset of field: SalientPrefillParams::q",
+    ][::core::mem::offset_of!(SalientPrefillParams, q) - 0usize];
+    [
+        "Offset of field: SalientPrefillParams::k",
+    ][::core::mem::offset_of!(SalientPrefillParams, k) - 8usize];
+    [
+        "Offset of field: SalientPrefillParams::v",
+    ][::core::mem::offset_of!(SalientPrefillParams, v) - 16usize];
+    [
+        "Offset of field: SalientPrefillParams::out",
+    ][::core::mem::offset_of!(SalientPrefillParams, out) - 24usize];
+    [
+        "Offset of field: SalientPrefillParams::lse",
+    ][::core::mem::offset_of!(SalientPrefillParams, lse) - 32usize];
+    [
+        "Offset of field: SalientPrefillParams::cu_queries",
+    ][::core::mem::offset_of!(SalientPrefillParams, cu_queries) - 40usize];
+    [
+        "Offset of field: SalientPrefillParams::key_starts",
+    ][::core::mem::offset_of!(SalientPrefillParams, key_starts) - 48usize];
+    [
+        "Offset of field: SalientPrefillParams::key_lens",
+    ][::core::mem::offset_of!(SalientPrefillParams, key_lens) - 56usize];
+    [
+        "Offset of field: SalientPrefillParams::firsts",
+    ][::core::mem::offset_of!(SalientPrefillParams, firsts) - 64usize];
+    [
+        "Offset of field: SalientPrefillParams::limits",
+    ][::core::mem::offset_of!(SalientPrefillParams, limits) - 72usize];
+    [
+        "Offset of field: SalientPrefillParams::status",
+    ][::core::mem::offset_of!(SalientPrefillParams, status) - 80usize];
+    [
+        "Offset of field: SalientPrefillParams::q_strides",
+    ][::core::mem::offset_of!(SalientPrefillParams, q_strides) - 88usize];
+    [
+        "Offset of field: SalientPrefillParams::k_strides",
+    ][::core::mem::offset_of!(SalientPrefillParams, k_strides) - 104usize];
+    [
+        "Offset of field: SalientPrefillParams::v_strides",
+    ][::core::mem::offset_of!(SalientPrefillParams, v_strides) - 120usize];
+    [
+        "Offset of field: SalientPrefillParams::out_strides",
+    ][::core::mem::offset_of!(SalientPrefillParams, out_strides) - 136usize];
+    [
+        "Offset of field: SalientPrefillParams::scale",
+    ][::core::mem::offset_of!(SalientPrefillParams, scale) - 152usize];
+    [
+        "Offset of field: SalientPrefillParams::softcap",
+    ][::core::mem::offset_of!(SalientPrefillParams, softcap) - 156usize];
+    [
+        "Offset of field: SalientPrefillParams::window",
+    ][::core::mem::offset_of!(SalientPrefillParams, window) - 160usize];
+    [
+        "Offset of field: SalientPrefillParams::sees",
+    ][::core::mem::offset_of!(SalientPrefillParams, sees) - 164usize];
+    [
+        "Offset of field: SalientPrefillParams::batch",
+    ][::core::mem::offset_of!(SalientPrefillParams, batch) - 168usize];
+    [
+        "Offset of field: SalientPrefillParams::q_heads",
+    ][::core::mem::offset_of!(SalientPrefillParams, q_heads) - 172usize];
+    [
+        "Offset of field: SalientPrefillParams::kv_heads",
+    ][::core::mem::offset_of!(SalientPrefillParams, kv_heads) - 176usize];
+    [
+        "Offset of field: SalientPrefillParams::dim",
+    ][::core::mem::offset_of!(SalientPrefillParams, dim) - 180usize];
+    [
+        "Offset of field: SalientPrefillParams::queries",
+    ][::core::mem::offset_of!(SalientPrefillParams, queries) - 184usize];
+    [
+        "Offset of field: SalientPrefillParams::keys",
+    ][::core::mem::offset_of!(SalientPrefillParams, keys) - 188usize];
+    [
+        "Offset of field: SalientPrefillParams::max_queries",
+    ][::core::mem::offset_of!(SalientPrefillParams, max_queries) - 192usize];
+    [
+        "Offset of field: SalientPrefillParams::dtype",
+    ][::core::mem::offset_of!(SalientPrefillParams, dtype) - 196usize];
+    [
+        "Offset of field: SalientPrefillParams::out_dtype",
+    ][::core::mem::offset_of!(SalientPrefillParams, out_dtype) - 200usize];
+};
+pub const SALIENT_PREFILL_MAX_DIM: i32 = 256;
 /// Checks device-side lists: ascending, in range, -1 after the last and only there, lengths that fit, offsets that match; and pages in the pool. Writes nothing but the status.
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
@@ -688,6 +861,10 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     pub fn salient_kv(
         params: *const SalientKvParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    pub fn salient_prefill(
+        params: *const SalientPrefillParams,
         stream: SalientStream,
     ) -> ::core::ffi::c_int;
     pub fn salient_validate(

@@ -27,6 +27,7 @@
 #define salient_rows SALIENT_LAUNCHER(rows)
 #define salient_rows_in_place SALIENT_LAUNCHER(rows_in_place)
 #define salient_kv SALIENT_LAUNCHER(kv)
+#define salient_prefill SALIENT_LAUNCHER(prefill)
 #define salient_validate SALIENT_LAUNCHER(validate)
 
 #define __global__

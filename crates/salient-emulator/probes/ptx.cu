@@ -32,13 +32,18 @@ struct Matrices {
 };
 
 // in: four 8 x 8 matrices of 16 bits, row after row; out: [32][4] words.
+template <bool TRANSPOSED>
 __global__ void matrices(const Vector* in, uint32_t* out) {
     auto& shared = shared_memory<Matrices>();
     uint32_t lane = lane_id();
     shared_store(reinterpret_cast<Vector*>(shared.rows[lane]), load(in + lane));
     __syncthreads();
     uint32_t words[4];
-    load_matrices(words, shared.rows[lane]);
+    if (TRANSPOSED) {
+        load_matrices_transposed(words, shared.rows[lane]);
+    } else {
+        load_matrices(words, shared.rows[lane]);
+    }
     for (int i = 0; i < 4; i++) store(out + lane * 4 + i, words[i]);
 }
 
@@ -98,6 +103,14 @@ __global__ void conversions(float* out) {
     store(out + 65536 + bits, to_float(bf16{static_cast<uint16_t>(bits)}));
 }
 
+// in: [32] pairs of f32; out: [2][32] words, as f16 and as bf16.
+__global__ void packs(const uint32_t* in, uint32_t* out) {
+    uint32_t lane = lane_id();
+    float low = __uint_as_float(load(in + 2 * lane)), high = __uint_as_float(load(in + 2 * lane + 1));
+    store(out + lane, pack<f16>(low, high));
+    store(out + 32 + lane, pack<bf16>(low, high));
+}
+
 }  // namespace
 }  // namespace salient
 
@@ -111,8 +124,18 @@ SALIENT_EXPORT int salient_probe_warp(const uint32_t* in, uint32_t* out, Salient
 
 SALIENT_EXPORT int salient_probe_matrices(const uint32_t* in, uint32_t* out,
                                           SalientStream stream) {
-    return launch("matrices", matrices, {dim3(1), 32, sizeof(Matrices)}, stream,
+    return launch("matrices", matrices<false>, {dim3(1), 32, sizeof(Matrices)}, stream,
                   reinterpret_cast<const Vector*>(in), out);
+}
+
+SALIENT_EXPORT int salient_probe_matrices_transposed(const uint32_t* in, uint32_t* out,
+                                                     SalientStream stream) {
+    return launch("matrices", matrices<true>, {dim3(1), 32, sizeof(Matrices)}, stream,
+                  reinterpret_cast<const Vector*>(in), out);
+}
+
+SALIENT_EXPORT int salient_probe_packs(const uint32_t* in, uint32_t* out, SalientStream stream) {
+    return launch("packs", packs, {dim3(1), 32}, stream, in, out);
 }
 
 SALIENT_EXPORT int salient_probe_product_f16(const uint32_t* in, uint32_t* out,

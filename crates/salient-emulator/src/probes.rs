@@ -12,6 +12,8 @@ pub fn launcher(probe: Probe) -> Launcher {
     match probe {
         Probe::Warp => salient_probe_warp,
         Probe::Matrices => salient_probe_matrices,
+        Probe::MatricesTransposed => salient_probe_matrices_transposed,
+        Probe::Packs => salient_probe_packs,
         Probe::ProductF16 => salient_probe_product_f16,
         Probe::ProductBf16 => salient_probe_product_bf16,
         Probe::Copies => salient_probe_copies,
@@ -23,6 +25,12 @@ pub fn launcher(probe: Probe) -> Launcher {
 unsafe extern "C" {
     fn salient_probe_warp(input: *const u32, output: *mut u32, stream: *mut c_void) -> c_int;
     fn salient_probe_matrices(input: *const u32, output: *mut u32, stream: *mut c_void) -> c_int;
+    fn salient_probe_matrices_transposed(
+        input: *const u32,
+        output: *mut u32,
+        stream: *mut c_void,
+    ) -> c_int;
+    fn salient_probe_packs(input: *const u32, output: *mut u32, stream: *mut c_void) -> c_int;
     fn salient_probe_product_f16(input: *const u32, output: *mut u32, stream: *mut c_void)
     -> c_int;
     fn salient_probe_product_bf16(

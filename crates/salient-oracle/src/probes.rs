@@ -12,6 +12,10 @@ pub enum Probe {
     Warp,
     /// `ldmatrix`: four 8 x 8 matrices of 16 bits to `[32, 4]` words.
     Matrices,
+    /// `ldmatrix.trans`: the same, every matrix transposed.
+    MatricesTransposed,
+    /// Pairs of f32 rounded into words: `[32, 2]` f32 to `[2, 32]` words, of f16 and of bf16.
+    Packs,
     /// `mma.sync` of f16: `[32, 10]` words (4 of a, 2 of b, 4 of c) to `[32, 4]` f32.
     ProductF16,
     /// The same of bf16.
@@ -26,9 +30,11 @@ pub enum Probe {
 
 impl Probe {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Warp,
         Self::Matrices,
+        Self::MatricesTransposed,
+        Self::Packs,
         Self::ProductF16,
         Self::ProductBf16,
         Self::Copies,
@@ -41,6 +47,8 @@ impl Probe {
         match self {
             Self::Warp => "salient_probe_warp",
             Self::Matrices => "salient_probe_matrices",
+            Self::MatricesTransposed => "salient_probe_matrices_transposed",
+            Self::Packs => "salient_probe_packs",
             Self::ProductF16 => "salient_probe_product_f16",
             Self::ProductBf16 => "salient_probe_product_bf16",
             Self::Copies => "salient_probe_copies",
@@ -53,7 +61,10 @@ impl Probe {
     pub fn input(self) -> Vec<u32> {
         match self {
             Self::Warp => (0..32).map(warp_word).collect(),
-            Self::Matrices => (0..128).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect(),
+            Self::Packs => PACKED.iter().cycle().take(64).map(|x| x.to_bits()).collect(),
+            Self::Matrices | Self::MatricesTransposed => {
+                (0..128).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect()
+            }
             Self::ProductF16 => fragments(|x| f16::from_f32(x).to_bits()),
             Self::ProductBf16 => fragments(|x| bf16::from_f32(x).to_bits()),
             Self::Copies => (0..512).collect(),
@@ -65,7 +76,8 @@ impl Probe {
     pub fn output_len(self) -> usize {
         match self {
             Self::Warp => 320,
-            Self::Matrices | Self::ProductF16 | Self::ProductBf16 => 128,
+            Self::Packs => 64,
+            Self::Matrices | Self::MatricesTransposed | Self::ProductF16 | Self::ProductBf16 => 128,
             Self::Copies => 512,
             Self::Cluster => 32,
             Self::Conversions => 2 << 16,
@@ -81,6 +93,8 @@ impl Probe {
         match self {
             Self::Warp => check_warp(output),
             Self::Matrices => check_matrices(output),
+            Self::MatricesTransposed => check_transposed(output),
+            Self::Packs => check_packs(output),
             Self::ProductF16 | Self::ProductBf16 => check_product(output),
             Self::Copies => check_copies(output),
             Self::Cluster => check_cluster(output),
@@ -122,6 +136,54 @@ fn check_matrices(output: &[u32]) {
         for (matrix, &word) in words.iter().enumerate() {
             let first = (matrix * 64 + lane / 4 * 8 + 2 * (lane % 4)) as u32;
             assert_eq!(word, first | ((first + 1) << 16), "lane {lane}, matrix {matrix}");
+        }
+    }
+}
+
+fn check_transposed(output: &[u32]) {
+    for (lane, words) in output.chunks(4).enumerate() {
+        for (matrix, &word) in words.iter().enumerate() {
+            let first = (matrix * 64 + 2 * (lane % 4) * 8 + lane / 4) as u32;
+            assert_eq!(word, first | (first + 8) << 16, "lane {lane}, matrix {matrix}");
+        }
+    }
+}
+
+/// Ties to even up and down, the edges of both types, subnormals, and what is no number.
+const PACKED: [f32; 21] = [
+    0.0,
+    -0.0,
+    1.0,
+    -2.5,
+    1.000_488_3,
+    1.001_464_8,
+    1.003_906_3,
+    1.011_718_8,
+    65504.0,
+    65519.0,
+    65520.0,
+    -1e30,
+    f32::MAX,
+    5.96e-8,
+    2.98e-8,
+    3e-8,
+    6.1e-5,
+    1e-40,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
+];
+
+fn check_packs(output: &[u32]) {
+    let input: Vec<f32> = Probe::Packs.input().into_iter().map(f32::from_bits).collect();
+    let rounders: [fn(f32) -> u16; 2] =
+        [|x| f16::from_f32(x).to_bits(), |x| bf16::from_f32(x).to_bits()];
+    for (words, round) in output.chunks(32).zip(rounders) {
+        for (pair, &word) in input.chunks(2).zip(words) {
+            for (&x, bits) in pair.iter().zip([word as u16, (word >> 16) as u16]) {
+                let expected = if x.is_nan() { 0x7fff } else { round(x) };
+                assert_eq!(bits, expected, "{x:e}");
+            }
         }
     }
 }

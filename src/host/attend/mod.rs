@@ -34,7 +34,7 @@ impl Attention {
         Self { scale, softcap: None, sliding_window: None }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let range = |what, value: f32, expected| {
             Err(Error::OutOfRange { what, value: value.into(), expected })
         };

@@ -1,0 +1,360 @@
+//! **attend**: plans and checks.
+
+use super::{
+    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, to_i32, to_i64,
+};
+use crate::dtype::DType;
+use crate::error::{Error, Result, check_len};
+use crate::host::attend::Attention;
+use crate::layout::Layout;
+
+/// The most channels per head that prefill takes.
+pub const MAX_PREFILL_DIM: usize = raw::SALIENT_PREFILL_MAX_DIM as usize;
+
+/// Which key rows of its sequence a query sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sees {
+    /// All of them.
+    All,
+    /// Aligned at the end: query i of n over m keys sees the first `m - n + i + 1`.
+    Causal,
+    /// Those below the row limit that the device holds for each query.
+    Rows,
+}
+
+/// What is attended to, as far as the host knows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PrefillShape {
+    /// Sequences.
+    pub batch: usize,
+    /// Queries of all sequences.
+    pub queries: usize,
+    /// The most queries of a sequence.
+    pub max_queries: usize,
+    /// Key rows that keys and values hold.
+    pub keys: usize,
+    /// Of queries, keys and values: f16 or bf16.
+    pub dtype: DType,
+    /// Of the output: the same, or f32.
+    pub out_dtype: DType,
+    /// How queries lie.
+    pub q: Layout,
+    /// How keys lie.
+    pub k: Layout,
+    /// How values lie.
+    pub v: Layout,
+    /// How the output lies.
+    pub out: Layout,
+}
+
+/// Attention of packed queries over the keys of their sequences.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PrefillPlan {
+    shape: PrefillShape,
+    attention: Attention,
+    sees: Sees,
+    lens: [usize; 4],
+    lse_len: usize,
+}
+
+impl PrefillPlan {
+    /// A plan for sequences that lie in contiguous key rows.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] unless elements have 16 bits, channels per head are a multiple of 8 up to
+    /// [`MAX_PREFILL_DIM`], strides multiples of 16 bytes, query heads a multiple of KV heads and
+    /// options in range; [`Error::LengthMismatch`] where heads or channels disagree;
+    /// [`Error::Overflow`] where sizes do.
+    pub fn new(shape: PrefillShape, attention: Attention, sees: Sees) -> Result<Self> {
+        let PrefillShape { batch, queries, max_queries, keys, dtype, out_dtype, q, k, v, out } =
+            shape;
+        attention.check()?;
+        let out_of_range =
+            |what, value, expected| Err(Error::OutOfRange { what, value: value as f64, expected });
+        if dtype == DType::F32 {
+            return out_of_range("bits of a query", 32, "16: f16 or bf16");
+        }
+        if out_dtype != dtype && out_dtype != DType::F32 {
+            return out_of_range("bits of an output", 16, "those of queries, or f32");
+        }
+        at_least_one("KV heads", k.heads)?;
+        if !q.heads.is_multiple_of(k.heads) {
+            return out_of_range("number of query heads", q.heads, "a multiple of the KV heads");
+        }
+        check_len("heads of v", k.heads, v.heads)?;
+        check_len("heads of out", q.heads, out.heads)?;
+        for (what, layout) in [("channels of k", k), ("channels of v", v), ("channels of out", out)]
+        {
+            check_len(what, q.dim, layout.dim)?;
+        }
+        if q.dim == 0 || q.dim > MAX_PREFILL_DIM || !q.dim.is_multiple_of(8) {
+            return out_of_range("channels per head", q.dim, "a multiple of 8 up to 256");
+        }
+        for (what, layout, size) in [
+            ("strides of q", q, 2),
+            ("strides of k", k, 2),
+            ("strides of v", v, 2),
+            ("strides of out", out, bytes_of(out_dtype)),
+        ] {
+            for stride in [layout.token_stride, layout.head_stride] {
+                to_i64(what, product(what, &[stride, size])?)?;
+                if stride * size % ALIGNMENT != 0 {
+                    return out_of_range(what, stride, "a multiple of 16 bytes");
+                }
+            }
+        }
+        for (what, count) in [("queries", queries), ("keys", keys), ("queries", max_queries)] {
+            check_tokens(what, count)?;
+        }
+        to_i32("query heads of all sequences", product("query heads", &[batch, q.heads])?)?;
+        let len = |what, layout: Layout, tokens| {
+            layout.required_len(tokens).ok_or(Error::Overflow { what })
+        };
+        let lens = [
+            len("q", q, queries)?,
+            len("k", k, keys)?,
+            len("v", v, keys)?,
+            len("out", out, queries)?,
+        ];
+        let lse_len = product("lse", &[queries, q.heads])?;
+        Ok(Self { shape, attention, sees, lens, lse_len })
+    }
+
+    /// What it is for.
+    pub fn shape(&self) -> &PrefillShape {
+        &self.shape
+    }
+}
+
+/// Where a prefill's buffers lie; lengths in elements, exact but for `q`, `k`, `v` and `out`, which
+/// may be longer than their layouts ask for and start on a multiple of [`ALIGNMENT`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PrefillBuffers {
+    /// `[queries, q heads, dim]`.
+    pub q: Buffer,
+    /// `[keys, KV heads, dim]`.
+    pub k: Buffer,
+    /// `[keys, KV heads, dim]`.
+    pub v: Buffer,
+    /// `[queries, q heads, dim]`, written; apart from all others.
+    pub out: Buffer,
+    /// f32 `[queries, q heads]`, written: the log of every row's sum of exponentials.
+    pub lse: Option<Buffer>,
+    /// i32 `[batch + 1]`.
+    pub cu_queries: Buffer,
+    /// i32 `[batch]`: the first key row of every sequence.
+    pub key_starts: Buffer,
+    /// i32 `[batch]`: its key rows.
+    pub key_lens: Buffer,
+    /// i32 `[queries]`, for [`Sees::Rows`]: the first row that each query sees, from its sequence's
+    /// first key on. Nothing: 0.
+    pub firsts: Option<Buffer>,
+    /// i32 `[queries]`, for [`Sees::Rows`] and only then: the row limit of each.
+    pub limits: Option<Buffer>,
+    /// `[1]`, added to.
+    pub status: Buffer,
+}
+
+/// Checks the buffers and makes the launcher's parameters.
+///
+/// # Errors
+/// [`Error::LengthMismatch`], [`Error::Misaligned`], [`Error::Overlap`].
+pub fn prefill_params(
+    plan: &PrefillPlan,
+    buffers: &PrefillBuffers,
+) -> Result<raw::SalientPrefillParams> {
+    let PrefillPlan { shape, attention, sees, lens, lse_len } = *plan;
+    let size = bytes_of(shape.out_dtype);
+    let tensors = [
+        ("q", buffers.q, lens[0], 2),
+        ("k", buffers.k, lens[1], 2),
+        ("v", buffers.v, lens[2], 2),
+        ("out", buffers.out, lens[3], size),
+    ];
+    for (what, buffer, len, _) in tensors {
+        buffer.holds(what, len)?;
+    }
+    let in_bytes = |buffer: Buffer, size| Buffer::new(buffer.address, buffer.len * size);
+    let rows = usize::from(sees == Sees::Rows);
+    check_len("lists of row limits", rows, buffers.limits.map_or(0, |_| 1))?;
+    if rows == 0 {
+        check_len("lists of first rows", 0, buffers.firsts.map_or(0, |_| 1))?;
+    }
+    let [q, k, v, out] =
+        tensors.map(|(what, buffer, _, size)| buffer.placed(what, size, ALIGNMENT));
+    let params = raw::SalientPrefillParams {
+        q: q?,
+        k: k?,
+        v: v?,
+        out: out?,
+        lse: Buffer::optional(buffers.lse, "lse", lse_len)?,
+        cu_queries: buffers.cu_queries.exactly("cu_queries", shape.batch + 1)?,
+        key_starts: buffers.key_starts.exactly("key starts", shape.batch)?,
+        key_lens: buffers.key_lens.exactly("key lengths", shape.batch)?,
+        firsts: Buffer::optional(buffers.firsts, "first rows", shape.queries)?,
+        limits: Buffer::optional(buffers.limits, "row limits", shape.queries)?,
+        status: buffers.status.exactly("status", 1)?,
+        q_strides: strides(shape.q),
+        k_strides: strides(shape.k),
+        v_strides: strides(shape.v),
+        out_strides: strides(shape.out),
+        scale: attention.scale,
+        softcap: attention.softcap.unwrap_or(0.0),
+        // A window beyond all keys is none.
+        window: attention.sliding_window.map_or(0, |w| i32::try_from(w).unwrap_or(i32::MAX)),
+        sees: match sees {
+            Sees::All => raw::SALIENT_SEES_ALL,
+            Sees::Causal => raw::SALIENT_SEES_CAUSAL,
+            Sees::Rows => raw::SALIENT_SEES_ROWS,
+        },
+        batch: to_i32("batch", shape.batch)?,
+        q_heads: to_i32("query heads", shape.q.heads)?,
+        kv_heads: to_i32("KV heads", shape.k.heads)?,
+        dim: to_i32("channels per head", shape.q.dim)?,
+        queries: to_i32("queries", shape.queries)?,
+        keys: to_i32("keys", shape.keys)?,
+        max_queries: to_i32("queries", shape.max_queries)?,
+        dtype: dtype_code(shape.dtype),
+        out_dtype: dtype_code(shape.out_dtype),
+    };
+    let out = in_bytes(buffers.out, size);
+    for (what, buffer, _, size) in &tensors[..3] {
+        out.apart("out", in_bytes(*buffer, *size), what)?;
+    }
+    Ok(params)
+}
+
+fn bytes_of(dtype: DType) -> usize {
+    if dtype == DType::F32 { 4 } else { 2 }
+}
+
+/// Both fit, or there were no plan.
+fn strides(layout: Layout) -> raw::SalientStrides {
+    raw::SalientStrides { token: layout.token_stride as i64, head: layout.head_stride as i64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape() -> PrefillShape {
+        PrefillShape {
+            batch: 2,
+            queries: 10,
+            max_queries: 7,
+            keys: 20,
+            dtype: DType::Bf16,
+            out_dtype: DType::F32,
+            q: Layout::token_major(4, 16),
+            k: Layout::token_major(2, 16),
+            v: Layout::head_major(2, 16, 20),
+            out: Layout::token_major(4, 16),
+        }
+    }
+
+    fn plan(sees: Sees) -> PrefillPlan {
+        let attention = Attention { sliding_window: Some(usize::MAX), ..Attention::new(0.25) };
+        PrefillPlan::new(shape(), attention, sees).unwrap()
+    }
+
+    fn buffers() -> PrefillBuffers {
+        PrefillBuffers {
+            q: Buffer::new(0x10000, 640),
+            k: Buffer::new(0x20000, 640),
+            v: Buffer::new(0x30000, 640),
+            out: Buffer::new(0x40000, 640),
+            lse: Some(Buffer::new(0x50000, 40)),
+            cu_queries: Buffer::new(0x60000, 3),
+            key_starts: Buffer::new(0x70000, 2),
+            key_lens: Buffer::new(0x80000, 2),
+            firsts: Some(Buffer::new(0x90000, 10)),
+            limits: Some(Buffer::new(0xa0000, 10)),
+            status: Buffer::new(0xb0000, 1),
+        }
+    }
+
+    #[test]
+    fn good_buffers_become_parameters() {
+        let raw = prefill_params(&plan(Sees::Rows), &buffers()).unwrap();
+        assert_eq!((raw.q_heads, raw.kv_heads, raw.dim, raw.keys), (4, 2, 16, 20));
+        assert_eq!((raw.q_strides.token, raw.v_strides.head), (64, 320));
+        assert_eq!((raw.window, raw.sees, raw.dtype, raw.out_dtype), (i32::MAX, 2, 2, 0));
+        let causal = PrefillBuffers { firsts: None, limits: None, lse: None, ..buffers() };
+        let raw = prefill_params(&plan(Sees::Causal), &causal).unwrap();
+        assert!(raw.limits.is_null() && raw.lse.is_null());
+    }
+
+    #[test]
+    fn bad_buffers_are_refused() {
+        type Field = fn(&mut PrefillBuffers) -> &mut Buffer;
+        let fields: [(Field, usize); 11] = [
+            (|b| &mut b.q, 16),
+            (|b| &mut b.k, 16),
+            (|b| &mut b.v, 16),
+            (|b| &mut b.out, 16),
+            (|b| b.lse.as_mut().unwrap(), 4),
+            (|b| &mut b.cu_queries, 4),
+            (|b| &mut b.key_starts, 4),
+            (|b| &mut b.key_lens, 4),
+            (|b| b.firsts.as_mut().unwrap(), 4),
+            (|b| b.limits.as_mut().unwrap(), 4),
+            (|b| &mut b.status, 4),
+        ];
+        for (field, align) in fields {
+            let mut short = buffers();
+            field(&mut short).len -= 1;
+            let error = prefill_params(&plan(Sees::Rows), &short);
+            assert!(matches!(error, Err(Error::LengthMismatch { .. })), "{error:?}");
+            let mut askew = buffers();
+            field(&mut askew).address += align / 2;
+            let error = prefill_params(&plan(Sees::Rows), &askew);
+            assert!(matches!(error, Err(Error::Misaligned { .. })), "{error:?}");
+        }
+        for sees in [Sees::All, Sees::Causal] {
+            assert!(prefill_params(&plan(sees), &buffers()).is_err());
+        }
+        let none = PrefillBuffers { limits: None, ..buffers() };
+        assert!(prefill_params(&plan(Sees::Rows), &none).is_err());
+        let over = PrefillBuffers { out: Buffer::new(0x20400, 640), ..buffers() };
+        let error = prefill_params(&plan(Sees::Rows), &over);
+        assert_eq!(error, Err(Error::Overlap { what: "out", other: "k" }));
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_take_is_refused() {
+        let new = |change: &dyn Fn(&mut PrefillShape)| {
+            let mut shape = shape();
+            change(&mut shape);
+            PrefillPlan::new(shape, Attention::new(1.0), Sees::All)
+        };
+        assert!(new(&|_| ()).is_ok());
+        assert!(new(&|s| s.out_dtype = DType::Bf16).is_ok());
+        let changes: [&dyn Fn(&mut PrefillShape); 13] = [
+            &|s| s.dtype = DType::F32,
+            &|s| s.out_dtype = DType::F16,
+            &|s| s.k.heads = 0,
+            &|s| s.k.heads = 3,
+            &|s| s.v.heads = 1,
+            &|s| s.out.heads = 2,
+            &|s| s.v.dim = 8,
+            &|s| s.q.token_stride = 68,
+            &|s| s.k.head_stride = 20,
+            &|s| s.out.head_stride = 18,
+            &|s| s.queries = 1 << 31,
+            &|s| s.batch = 1 << 30,
+            &|s| s.k.token_stride = usize::MAX / 2,
+        ];
+        for (i, change) in changes.into_iter().enumerate() {
+            assert!(new(change).is_err(), "change {i}");
+        }
+        for dim in [0, 20, 264] {
+            let change = |s: &mut PrefillShape| {
+                let layout = |heads| Layout::token_major(heads, dim);
+                (s.q, s.k, s.v, s.out) = (layout(4), layout(2), layout(2), layout(4));
+            };
+            assert!(new(&change).is_err(), "{dim} channels");
+        }
+        let attention = Attention::new(f32::NAN);
+        assert!(PrefillPlan::new(shape(), attention, Sees::All).is_err());
+    }
+}
