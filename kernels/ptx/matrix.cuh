@@ -28,6 +28,34 @@ inline const char* load(void* const* data, uint32_t) {
     return nullptr;
 }
 
+// The same with rows and columns exchanged.
+inline const char* load_transposed(void* const* data, uint32_t) {
+    for (int m = 0; m < 4; m++) {
+        for (int lane = 0; lane < 32; lane++) {
+            auto* target = static_cast<Rows*>(data[lane]);
+            uint16_t pair[2];
+            for (int i = 0; i < 2; i++) {
+                auto* source = static_cast<Rows*>(data[8 * m + 2 * (lane % 4) + i]);
+                memcpy(&pair[i], static_cast<const char*>(source->row) + 2 * (lane / 4), 2);
+            }
+            memcpy(&target->words[m], pair, 4);
+        }
+    }
+    return nullptr;
+}
+
+// Lane l holds columns 2 (l % 4) and the next of row l / 4, before and after.
+inline const char* transpose(void* const* data, uint32_t) {
+    uint16_t from[8][8];
+    for (int lane = 0; lane < 32; lane++) memcpy(&from[lane / 4][2 * (lane % 4)], data[lane], 4);
+    for (int lane = 0; lane < 32; lane++) {
+        int row = 2 * (lane % 4), column = lane / 4;
+        uint16_t pair[2] = {from[row][column], from[row + 1][column]};
+        memcpy(data[lane], pair, 4);
+    }
+    return nullptr;
+}
+
 struct Fragments {
     float* d;
     const uint32_t* a;
@@ -77,6 +105,21 @@ inline void load_matrices(uint32_t (&words)[4], const void* row, SALIENT_SITE) {
     salient_emulated_collective(FULL_WARP, emulated::LDMATRIX, &mine, matrix::load, site);
 }
 
+inline void load_matrices_transposed(uint32_t (&words)[4], const void* row, SALIENT_SITE) {
+    salient_emulated_access(row, 16, emulated::SHARED_LOAD, 1, site);
+    if (reinterpret_cast<uintptr_t>(row) % 16) {
+        salient_emulated_fail("a matrix row is not aligned to 16 bytes", site);
+    }
+    matrix::Rows mine{row, words};
+    salient_emulated_collective(FULL_WARP, emulated::LDMATRIX, &mine, matrix::load_transposed,
+                                site);
+}
+
+inline uint32_t transpose_matrix(uint32_t word, SALIENT_SITE) {
+    salient_emulated_collective(FULL_WARP, emulated::MOVMATRIX, &word, matrix::transpose, site);
+    return word;
+}
+
 template <typename T>
 inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                          SALIENT_SITE) {
@@ -94,6 +137,24 @@ __device__ __forceinline__ void load_matrices(uint32_t (&words)[4], const void* 
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                  : "r"(address)
                  : "memory");
+}
+
+// The same, each matrix transposed: words[m] holds elements lane / 4 of rows 2 (lane % 4) and the
+// next.
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&words)[4], const void* row) {
+    uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// Transposes an 8 x 8 matrix of 16-bit elements that lies in the warp's registers as load_matrices
+// puts it (PTX ISA: movmatrix).
+__device__ __forceinline__ uint32_t transpose_matrix(uint32_t word) {
+    uint32_t transposed;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(word));
+    return transposed;
 }
 
 template <typename T>

@@ -77,7 +77,7 @@ struct Shape {
 enum Access : uint32_t { LOAD, STORE, ATOMIC, SHARED_LOAD, SHARED_STORE, SHARED_ATOMIC };
 
 // What a collective of the lanes of a warp is.
-enum Collective : uint32_t { SHUFFLE, VOTE, MATCH, REDUCE, SYNC, LDMATRIX, MMA };
+enum Collective : uint32_t { SHUFFLE, VOTE, MATCH, REDUCE, SYNC, LDMATRIX, MMA, MOVMATRIX };
 
 enum Barrier : uint32_t { BLOCK, CLUSTER };
 
