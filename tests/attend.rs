@@ -12,7 +12,7 @@ use salient::host::compact::{self, KvMut};
 use salient::host::select::{Budget, Edges, PerSequence, Protect, Request, select};
 use salient::{Ragged, Span, View, ViewMut};
 use salient_oracle::generate::{Distribution, Random};
-use salient_oracle::suite::attend::{Case, Sees, Store, cases};
+use salient_oracle::suite::attend::{Built, Case, Decode, Operation, Prefill, Sees, Store, cases};
 
 use host::Host;
 use pools::in_pools;
@@ -22,25 +22,19 @@ proptest! {
 
     #[test]
     fn prefill_equals_the_oracle(case in cases(90, false)) {
-        case.check(&Host);
+        case.check(&Prefill(&Host));
     }
 
     #[test]
     fn decode_equals_the_oracle(case in cases(700, true)) {
-        case.check(&Host);
+        case.check(&Decode(&Host));
     }
 
     /// The same keys in another place give the same bits.
     #[test]
     fn a_store_changes_nothing(case in cases(90, false), decode in cases(700, true)) {
-        for case in [case, decode] {
-            let built = case.build::<f32>();
-            let expected = bits(&case.run(&Host, &built));
-            for store in Store::ALL {
-                let stored = Case { store, ..case.clone() };
-                prop_assert_eq!(&bits(&stored.run(&Host, &built)), &expected);
-            }
-        }
+        in_every_store(&Prefill(&Host), &case)?;
+        in_every_store(&Decode(&Host), &decode)?;
     }
 
     /// Select, compact the cache, attend to what is left: as if the lists alone were read.
@@ -99,11 +93,28 @@ fn the_number_of_threads_changes_nothing() {
         .map(|sees| Case::plain(1, &[(600, 900), (0, 3), (300, 300)], sees));
     let decodes = [Sees::Dense, Sees::Shared(0.4), Sees::PerHead(0.4)]
         .map(|sees| Case::decode(2, &[40_000, 0, 3000], sees));
-    for case in prefills.into_iter().chain(decodes) {
-        let case = Case { dim: 64, ..case };
-        let built = case.build::<f32>();
-        in_pools(|| bits(&case.run(&Host, &built)));
+    prefills.into_iter().for_each(|case| in_any_pool(&Prefill(&Host), case));
+    decodes.into_iter().for_each(|case| in_any_pool(&Decode(&Host), case));
+}
+
+fn in_any_pool(on: &(impl Operation + Sync), case: Case) {
+    let case = Case { dim: 64, ..case };
+    let built = case.build::<f32>();
+    in_pools(|| run(on, &case, &built));
+}
+
+fn in_every_store(on: &impl Operation, case: &Case) -> Result<(), TestCaseError> {
+    let built = case.build::<f32>();
+    let expected = run(on, case, &built);
+    for store in Store::ALL {
+        let stored = Case { store, ..case.clone() };
+        prop_assert_eq!(&run(on, &stored, &built), &expected);
     }
+    Ok(())
+}
+
+fn run(on: &impl Operation, case: &Case, built: &Built<f32>) -> Vec<u32> {
+    bits(&case.run(on, built).expect("the host takes everything"))
 }
 
 fn bits((out, lse): &(Vec<f32>, Vec<f32>)) -> Vec<u32> {

@@ -23,6 +23,11 @@ fn compact() {
 }
 
 #[test]
-fn attend() {
-    suite::attend::all(&Host);
+fn prefill() {
+    suite::attend::prefill(&Host);
+}
+
+#[test]
+fn decode() {
+    suite::attend::decode(&Host);
 }

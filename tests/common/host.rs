@@ -7,14 +7,14 @@ use salient::host::select::{self, Request, Selection};
 use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 use salient_oracle::compact::Kept;
 use salient_oracle::implementation::{
-    Attend, Compact, Score, ScoreAttention, ScorePositions, Select,
+    AttendDecode, AttendPrefill, Compact, Score, ScoreAttention, ScorePositions, Select,
 };
 use salient_oracle::select::Selected;
 
 /// The host backend.
 pub(crate) struct Host;
 
-impl Attend for Host {
+impl AttendPrefill for Host {
     fn prefill<T: Element>(
         &self,
         q: View<'_, T>,
@@ -27,7 +27,9 @@ impl Attend for Host {
     ) -> Result<()> {
         attend::prefill(q, queries, keys, limit, attention, out, lse)
     }
+}
 
+impl AttendDecode for Host {
     fn decode<T: Element>(
         &self,
         q: View<'_, T>,

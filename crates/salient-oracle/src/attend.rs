@@ -6,7 +6,7 @@ use salient::{Element, Error, Layout, Ragged, Result, Span, View, ViewMut};
 use crate::Oracle;
 use crate::check::{at_least, fits, in_range, same};
 use crate::compact::pages_of;
-use crate::implementation::Attend;
+use crate::implementation::{AttendDecode, AttendPrefill};
 use crate::real::{Real, dot, real};
 
 /// Prefill: the output, `[total queries, q heads, value dim]`, and the LSE, `[total queries, q
@@ -17,13 +17,14 @@ pub fn prefill<R: Real, T: Element>(
     keys: &Keys<'_, T>,
     limit: RowLimit<'_>,
     attention: &Attention,
+    weights: Weights,
 ) -> (Vec<R>, Vec<R>) {
     let lists = queries.spans().enumerate().flat_map(|(sequence, span)| {
         let len = keys_of(keys, sequence);
         (0..span.len).map(move |i| (sequence, seen(limit, span, i, len, attention)))
     });
     let lists: Vec<(usize, Vec<usize>)> = lists.collect();
-    attend(q, keys, attention, |token, _| lists[token].clone(), queries.total())
+    attend(q, keys, (attention, weights), |token, _| lists[token].clone(), queries.total())
 }
 
 /// Decode: one query per sequence over the keys that its lists name.
@@ -32,6 +33,7 @@ pub fn decode<R: Real, T: Element>(
     keys: &Keys<'_, T>,
     lists: KeyLists<'_>,
     attention: &Attention,
+    weights: Weights,
 ) -> (Vec<R>, Vec<R>) {
     let kv_heads = shape(keys).0;
     let list = |sequence: usize, head: usize| {
@@ -46,7 +48,7 @@ pub fn decode<R: Real, T: Element>(
         };
         (sequence, listed.into_iter().filter(|&key| key >= first).collect())
     };
-    attend(q, keys, attention, list, batch(keys))
+    attend(q, keys, (attention, weights), list, batch(keys))
 }
 
 /// The key rows that query `i` of a sequence sees.
@@ -73,7 +75,7 @@ fn seen(
 fn attend<R: Real, T: Element>(
     q: View<'_, T>,
     keys: &Keys<'_, T>,
-    attention: &Attention,
+    (attention, weights): (&Attention, Weights),
     list: impl Fn(usize, usize) -> (usize, Vec<usize>),
     tokens: usize,
 ) -> (Vec<R>, Vec<R>) {
@@ -85,13 +87,22 @@ fn attend<R: Real, T: Element>(
             let (sequence, list) = list(token, kv_head);
             let seen: Vec<_> =
                 list.into_iter().map(|key| key_value(keys, sequence, kv_head, key)).collect();
-            let (scale, softcap) = (attention.scale, attention.softcap);
-            let (row, log_sum) = row::<R, T>(q.row(token, head), &seen, value_dim, scale, softcap);
+            let (row, log_sum) =
+                row::<R, T>(q.row(token, head), &seen, value_dim, attention, weights);
             out.extend(row);
             lse.push(log_sum);
         }
     }
     (out, lse)
+}
+
+/// What becomes of softmax weights before they meet values. Their sum is never of rounded ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// Nothing.
+    Exact,
+    /// They are rounded to the element type, the largest being 1.
+    Rounded,
 }
 
 /// What one query row of one head reads: its output, and the log of the sum of exponentials of its
@@ -100,14 +111,14 @@ pub fn row<R: Real, T: Element>(
     query: &[T],
     seen: &[(&[T], &[T])],
     dim: usize,
-    scale: f32,
-    softcap: Option<f32>,
+    attention: &Attention,
+    weights: Weights,
 ) -> (Vec<R>, R) {
     let logits: Vec<R> = seen
         .iter()
         .map(|(key, _)| {
-            let logit = R::of(scale.into()) * dot::<R, T>(query, key);
-            match softcap.map(|cap| R::of(cap.into())) {
+            let logit = R::of(attention.scale.into()) * dot::<R, T>(query, key);
+            match attention.softcap.map(|cap| R::of(cap.into())) {
                 Some(cap) => cap * (logit / cap).tanh(),
                 None => logit,
             }
@@ -121,6 +132,10 @@ pub fn row<R: Real, T: Element>(
     for (&logit, (_, value)) in logits.iter().zip(seen) {
         let weight = (logit - largest).exp();
         sum += weight;
+        let weight = match weights {
+            Weights::Exact => weight,
+            Weights::Rounded => real(T::from_f32(weight.to_f64() as f32)),
+        };
         for (out, &value) in out.iter_mut().zip(*value) {
             *out += weight * real(value);
         }
@@ -177,7 +192,7 @@ fn key_value<'a, T: Element>(
     }
 }
 
-impl Attend for Oracle {
+impl AttendPrefill for Oracle {
     fn prefill<T: Element>(
         &self,
         q: View<'_, T>,
@@ -205,10 +220,12 @@ impl Attend for Oracle {
                 }
             }
         }
-        write(prefill::<f64, T>(q, queries, keys, limit, attention), out, lse);
+        write(prefill::<f64, T>(q, queries, keys, limit, attention, Weights::Exact), out, lse);
         Ok(())
     }
+}
 
+impl AttendDecode for Oracle {
     fn decode<T: Element>(
         &self,
         q: View<'_, T>,
@@ -232,7 +249,7 @@ impl Attend for Oracle {
                 check_list(&listed[span.range()], keys_of(keys, list / heads))?;
             }
         }
-        write(decode::<f64, T>(q, keys, lists, attention), out, lse);
+        write(decode::<f64, T>(q, keys, lists, attention, Weights::Exact), out, lse);
         Ok(())
     }
 }

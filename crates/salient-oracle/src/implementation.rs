@@ -206,8 +206,13 @@ pub trait Compact {
     ) -> Result<Vec<i32>>;
 }
 
-/// An implementation of **attend**. Every error leaves `out` and `lse` as they were.
-pub trait Attend {
+/// An implementation of **attend** for many queries per sequence. Every error leaves `out` and `lse`
+/// as they were.
+pub trait AttendPrefill {
+    /// Whether softmax weights are rounded to the element type before values are multiplied. The
+    /// suite then compares with a plain computation that does the same.
+    const ROUNDS_WEIGHTS: bool = false;
+
     /// Attention of packed queries over the keys of their sequences: `q` is `[total, q heads, dim]`,
     /// `out` `[total, q heads, value dim]`, `lse` `[total, q heads]`.
     ///
@@ -225,11 +230,30 @@ pub trait Attend {
         lse: Option<&mut [f32]>,
     ) -> Result<()>;
 
+    /// Whether [`AttendPrefill::prefill`] takes keys that lie like this, and an output; without a
+    /// word, all.
+    fn takes_prefill<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
+        let _ = (keys, out);
+        true
+    }
+
+    /// The cases that the suite runs on it.
+    fn prefill_sample(&self) -> Sample {
+        Sample::ALL
+    }
+}
+
+/// An implementation of **attend** for one query per sequence. Every error leaves `out` and `lse` as
+/// they were.
+pub trait AttendDecode {
+    /// As [`AttendPrefill::ROUNDS_WEIGHTS`].
+    const ROUNDS_WEIGHTS: bool = false;
+
     /// Attention of one query per sequence over the keys that its lists name: `q` is `[batch, q
     /// heads, dim]`, `out` `[batch, q heads, value dim]`, `lse` `[batch, q heads]`.
     ///
     /// # Errors
-    /// As [`Attend::prefill`], and on lists that do not ascend or point beyond the keys.
+    /// As [`AttendPrefill::prefill`], and on lists that do not ascend or point beyond the keys.
     fn decode<T: Element>(
         &self,
         q: View<'_, T>,
@@ -239,4 +263,16 @@ pub trait Attend {
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()>;
+
+    /// Whether [`AttendDecode::decode`] takes keys that lie like this, and an output; without a word,
+    /// all.
+    fn takes_decode<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
+        let _ = (keys, out);
+        true
+    }
+
+    /// The cases that the suite runs on it.
+    fn decode_sample(&self) -> Sample {
+        Sample::ALL
+    }
 }

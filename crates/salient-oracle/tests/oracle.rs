@@ -18,6 +18,11 @@ fn score() {
 }
 
 #[test]
-fn attend() {
-    suite::attend::all(&Oracle);
+fn prefill() {
+    suite::attend::prefill(&Oracle);
+}
+
+#[test]
+fn decode() {
+    suite::attend::decode(&Oracle);
 }

@@ -6,9 +6,9 @@ use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
 use salient::{Element, Layout, PagedLayout, Ragged, Span, View, ViewMut};
 
 use super::super::{assert_accurate, magnitude, wide};
-use crate::attend;
+use super::operation::Operation;
+use crate::attend::Weights;
 use crate::generate::Random;
-use crate::implementation::Attend;
 
 /// Where the keys and values lie. What belongs to no token is NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,41 +236,45 @@ impl Case {
         seen
     }
 
-    /// Runs the case with given tensors.
+    /// Runs the case with given tensors; nothing if the implementation does not take them.
     ///
     /// # Panics
     /// With the case, if it is refused.
-    pub fn run<T: Element>(&self, on: &impl Attend, built: &Built<T>) -> Outcome {
+    pub fn run<T: Element>(&self, on: &impl Operation, built: &Built<T>) -> Option<Outcome> {
         self.run_into(on, built, true)
     }
 
     /// The same without asking for the LSE.
-    pub fn run_without_lse<T: Element>(&self, on: &impl Attend, built: &Built<T>) -> Vec<f32> {
-        self.run_into(on, built, false).0
+    pub fn run_without_lse<T: Element>(
+        &self,
+        on: &impl Operation,
+        built: &Built<T>,
+    ) -> Option<Vec<f32>> {
+        self.run_into(on, built, false).map(|(out, _)| out)
     }
 
-    fn run_into<T: Element>(&self, on: &impl Attend, built: &Built<T>, with_lse: bool) -> Outcome {
-        let queries = self.queries();
+    fn run_into<T: Element>(
+        &self,
+        on: &impl Operation,
+        built: &Built<T>,
+        with_lse: bool,
+    ) -> Option<Outcome> {
         let mut out = vec![f32::NAN; built.q.len()];
-        let mut lse = vec![f32::NAN; queries.total() * self.q_heads()];
+        let mut lse = vec![f32::NAN; self.queries().total() * self.q_heads()];
         let stored = Stored::new(self, built);
         let keys = stored.keys();
         let q = View::token_major(&built.q[..], self.q_heads(), self.dim);
         let out_view = ViewMut::token_major(&mut out[..], self.q_heads(), self.dim);
-        let lse_asked = with_lse.then_some(&mut lse[..]);
-        if self.is_decode() {
-            self.with_lists(built, |lists| {
-                on.decode(q, &keys, lists, &self.attention, out_view, lse_asked)
-            })
-        } else {
-            let limit = self.limit(built);
-            on.prefill(q, &queries, &keys, limit, &self.attention, out_view, lse_asked)
+        if !on.takes(&keys, out_view.layout) {
+            return None;
         }
-        .unwrap_or_else(|e| panic!("attend: {:?} {self:?}: {e}", T::DTYPE));
-        (out, lse)
+        let lse_asked = with_lse.then_some(&mut lse[..]);
+        on.run(self, built, q, &keys, out_view, lse_asked)
+            .unwrap_or_else(|e| panic!("attend: {:?} {self:?}: {e}", T::DTYPE));
+        Some((out, lse))
     }
 
-    fn limit<'a, T>(&self, built: &'a Built<T>) -> RowLimit<'a> {
+    pub(super) fn limit<'a, T>(&self, built: &'a Built<T>) -> RowLimit<'a> {
         match self.sees {
             Sees::Causal => RowLimit::Causal,
             Sees::Full => RowLimit::Full,
@@ -279,7 +283,11 @@ impl Case {
         }
     }
 
-    fn with_lists<T, R>(&self, built: &Built<T>, run: impl FnOnce(KeyLists<'_>) -> R) -> R {
+    pub(super) fn with_lists<T, R>(
+        &self,
+        built: &Built<T>,
+        run: impl FnOnce(KeyLists<'_>) -> R,
+    ) -> R {
         let every = if let Sees::Shared(_) = self.sees { self.kv_heads } else { 1 };
         let given: Vec<&Vec<i32>> = built.lists.iter().step_by(every).collect();
         let lists = ragged(given.iter().map(|list| list.len()));
@@ -295,33 +303,28 @@ impl Case {
     ///
     /// # Panics
     /// With the case, if it errs by more than the relative rule allows.
-    pub fn check(&self, on: &impl Attend) {
+    pub fn check(&self, on: &impl Operation) {
         self.check_built(on, &self.build::<f32>(), "");
         self.check_built(on, &self.build::<f16>(), "");
         self.check_built(on, &self.build::<bf16>(), "");
     }
 
-    /// Compares with the oracle on given tensors; `changed` says in what they differ from the case's.
+    /// Compares with the oracle on given tensors, if the implementation takes them and they are in
+    /// its sample; `changed` says in what they differ from the case's.
     ///
     /// # Panics
     /// As [`Case::check`].
-    pub fn check_built<T: Element>(&self, on: &impl Attend, built: &Built<T>, changed: &str) {
-        let (out, lse) = self.run(on, built);
+    pub fn check_built<T: Element>(&self, on: &impl Operation, built: &Built<T>, changed: &str) {
+        if !on.sample().takes(&(self, changed, T::DTYPE)) {
+            return;
+        }
+        let Some((out, lse)) = self.run(on, built) else { return };
         let flat = Self { store: Store::TokenMajor, ..self.clone() };
         let stored = Stored::new(&flat, built);
         let keys = stored.keys();
         let q = View::token_major(&built.q[..], self.q_heads(), self.dim);
-        let (queries, attention) = (self.queries(), &self.attention);
-        let (exact, plain) = if self.is_decode() {
-            self.with_lists(built, |lists| {
-                let exact = attend::decode::<f64, T>(q, &keys, lists, attention);
-                (exact, attend::decode::<f32, T>(q, &keys, lists, attention))
-            })
-        } else {
-            let limit = self.limit(built);
-            let exact = attend::prefill::<f64, T>(q, &queries, &keys, limit, attention);
-            (exact, attend::prefill::<f32, T>(q, &queries, &keys, limit, attention))
-        };
+        let exact = on.reference::<f64, T>(self, built, q, &keys, Weights::Exact);
+        let plain = on.reference::<f32, T>(self, built, q, &keys, on.weights());
         let context = |what| format!("attend: {what} of {:?} {self:?} {changed}", T::DTYPE);
         judge(&out, &plain.0, &exact.0, &|| context("output"));
         judge(&lse, &plain.1, &exact.1, &|| context("LSE"));

@@ -2,47 +2,73 @@
 
 mod bad_input;
 mod case;
+mod operation;
 
-use half::bf16;
+use half::{bf16, f16};
 use salient::host::attend::{Attention, Keys, RowLimit};
-use salient::{Layout, Span, View, ViewMut};
+use salient::{Element, Layout, Span, View, ViewMut};
 
-pub use bad_input::bad_input;
+pub use bad_input::{bad_decodes, bad_prefills};
 pub use case::{Built, Case, Outcome, Sees, Store, Values, cases, judge};
+pub use operation::{Decode, Operation, Prefill};
 
 use super::{assert_same_bits, run_all};
-use crate::attend::row;
+use crate::attend::{Weights, row};
 use crate::generate::Random;
-use crate::implementation::Attend;
+use crate::implementation::{AttendDecode, AttendPrefill};
 use crate::real::Real;
 
-const PREFILLS: [Sees; 5] = [Sees::Causal, Sees::Full, Sees::PerRow, Sees::Between, Sees::Nothing];
-const DECODES: [Sees; 5] =
-    [Sees::Dense, Sees::Shared(0.35), Sees::PerHead(0.35), Sees::Shared(0.0), Sees::PerHead(0.02)];
+/// Runs a property in every element type.
+macro_rules! in_every_type {
+    ($property:ident($on:expr)) => {{
+        $property::<f32>($on);
+        $property::<f16>($on);
+        $property::<bf16>($on);
+    }};
+}
 
-/// Runs every table and property.
+/// Runs every table and property of prefill.
 ///
 /// # Panics
 /// With the case at fault.
-pub fn all(on: &impl Attend) {
+pub fn prefill(on: &impl AttendPrefill) {
+    let prefill = &Prefill(on);
     run_all(&[
-        ("shapes", &|| shapes(on)),
-        ("long_rows", &|| long_rows(on)),
-        ("options", &|| options(on)),
-        ("a_store_changes_no_bit", &|| a_store_changes_no_bit(on)),
-        ("one_limit_in_several_words", &|| one_limit_in_several_words(on)),
-        ("one_list_in_several_words", &|| one_list_in_several_words(on)),
-        ("neighbours_change_nothing", &|| neighbours_change_nothing(on)),
-        ("pruned_is_masked", &|| pruned_is_masked(on)),
-        ("nan_stays_where_it_is_seen", &|| nan_stays_where_it_is_seen(on)),
-        ("infinite_values_arrive", &|| infinite_values_arrive(on)),
-        ("the_output_has_any_layout", &|| the_output_has_any_layout(on)),
-        ("bad_input", &|| bad_input(on)),
+        ("shapes", &|| shapes(prefill)),
+        ("long_rows", &|| long_rows(prefill)),
+        ("options", &|| options(prefill)),
+        ("a_store_changes_no_bit", &|| in_every_type!(a_store_changes_no_bit(prefill))),
+        ("one_limit_in_several_words", &|| in_every_type!(one_limit_in_several_words(prefill))),
+        ("neighbours_change_nothing", &|| in_every_type!(neighbours_change_nothing(prefill))),
+        ("pruned_is_masked", &|| in_every_type!(pruned_is_masked(on))),
+        ("nan_stays_where_it_is_seen", &|| nan_stays_where_it_is_seen(prefill)),
+        ("infinite_values_arrive", &|| in_every_type!(infinite_values_arrive(prefill))),
+        ("the_output_has_any_layout", &|| in_every_type!(the_output_has_any_layout(on))),
+        ("bad_prefills", &|| in_every_type!(bad_prefills(on))),
+    ]);
+}
+
+/// Runs every table and property of decode.
+///
+/// # Panics
+/// With the case at fault.
+pub fn decode(on: &impl AttendDecode) {
+    let decode = &Decode(on);
+    run_all(&[
+        ("shapes", &|| shapes(decode)),
+        ("long_rows", &|| long_rows(decode)),
+        ("options", &|| options(decode)),
+        ("a_store_changes_no_bit", &|| in_every_type!(a_store_changes_no_bit(decode))),
+        ("one_list_in_several_words", &|| in_every_type!(one_list_in_several_words(decode))),
+        ("neighbours_change_nothing", &|| in_every_type!(neighbours_change_nothing(decode))),
+        ("nan_stays_where_it_is_seen", &|| nan_stays_where_it_is_seen(decode)),
+        ("infinite_values_arrive", &|| in_every_type!(infinite_values_arrive(decode))),
+        ("bad_decodes", &|| in_every_type!(bad_decodes(on))),
     ]);
 }
 
 /// Odd head sizes, groups of 1 to 8, queries longer and shorter than keys, empty sequences.
-pub fn shapes(on: &impl Attend) {
+pub fn shapes(on: &impl Operation) {
     let batches: [&[(usize, usize)]; 8] = [
         &[],
         &[(0, 0)],
@@ -58,54 +84,36 @@ pub fn shapes(on: &impl Attend) {
     let mut values = [Values::Normal, Values::Large, Values::Flat].into_iter().cycle();
     for lens in batches {
         for (kv_heads, group, dim) in heads {
-            let attention = Attention::new((dim as f32).powf(-0.5));
-            let any = |case: Case, store, values| Case {
-                kv_heads,
-                group,
-                dim,
-                store,
-                values,
-                attention,
-                ..case
-            };
-            for (store, (values, sees)) in stores.by_ref().zip(values.by_ref().zip(PREFILLS)) {
-                any(Case::plain(dim as u64, lens, sees), store, values).check(on);
-            }
-            let keys: Vec<usize> = lens.iter().map(|&(_, keys)| keys).collect();
-            for (store, (values, sees)) in stores.by_ref().zip(values.by_ref().zip(DECODES)) {
-                any(Case::decode(dim as u64, &keys, sees), store, values).check(on);
+            for &sees in on.sees() {
+                let plain = on.case(dim as u64, lens, sees);
+                let attention = Attention::new((dim as f32).powf(-0.5));
+                let store = stores.next().expect("a cycle");
+                let values = values.next().expect("a cycle");
+                Case { kv_heads, group, dim, store, values, attention, ..plain }.check(on);
             }
         }
     }
 }
 
 /// Rows that are cut among blocks, chunks and threads.
-pub fn long_rows(on: &impl Attend) {
-    for sees in [Sees::Causal, Sees::Between] {
-        Case::plain(1, &[(5, 4097), (300, 1025), (513, 513)], sees).check(on);
-    }
-    for sees in [Sees::Dense, Sees::Shared(0.35), Sees::PerHead(0.125)] {
-        for store in [Store::TokenMajor, Store::HeadMajor, Store::Paged(16)] {
-            let case = Case::decode(2, &[16_384, 1, 4097, 0, 2048], sees);
-            Case { store, ..case }.check(on);
-        }
+pub fn long_rows(on: &impl Operation) {
+    for &(sees, store) in on.long_rows() {
+        let case = on.case(1, on.long_lens(), sees);
+        Case { store, ..case }.check(on);
     }
 }
 
 /// Softcaps, sliding windows, scales.
-pub fn options(on: &impl Attend) {
-    for sees in PREFILLS.into_iter().chain(DECODES) {
+pub fn options(on: &impl Operation) {
+    for &sees in on.sees() {
         for softcap in [None, Some(0.5), Some(30.0)] {
             for sliding_window in [None, Some(1), Some(7), Some(100_000)] {
                 for scale in [0.25, 0.0, -1.0] {
-                    let lens: &[(usize, usize)] = match sees {
-                        Sees::Dense | Sees::Shared(_) | Sees::PerHead(_) => &[(1, 150), (1, 0)],
-                        _ => &[(20, 40), (40, 20), (33, 150)],
-                    };
-                    let case = Case::plain(3, lens, sees);
+                    let case = on.case(3, &[(20, 40), (40, 20), (33, 150), (1, 0)], sees);
                     let attention = Attention { scale, softcap, sliding_window };
                     let case = Case { attention, ..case };
                     case.check_built(on, &case.build::<f32>(), "");
+                    case.check_built(on, &case.build::<bf16>(), "");
                 }
             }
         }
@@ -113,71 +121,69 @@ pub fn options(on: &impl Attend) {
 }
 
 /// The same keys in other places: the same bits; again: the same bits; with no LSE: the same bits.
-pub fn a_store_changes_no_bit(on: &impl Attend) {
-    let lens = [(30, 70), (0, 9), (64, 257)];
-    let prefills = PREFILLS.map(|sees| Case::plain(4, &lens, sees));
-    let decodes = DECODES.map(|sees| Case::decode(4, &[70, 0, 1500], sees));
-    for case in prefills.into_iter().chain(decodes) {
-        let built = case.build::<f32>();
-        let expected = case.run(on, &built);
-        let context = format!("attend: {case:?}");
-        same_outcome(&case.run(on, &built), &expected, &format!("{context}: again"));
-        let without = case.run_without_lse(on, &built);
+pub fn a_store_changes_no_bit<T: Element>(on: &impl Operation) {
+    for &sees in on.sees() {
+        let case = on.case(4, &[(30, 70), (0, 9), (64, 257)], sees);
+        let built = case.build::<T>();
+        let Some(expected) = case.run(on, &built) else { continue };
+        let context = format!("attend: {:?} {case:?}", T::DTYPE);
+        let again = case.run(on, &built).expect("taken before");
+        same_outcome(&again, &expected, &format!("{context}: again"));
+        let without = case.run_without_lse(on, &built).expect("taken before");
         assert_same_bits(&without, &expected.0, &format!("{context}: without LSE"));
         for store in Store::ALL {
             let stored = Case { store, ..case.clone() };
-            same_outcome(&stored.run(on, &built), &expected, &format!("{context}: in {store:?}"));
+            let Some(outcome) = stored.run(on, &built) else { continue };
+            same_outcome(&outcome, &expected, &format!("{context}: in {store:?}"));
         }
     }
 }
 
 /// Causal and full are row limits, and row limits begin at 0.
-pub fn one_limit_in_several_words(on: &impl Attend) {
+pub fn one_limit_in_several_words<T: Element>(on: &impl Operation) {
     let lens = [(30, 70), (70, 30), (129, 257)];
     for sees in [Sees::Causal, Sees::Full, Sees::PerRow] {
         let case = Case::plain(5, &lens, sees);
-        let built = case.build::<f32>();
-        let expected = case.run(on, &built);
+        let built = case.build::<T>();
+        let Some(expected) = case.run(on, &built) else { continue };
         for sees in [Sees::PerRow, Sees::Between] {
             let context = format!("attend: {case:?} as {sees:?}");
-            same_outcome(&Case { sees, ..case.clone() }.run(on, &built), &expected, &context);
+            let other = Case { sees, ..case.clone() }.run(on, &built).expect("taken before");
+            same_outcome(&other, &expected, &context);
         }
     }
 }
 
 /// All keys listed is dense; a list for each head that is the same for all is shared.
-pub fn one_list_in_several_words(on: &impl Attend) {
+pub fn one_list_in_several_words<T: Element>(on: &impl Operation) {
     for share in [0.0, 0.35, 1.0] {
         for sliding_window in [None, Some(40)] {
             let case = Case::decode(6, &[70, 0, 1500], Sees::Shared(share));
             let attention = Attention { sliding_window, ..case.attention };
             let case = Case { attention, ..case };
-            let built = case.build::<f32>();
-            let expected = case.run(on, &built);
+            let built = case.build::<T>();
+            let Some(expected) = case.run(on, &built) else { continue };
             let mut words = vec![Sees::PerHead(share)];
             words.extend((share == 1.0).then_some(Sees::Dense));
             for sees in words {
                 let context = format!("attend: {case:?} as {sees:?}");
-                same_outcome(&Case { sees, ..case.clone() }.run(on, &built), &expected, &context);
+                let other = Case { sees, ..case.clone() }.run(on, &built).expect("taken before");
+                same_outcome(&other, &expected, &context);
             }
         }
     }
 }
 
 /// A sequence reads the same bits alone and in its batch.
-pub fn neighbours_change_nothing(on: &impl Attend) {
-    let prefills = [Sees::Causal, Sees::Full]
-        .map(|sees| Case::plain(7, &[(33, 65), (0, 4), (129, 129), (2, 0), (1, 513)], sees));
-    let dense = Case::decode(7, &[700, 0, 33, 4097], Sees::Dense);
-    for case in prefills.into_iter().chain([dense]) {
-        let built = case.build::<f32>();
-        let together = case.run(on, &built);
+pub fn neighbours_change_nothing<T: Element>(on: &impl Operation) {
+    for &sees in on.sees() {
+        let alone_too = matches!(sees, Sees::Causal | Sees::Full | Sees::Dense);
+        let case = on.case(7, &[(33, 65), (0, 4), (129, 129), (2, 0), (1, 513)], sees);
+        let built = case.build::<T>();
+        let Some(together) = case.run(on, &built).filter(|_| alone_too) else { continue };
         let (queries, keys) = (case.queries(), case.keys());
         for sequence in 0..case.lens.len() {
             let (queries, keys) = (queries.span(sequence), keys.span(sequence));
-            let cut = |tensor: &[f32], span: Span, width: usize| {
-                tensor[span.start * width..span.end() * width].to_vec()
-            };
             let (q_width, width) = (case.q_heads() * case.dim, case.kv_heads * case.dim);
             let alone = Case { lens: vec![case.lens[sequence]], ..case.clone() };
             let cut_out = Built {
@@ -189,18 +195,23 @@ pub fn neighbours_change_nothing(on: &impl Attend) {
             let expected =
                 (cut(&together.0, queries, q_width), cut(&together.1, queries, case.q_heads()));
             let context = format!("attend: sequence {sequence} alone: {case:?}");
-            same_outcome(&alone.run(on, &cut_out), &expected, &context);
+            same_outcome(&alone.run(on, &cut_out).expect("taken before"), &expected, &context);
         }
     }
 }
 
+fn cut<T: Copy>(tensor: &[T], span: Span, width: usize) -> Vec<T> {
+    tensor[span.start * width..span.end() * width].to_vec()
+}
+
 /// Causal attention over compacted rows is dense attention with the dropped keys masked.
-pub fn pruned_is_masked(on: &impl Attend) {
+pub fn pruned_is_masked<T: Element>(on: &impl AttendPrefill) {
+    let weights = Prefill(on).weights();
     for (len, share) in [(1, 1.0), (40, 0.5), (257, 0.35), (257, 1.0), (600, 0.1)] {
         let dense = Case::plain(8, &[(len, len)], Sees::Full);
-        let built = dense.build::<f32>();
+        let built = dense.build::<T>();
         let kept = Random::new(len as u64).subset(len, share);
-        let gather = |tensor: &[f32], heads: usize| -> Vec<f32> {
+        let gather = |tensor: &[T], heads: usize| -> Vec<T> {
             let rows = kept.iter().map(|&i| i as usize * heads * dense.dim);
             rows.flat_map(|start| &tensor[start..start + heads * dense.dim]).copied().collect()
         };
@@ -211,23 +222,30 @@ pub fn pruned_is_masked(on: &impl Attend) {
             v: gather(&built.v, dense.kv_heads),
             ..pruned.build()
         };
-        let (out, lse) = pruned.run(on, &compacted);
-        let (exact, plain) = (masked::<f64>(&dense, &built, &kept), masked(&dense, &built, &kept));
+        let Some((out, lse)) = pruned.run(&Prefill(on), &compacted) else { continue };
+        let exact = masked::<f64, T>(&dense, &built, &kept, Weights::Exact);
+        let plain = masked::<f32, T>(&dense, &built, &kept, weights);
         let context =
             |what| format!("attend: pruned {what}, {len} rows, share {share}, seed {len}");
         judge(&out, &plain.0, &exact.0, &|| context("output"));
         judge(&lse, &plain.1, &exact.1, &|| context("LSE"));
         if share == 1.0 {
             let causal = Case { sees: Sees::Causal, ..dense };
-            same_outcome(&(out, lse), &causal.run(on, &built), &context("nothing"));
+            let causal = causal.run(&Prefill(on), &built).expect("taken before");
+            same_outcome(&(out, lse), &causal, &context("nothing"));
         }
     }
 }
 
 /// Each kept row over the kept rows up to it, in the uncompacted tensors.
-fn masked<R: Real>(case: &Case, built: &Built<f32>, kept: &[i32]) -> (Vec<R>, Vec<R>) {
+fn masked<R: Real, T: Element>(
+    case: &Case,
+    built: &Built<T>,
+    kept: &[i32],
+    weights: Weights,
+) -> (Vec<R>, Vec<R>) {
     let view = |tensor, heads| View::token_major(tensor, heads, case.dim);
-    let q: View<'_, f32> = view(&built.q, case.q_heads());
+    let q: View<'_, T> = view(&built.q, case.q_heads());
     let (k, v) = (view(&built.k, case.kv_heads), view(&built.v, case.kv_heads));
     let (mut out, mut lse) = (Vec::new(), Vec::new());
     for &query in kept {
@@ -235,9 +253,8 @@ fn masked<R: Real>(case: &Case, built: &Built<f32>, kept: &[i32]) -> (Vec<R>, Ve
             let seen = kept.iter().filter(|&&key| key <= query).map(|&key| key as usize);
             let kv_head = head / case.group;
             let seen: Vec<_> = seen.map(|t| (k.row(t, kv_head), v.row(t, kv_head))).collect();
-            let scale = case.attention.scale;
-            let (row, log_sum) =
-                row::<R, f32>(q.row(query as usize, head), &seen, case.dim, scale, None);
+            let query = q.row(query as usize, head);
+            let (row, log_sum) = row::<R, T>(query, &seen, case.dim, &case.attention, weights);
             out.extend(row);
             lse.push(log_sum);
         }
@@ -246,11 +263,9 @@ fn masked<R: Real>(case: &Case, built: &Built<f32>, kept: &[i32]) -> (Vec<R>, Ve
 }
 
 /// NaN in a key, a value or a query reaches the rows that see it and no others.
-pub fn nan_stays_where_it_is_seen(on: &impl Attend) {
-    let prefills = [Sees::Causal, Sees::PerRow, Sees::Between]
-        .map(|sees| Case::plain(9, &[(40, 70), (70, 40), (130, 130)], sees));
-    let decodes = [Sees::Dense, Sees::PerHead(0.5)].map(|s| Case::decode(9, &[70, 40, 600], s));
-    for case in prefills.into_iter().chain(decodes) {
+pub fn nan_stays_where_it_is_seen(on: &impl Operation) {
+    for &sees in on.sees() {
+        let case = on.case(9, &[(40, 70), (70, 40), (130, 130)], sees);
         let clean = case.build::<bf16>();
         let key = |sequence: usize, token: usize, head: usize| {
             ((case.keys().span(sequence).start + token) * case.kv_heads + head) * case.dim
@@ -271,33 +286,35 @@ pub fn nan_stays_where_it_is_seen(on: &impl Attend) {
 }
 
 /// An infinite value makes its channel infinite in the rows that see it.
-pub fn infinite_values_arrive(on: &impl Attend) {
-    for case in
-        [Case::plain(10, &[(65, 130)], Sees::Causal), Case::decode(10, &[600, 3], Sees::Dense)]
-    {
-        let mut built = case.build::<f32>();
-        built.v[2 * case.kv_heads * case.dim + 1] = f32::INFINITY;
-        built.v[2 * case.kv_heads * case.dim + 2] = f32::NEG_INFINITY;
+pub fn infinite_values_arrive<T: Element>(on: &impl Operation) {
+    for &sees in on.sees() {
+        let case = on.case(10, &[(65, 130), (2, 3)], sees);
+        let mut built = case.build::<T>();
+        built.v[2 * case.kv_heads * case.dim + 1] = T::from_f32(f32::INFINITY);
+        built.v[2 * case.kv_heads * case.dim + 2] = T::from_f32(f32::NEG_INFINITY);
         case.check_built(on, &built, "with infinities in value 2");
     }
 }
 
 /// The output goes where its layout says and nowhere else.
-pub fn the_output_has_any_layout(on: &impl Attend) {
+pub fn the_output_has_any_layout<T: Element>(on: &impl AttendPrefill) {
     let case = Case::plain(11, &[(30, 40), (9, 3)], Sees::Causal);
-    let built = case.build::<f32>();
-    let (expected, _) = case.run(on, &built);
+    let built = case.build::<T>();
+    let Some((expected, _)) = case.run(&Prefill(on), &built) else { return };
     let (heads, dim, tokens) = (case.q_heads(), case.dim, case.queries().total());
-    let padded = Layout {
-        token_stride: heads * (dim + 3) + 2,
-        head_stride: dim + 3,
+    let padded = |by| Layout {
+        token_stride: heads * (dim + by) + 2 * by,
+        head_stride: dim + by,
         ..Layout::token_major(heads, dim)
     };
     let spans: Vec<Span> = case.keys().spans().collect();
     let view = |tensor, heads| View::token_major(tensor, heads, dim);
     let (k, v) = (view(&built.k[..], case.kv_heads), view(&built.v[..], case.kv_heads));
     let keys = Keys::Contiguous { k, v, spans: &spans };
-    for layout in [padded, Layout::head_major(heads, dim, tokens + 2)] {
+    for layout in [padded(3), padded(8), Layout::head_major(heads, dim, tokens + 2)] {
+        if !on.takes_prefill(&keys, layout) {
+            continue;
+        }
         let mut out = vec![7.0; layout.required_len(tokens + 2).expect("small")];
         let out_view = ViewMut::new(&mut out, layout);
         let q = view(&built.q[..], heads);
