@@ -46,6 +46,7 @@ struct Weights<bf16> {
     static constexpr float FACTOR = 1.0f;
 };
 
+// DIM channels, of which heads may have fewer: the others are zeros.
 template <int DIM, int TILES>
 struct Shape {
     static constexpr int QUERIES = 8 * TILES;
@@ -53,6 +54,7 @@ struct Shape {
     static constexpr int WARPS = DIM > 128 ? 2 : 4;
     static constexpr int STAGES = DIM > 96 ? 3 : 4;
     static constexpr int THREADS = 32 * WARPS;
+    static constexpr bool SHARED_QUERIES = DIM > 128 && TILES > 1;  // where registers are too few
 
     struct Slot {
         Vector k[STEP * CHUNKS];
@@ -63,9 +65,12 @@ struct Shape {
         float max[WARPS][QUERIES];
         float sum[WARPS][QUERIES];
     };
-    union Shared {
-        Slot slots[WARPS][STAGES];
-        Parts parts;  // once the slots are done with
+    struct Shared {
+        union {
+            Slot slots[WARPS][STAGES];
+            Parts parts;  // once the slots are done with
+        };
+        uint32_t queries[SHARED_QUERIES ? QUERIES : 1][DIM / 2 + 4];  // padded like the parts
     };
 
     // Where a chunk of a row lies in a slot: any 8 rows at one chunk, and any 8 chunks in order,
@@ -87,6 +92,7 @@ struct Warp {
     using Shape = salient::Shape<DIM, TILES>;
 
     const SalientDecodeParams& p;
+    typename Shape::Shared& shared;
     typename Shape::Slot* slots;
     const List& list;
     const int32_t* pages;  // of the sequence
@@ -101,10 +107,11 @@ struct Warp {
     uint32_t found = 0;     // faults, and SEEN if a key was
     uint64_t visible = 0;   // 16 bits for each step on its way, the last lowest
 
-    __device__ Warp(const SalientDecodeParams& p, typename Shape::Slot* slots, const List& list,
+    __device__ Warp(const SalientDecodeParams& p, typename Shape::Shared& shared, const List& list,
                     int sequence, int head)
         : p(p),
-          slots(slots),
+          shared(shared),
+          slots(shared.slots[warp_id()]),
           list(list),
           pages(p.page_table + static_cast<int64_t>(sequence) * p.max_pages),
           k(static_cast<const T*>(p.k) + head * p.layouts[0].head_stride),
@@ -118,9 +125,28 @@ struct Warp {
 #pragma unroll
             for (int i = 0; i < DIM / 8; i++) {
                 auto* words = reinterpret_cast<const uint32_t*>(row + 8 * i + 2 * (lane % 4));
-                q[tile][i / 2][i % 2] = load_if(member < p.group, words, 0u);
+                uint32_t word = load_if(member < p.group && 8 * i < p.dim, words, 0u);
+                if constexpr (Shape::SHARED_QUERIES) {
+                    shared_store_if(warp_id() == 0, &shared.queries[member][4 * i + lane % 4], word);
+                } else {
+                    q[tile][i / 2][i % 2] = word;
+                }
             }
             max[tile][0] = max[tile][1] = -INFINITY;
+        }
+        if (Shape::SHARED_QUERIES) __syncthreads();
+    }
+
+    // The fragment of 16 channels of the queries.
+    __device__ __forceinline__ void load_queries(uint32_t (&words)[2], int tile, int i) const {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            if constexpr (Shape::SHARED_QUERIES) {
+                const uint32_t* row = shared.queries[8 * tile + lane / 4];
+                words[half] = shared_load(row + 8 * i + 4 * half + lane % 4);
+            } else {
+                words[half] = q[tile][i][half];
+            }
         }
     }
 
@@ -148,7 +174,7 @@ struct Warp {
 
     // Starts the copies of a step's rows; those that are not seen become zeros.
     __device__ __forceinline__ void copy(int slot, Token token) {
-        int64_t row = list.start + token.index;
+        int64_t row = static_cast<int64_t>(list.start) + token.index;
         if (p.page_table != nullptr) {
             bool inside = token.page >= 0 && token.page < p.pages;
             if (token.visible && !inside) found |= SALIENT_STATUS_PAGE;
@@ -165,10 +191,10 @@ struct Warp {
             int r = (32 * i + lane) / Shape::CHUNKS, chunk = (32 * i + lane) % Shape::CHUNKS;
             int64_t k_row = __shfl_sync(FULL_WARP, k_at, r);
             int64_t v_row = __shfl_sync(FULL_WARP, v_at, r);
-            bool valid = mask >> r & 1;
+            bool valid = (mask >> r & 1) && 8 * chunk < p.dim;
             int to = Shape::place(r, chunk);
-            copy_async_16(slots[slot].k + to, k + (valid ? k_row : 0) + 8 * chunk, valid);
-            copy_async_16(slots[slot].v + to, v + (valid ? v_row : 0) + 8 * chunk, valid);
+            copy_async_16(slots[slot].k + to, k + k_row + 8 * chunk, valid);
+            copy_async_16(slots[slot].v + to, v + v_row + 8 * chunk, valid);
         }
     }
 
@@ -254,7 +280,11 @@ struct Warp {
             uint32_t keys[4];
             load_matrices(keys, slot.k + Shape::place(lane % 16, 2 * i + lane / 16));
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++) multiply_add<T>(s[tile], keys, q[tile][i]);
+            for (int tile = 0; tile < TILES; tile++) {
+                uint32_t queries[2];
+                load_queries(queries, tile, i);
+                multiply_add<T>(s[tile], keys, queries);
+            }
         }
         float factors[TILES][2];
         soften(s, mask, scale, factors);
@@ -350,7 +380,7 @@ __global__ void __launch_bounds__(Shape<DIM, TILES>::THREADS)
     // What nobody will add up.
     if (splits > 1 && (end <= first || end <= list.begin())) return;
 
-    Warp<T, DIM, TILES> warp(p, shared.slots[warp_id()], list, sequence, head);
+    Warp<T, DIM, TILES> warp(p, shared, list, sequence, head);
     warp.run(first, end);
     uint32_t faults = warp.found & ~SEEN;
     if (faults != 0) report_row(p.status, faults, list.row);
@@ -360,6 +390,7 @@ __global__ void __launch_bounds__(Shape<DIM, TILES>::THREADS)
 
     for (int i = thread; i < p.group * DIM; i += Shape::THREADS) {
         int query = i / DIM, channel = i % DIM, q_head = head * p.group + query;
+        bool exists = channel < p.dim;
         float largest = -INFINITY;
 #pragma unroll
         for (int w = 0; w < Shape::WARPS; w++) {
@@ -373,10 +404,10 @@ __global__ void __launch_bounds__(Shape<DIM, TILES>::THREADS)
                       shared_load(&shared.parts.out[w][query][channel]));
         }
         if (splits == 1) {
-            write<T>(p, sequence, q_head, channel, whole);
+            write<T>(p, sequence, q_head, channel, exists, whole);
         } else {
             Part part(p, splits, sequence, q_head, split);
-            store(part.out + channel, whole.out);
+            store_if(exists, part.out + channel, whole.out);
             store_if(channel == 0, part.stats, largest);
             store_if(channel == 0, part.stats + 1, whole.sum);
         }
@@ -402,9 +433,10 @@ __global__ void combine(SalientDecodeParams p, int splits) {
         int turn = (i - begin + channel / 32) % (end - begin);
         int split = SALIENT_MUTATED("decode/order") ? begin + turn : i;
         Part part(p, splits, sequence, q_head, split);
-        whole.add(load(part.stats), load(part.stats + 1), load(part.out + channel));
+        whole.add(load(part.stats), load(part.stats + 1),
+                  load_if(channel < p.dim, part.out + channel, 0.0f));
     }
-    write<T>(p, sequence, q_head, channel, whole);
+    write<T>(p, sequence, q_head, channel, channel < p.dim, whole);
 }
 
 template <typename T, int DIM, int TILES>
@@ -426,14 +458,14 @@ int run_for(const SalientDecodeParams& p, SalientStream stream) {
     int64_t heads = static_cast<int64_t>(p.batch) * p.kv_heads;
     if (max_of(heads * splits, heads * p.group) > INT32_MAX) return INVALID_VALUE;
     auto blocks = static_cast<uint32_t>(heads * splits);
-    int error = INVALID_VALUE;
-    if (p.dim == 64) error = run_group<T, 64>(p, splits, blocks, stream);
-    if (p.dim == 96) error = run_group<T, 96>(p, splits, blocks, stream);
-    if (p.dim == 128) error = run_group<T, 128>(p, splits, blocks, stream);
-    if (p.dim == 256) error = run_group<T, 256>(p, splits, blocks, stream);
+    int error;
+    if (p.dim <= 64) error = run_group<T, 64>(p, splits, blocks, stream);
+    else if (p.dim <= 96) error = run_group<T, 96>(p, splits, blocks, stream);
+    else if (p.dim <= 128) error = run_group<T, 128>(p, splits, blocks, stream);
+    else error = run_group<T, 256>(p, splits, blocks, stream);
     if (error != SUCCESS || splits == 1) return error;
     auto rows = static_cast<uint32_t>(heads * p.group);
-    Launch shape{dim3(rows), static_cast<uint32_t>(p.dim)};
+    Launch shape{dim3(rows), ceil_div(static_cast<uint32_t>(p.dim), 32u) * 32};
     return launch("decode_combine", combine<T>, shape, stream, p, splits);
 }
 
@@ -447,6 +479,7 @@ SALIENT_EXPORT int salient_decode(const SalientDecodeParams* params, SalientStre
     if (p.batch == 0 || p.kv_heads == 0 || p.group == 0) return SUCCESS;
     // So that no entry of a step overflows.
     if (p.capacity > INT32_MAX - (1 << 16) || p.group > 16) return INVALID_VALUE;
+    if (p.dim < 8 || p.dim > 256 || p.dim % 8 != 0) return INVALID_VALUE;
     if (p.split < 64 || p.split % 64 != 0) return INVALID_VALUE;
     if (p.dtype == SALIENT_F16) return run_for<f16>(p, stream);
     if (p.dtype == SALIENT_BF16) return run_for<bf16>(p, stream);

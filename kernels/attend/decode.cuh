@@ -77,15 +77,15 @@ struct Whole {
     __device__ __forceinline__ float lse() const { return largest + logf(sum); }
 };
 
-// Channel `channel` of a row, and with channel 0 its LSE.
+// A channel of a row, if it exists, and with channel 0 the row's LSE.
 template <typename T>
 __device__ __forceinline__ void write(const SalientDecodeParams& p, int sequence, int q_head,
-                                      int channel, const Whole& whole) {
+                                      int channel, bool exists, const Whole& whole) {
     int64_t at = sequence * p.out_stride + q_head * p.out_head_stride + channel;
     float mean = whole.mean();
     bool wide = p.out_dtype == SALIENT_F32;
-    store_if(wide, static_cast<float*>(p.out) + at, mean);
-    store_if(!wide, static_cast<T*>(p.out) + at, round_to<T>(mean));
+    store_if(exists && wide, static_cast<float*>(p.out) + at, mean);
+    store_if(exists && !wide, static_cast<T*>(p.out) + at, round_to<T>(mean));
     int64_t row = static_cast<int64_t>(sequence) * p.kv_heads * p.group + q_head;
     store_if(p.lse != nullptr && channel == 0, p.lse + row, whole.lse());
 }

@@ -248,7 +248,7 @@ typedef struct SalientDecodeParams {
     int32_t batch;
     int32_t kv_heads;
     int32_t group;               // query heads per KV head: 1 to 16
-    int32_t dim;                 // 64, 96, 128 or 256
+    int32_t dim;                 // a multiple of 8 up to 256
     int32_t list_heads;          // 1 or kv_heads; 0 without lists
     int32_t capacity;            // entries that a list, or without lists a sequence, may have
     int32_t split;               // entries per block; a multiple of 64

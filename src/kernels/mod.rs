@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+pub mod attend;
 mod buffer;
 pub mod compact;
 /// The C ABI of the kernels, as in `kernels/include/salient.h`. The launchers are there to link with

@@ -665,7 +665,7 @@ pub struct SalientDecodeParams {
     pub kv_heads: i32,
     /// query heads per KV head: 1 to 16
     pub group: i32,
-    /// 64, 96, 128 or 256
+    /// a multiple of 8 up to 256
     pub dim: i32,
     /// 1 or kv_heads; 0 without lists
     pub list_heads: i32,
