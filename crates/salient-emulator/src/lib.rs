@@ -16,6 +16,7 @@
 //! not modelled: time, caches, and the order in which lanes of a warp touch memory between two
 //! points where they wait.
 
+mod attend;
 mod compact;
 mod emulated;
 mod launch;
@@ -30,6 +31,7 @@ mod thread;
 mod traffic;
 mod validate;
 
+pub use attend::{DecodeOutputs, DecodeRun};
 pub use compact::{KvOutputs, KvRun, KvStore, RowsOutputs, RowsRun, UNWRITTEN};
 pub use emulated::Emulated;
 pub use launch::{Device, Fault, Launched};

@@ -1,0 +1,5 @@
+//! **attend** on the emulated kernels.
+
+mod decode;
+
+pub use decode::{DecodeOutputs, DecodeRun};
