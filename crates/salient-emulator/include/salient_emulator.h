@@ -23,6 +23,7 @@
 #endif
 #define salient_mlp SALIENT_LAUNCHER(mlp)
 #define salient_keynorm SALIENT_LAUNCHER(keynorm)
+#define salient_decode SALIENT_LAUNCHER(decode)
 #define salient_select SALIENT_LAUNCHER(select)
 #define salient_rows SALIENT_LAUNCHER(rows)
 #define salient_rows_in_place SALIENT_LAUNCHER(rows_in_place)

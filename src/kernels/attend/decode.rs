@@ -161,7 +161,9 @@ impl DecodePlan {
         to_i64("out", out.token_stride)?;
         to_i64("out", out.head_stride)?;
         let (q_len, out_len) = (required("q", q, batch)?, required("out", out, batch)?);
-        if out_len > 0 && !is_disjoint(dim, [(batch, out.token_stride), (out.heads, out.head_stride)]) {
+        if out_len > 0
+            && !is_disjoint(dim, [(batch, out.token_stride), (out.heads, out.head_stride)])
+        {
             return Err(shared_places(out.token_stride));
         }
 

@@ -70,41 +70,19 @@ impl<T: Element> DecodeRun<T> {
         attention: &Attention,
         spare: usize,
     ) -> Result<Self> {
-        check_decode_keys(keys, &lists)?;
-        let (k, v, lens, cache) = match *keys {
+        let (plan, capacity) = plan([q, out], out_dtype, keys, lists, attention, spare)?;
+        let (k, v, lens) = match *keys {
             Keys::Contiguous { k, v, spans } => {
-                let tokens = spans.iter().map(|span| span.end()).max().unwrap_or(0);
-                let cache = DecodeCache::Contiguous { k: k.layout, v: v.layout, tokens };
-                (k.data, v.data, spans.iter().map(|span| span.len).collect::<Vec<_>>(), cache)
+                (k.data, v.data, spans.iter().map(|span| span.len as i32).collect::<Vec<_>>())
             }
-            Keys::Paged { k, v, layout, page_table, lens } => {
-                let pages = layout.pages(k.len().min(v.len())).unwrap_or(0);
-                let max_pages = page_table.len().checked_div(lens.len()).unwrap_or(0);
-                let cache = DecodeCache::Paged { layout, max_pages, pages };
-                (k, v, lens.to_vec(), cache)
+            Keys::Paged { k, v, lens, .. } => (k, v, lens.iter().map(|&len| len as i32).collect()),
+        };
+        let given = match lists {
+            KeyLists::Dense => None,
+            KeyLists::Shared { keys, lists } | KeyLists::PerHead { keys, lists } => {
+                Some((keys, lists))
             }
         };
-        let (kind, given) = match lists {
-            KeyLists::Dense => (DecodeLists::Dense, None),
-            KeyLists::Shared { keys, lists } => (DecodeLists::Shared, Some((keys, lists))),
-            KeyLists::PerHead { keys, lists } => (DecodeLists::PerHead, Some((keys, lists))),
-        };
-        let longest = match given {
-            None => lens.iter().max().copied(),
-            Some((_, lists)) => lists.lens().max(),
-        };
-        let capacity = longest.unwrap_or(0) + spare;
-        let plan = DecodePlan::new(DecodeShape {
-            batch: lens.len(),
-            q,
-            out,
-            cache,
-            lists: kind,
-            capacity,
-            dtype: T::DTYPE,
-            out_dtype,
-            attention: *attention,
-        })?;
         let starts = match *keys {
             Keys::Contiguous { spans, .. } => {
                 Some(spans.iter().map(|span| span.start as i32).collect::<Vec<_>>())
@@ -122,7 +100,6 @@ impl<T: Element> DecodeRun<T> {
             });
             (padded.collect::<Vec<_>>(), lists.lens().map(|len| len as i32).collect::<Vec<_>>())
         });
-        let lens: Vec<i32> = lens.into_iter().map(|len| len as i32).collect();
         Ok(Self {
             plan,
             rows: lens.len() * q.heads,
@@ -213,9 +190,8 @@ impl AttendDecode for Emulated {
 
     fn takes_decode<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
         let q = Layout::token_major(out.heads, out.dim);
-        let device = self.device();
-        let (lists, plain) = (KeyLists::Dense, Attention::new(1.0));
-        DecodeRun::new(&device, [q, out], DType::F32, keys, lists, &plain, SPARE).is_ok()
+        let plain = Attention::new(1.0);
+        plan([q, out], DType::F32, keys, KeyLists::Dense, &plain, SPARE).is_ok()
     }
 
     fn decode_sample(&self) -> Sample {
@@ -225,3 +201,37 @@ impl AttendDecode for Emulated {
 
 /// Places behind the longest list.
 const SPARE: usize = 3;
+
+/// A plan for lists (or sequences, where there are none) of up to `spare` more entries than the
+/// longest has, and so many entries.
+fn plan<T: Element>(
+    [q, out]: [Layout; 2],
+    out_dtype: DType,
+    keys: &Keys<'_, T>,
+    lists: KeyLists<'_>,
+    attention: &Attention,
+    spare: usize,
+) -> Result<(DecodePlan, usize)> {
+    check_decode_keys(keys, &lists)?;
+    let (batch, longest, cache) = match *keys {
+        Keys::Contiguous { k, v, spans } => {
+            let tokens = spans.iter().map(|span| span.end()).max().unwrap_or(0);
+            let cache = DecodeCache::Contiguous { k: k.layout, v: v.layout, tokens };
+            (spans.len(), spans.iter().map(|span| span.len).max(), cache)
+        }
+        Keys::Paged { k, v, layout, page_table, lens } => {
+            let pages = layout.pages(k.len().min(v.len())).unwrap_or(0);
+            let max_pages = page_table.len().checked_div(lens.len()).unwrap_or(0);
+            let cache = DecodeCache::Paged { layout, max_pages, pages };
+            (lens.len(), lens.iter().max().copied(), cache)
+        }
+    };
+    let (lists, longest) = match lists {
+        KeyLists::Dense => (DecodeLists::Dense, longest),
+        KeyLists::Shared { lists, .. } => (DecodeLists::Shared, lists.lens().max()),
+        KeyLists::PerHead { lists, .. } => (DecodeLists::PerHead, lists.lens().max()),
+    };
+    let (capacity, attention, dtype) = (longest.unwrap_or(0) + spare, *attention, T::DTYPE);
+    let shape = DecodeShape { batch, q, out, cache, lists, capacity, dtype, out_dtype, attention };
+    Ok((DecodePlan::new(shape)?, capacity))
+}
