@@ -95,6 +95,7 @@ struct Warp {
     typename Shape::Shared& shared;
     typename Shape::Slot* slots;
     const List& list;
+    int end;               // of the block's entries
     const int32_t* pages;  // of the sequence
     const T* k;            // of the head
     const T* v;
@@ -107,12 +108,13 @@ struct Warp {
     uint32_t found = 0;     // faults, and SEEN if a key was
     uint64_t visible = 0;   // 16 bits for each step on its way, the last lowest
 
-    __device__ Warp(const SalientDecodeParams& p, typename Shape::Shared& shared, const List& list,
+    __device__ Warp(const SalientDecodeParams& p, typename Shape::Shared& shared, const List& list, int end,
                     int sequence, int head)
         : p(p),
           shared(shared),
           slots(shared.slots[warp_id()]),
           list(list),
+          end(end),
           pages(p.page_table + static_cast<int64_t>(sequence) * p.max_pages),
           k(static_cast<const T*>(p.k) + head * p.layouts[0].head_stride),
           v(static_cast<const T*>(p.v) + head * p.layouts[1].head_stride),
@@ -153,7 +155,7 @@ struct Warp {
     // Lane i gets the entry before entry i of a step; lanes above STEP get none.
     __device__ __forceinline__ int fetch(int first) const {
         int at = first - 1 + lane;
-        bool exists = lane <= STEP && at >= 0 && at < list.count;
+        bool exists = lane <= STEP && at >= 0 && at < end;
         return list.kept == nullptr ? at : load_if(exists, list.kept + at, -1);
     }
 
@@ -161,7 +163,7 @@ struct Warp {
     __device__ __forceinline__ Token look_up(int first, int before) {
         int index = __shfl_down_sync(FULL_WARP, before, 1);
         int at = first + lane;
-        bool listed = lane < STEP && at < list.count;
+        bool listed = lane < STEP && at < end;
         bool exists = SALIENT_MUTATED("decode/bounds") ? index >= 0
                                                        : index >= 0 && index < list.len;
         if (listed && !exists) found |= SALIENT_STATUS_INDEX;
@@ -299,8 +301,8 @@ struct Warp {
         add_values(slot, s);
     }
 
-    // Attends over the warp's steps among entries first .. end.
-    __device__ __forceinline__ void run(int first, int end) {
+    // Attends over the warp's steps from entry `first` on.
+    __device__ __forceinline__ void run(int first) {
         float scale = p.softcap == 0.0f ? p.scale : p.scale / p.softcap;
         constexpr int STRIDE = STEP * Shape::WARPS, AHEAD = Shape::STAGES - 1;
         first += STEP * static_cast<int>(warp_id());
@@ -328,7 +330,7 @@ struct Warp {
         for (int i = 0; i < steps; i++) {
             copy_async_wait<AHEAD - 1>();
             // The step's rows are there, and no lane is at the slot that is next to be filled.
-            if (!SALIENT_MUTATED("decode/barrier")) __syncwarp();
+            __syncwarp();
             advance();
             uint32_t mask = static_cast<uint32_t>(visible >> (STEP * AHEAD)) & 0xffff;
             attend(slots[i % Shape::STAGES], mask, scale);
@@ -380,13 +382,13 @@ __global__ void __launch_bounds__(Shape<DIM, TILES>::THREADS)
     // What nobody will add up.
     if (splits > 1 && (end <= first || end <= list.begin())) return;
 
-    Warp<T, DIM, TILES> warp(p, shared, list, sequence, head);
-    warp.run(first, end);
+    Warp<T, DIM, TILES> warp(p, shared, list, end, sequence, head);
+    warp.run(first);
     uint32_t faults = warp.found & ~SEEN;
     if (faults != 0) report_row(p.status, faults, list.row);
     __syncthreads();
     warp.put(shared.parts);
-    __syncthreads();
+    if (!SALIENT_MUTATED("decode/barrier")) __syncthreads();
 
     for (int i = thread; i < p.group * DIM; i += Shape::THREADS) {
         int query = i / DIM, channel = i % DIM, q_head = head * p.group + query;
