@@ -263,6 +263,56 @@ enum { SALIENT_PREFILL_MAX_DIM = 256 };
 
 int salient_prefill(const SalientPrefillParams* params, SalientStream stream);
 
+// Where keys or values lie: strides in elements, multiples of 8.
+typedef struct SalientDecodeLayout {
+    int64_t token_stride;  // from a token to the next (in a page, where paged)
+    int64_t head_stride;
+    int64_t page_stride;   // 0 if the cache is contiguous
+} SalientDecodeLayout;
+
+// Attention of one query per sequence over the keys that its lists name, in list order. Entries
+// outside the sequence, and those on pages outside the pool, are a fault and left out; a list that
+// does not ascend is a fault, too, and attended as it is. A sequence or list whose length cannot be
+// counts as empty. Of an empty list the output is 0, the LSE -inf.
+typedef struct SalientDecodeParams {
+    const void* q;               // [batch, kv_heads * group, dim] by strides; 16-byte aligned
+    const void* k;               // 16-byte aligned
+    const void* v;               // 16-byte aligned
+    void* out;                   // [batch, kv_heads * group, dim] by strides
+    float* lse;                  // [batch, kv_heads * group]; or null
+    const int32_t* lens;         // [batch] tokens of every sequence
+    const int32_t* span_starts;  // [batch] first token of every sequence; null if paged
+    const int32_t* page_table;   // [batch, max_pages]; null if contiguous
+    const int32_t* kept;         // [batch * list_heads, capacity]; null: every token
+    const int32_t* kept_lens;    // [batch * list_heads]; null if kept is
+    SalientStatus* status;       // rows are those of lists; without lists, sequences
+    float* workspace;            // [batch * kv_heads * group, splits, dim + 2] elements with splits =
+                                 // ceil(capacity / split); not used if there is but one
+    SalientDecodeLayout layouts[2];  // of keys, of values
+    int64_t q_stride;            // elements from a sequence to the next; a multiple of 8
+    int64_t q_head_stride;       // a multiple of 8
+    int64_t out_stride;
+    int64_t out_head_stride;
+    float scale;
+    float softcap;               // 0: none
+    int32_t window;              // the last tokens of a sequence that are seen; 0: all
+    int32_t batch;
+    int32_t kv_heads;
+    int32_t group;               // query heads per KV head: 1 to 16
+    int32_t dim;                 // a multiple of 8 up to 256
+    int32_t list_heads;          // 1 or kv_heads; 0 without lists
+    int32_t capacity;            // entries that a list, or without lists a sequence, may have
+    int32_t split;               // entries per block; a multiple of 64
+    int32_t tokens;              // tokens that a contiguous cache holds; 0 if paged
+    int32_t page_size;           // 0 if contiguous
+    int32_t max_pages;           // pages per sequence in the table
+    int32_t pages;               // pages that the pool holds
+    int32_t dtype;               // of q, k and v: f16 or bf16
+    int32_t out_dtype;           // f32 or dtype
+} SalientDecodeParams;
+
+int salient_decode(const SalientDecodeParams* params, SalientStream stream);
+
 // ---- validate ----
 
 // Checks device-side lists: ascending, in range, -1 after the last and only there, lengths that fit,

@@ -89,6 +89,49 @@ __device__ __forceinline__ float exp2_approx(float x) {
 
 #endif
 
+// The next value towards zero; x is not negative, and no more than the type holds.
+template <typename T>
+__device__ __forceinline__ T truncate(float x);
+
+template <>
+__device__ __forceinline__ bf16 truncate<bf16>(float x) {
+    return {static_cast<uint16_t>(__float_as_uint(x) >> 16)};
+}
+
+template <>
+__device__ __forceinline__ f16 truncate<f16>(float x) {
+#ifdef SALIENT_EMULATOR
+    auto bits = salient_emulated_bits<uint16_t>(static_cast<_Float16>(x));
+    return {static_cast<uint16_t>(bits - (to_float(f16{bits}) > x ? 1 : 0))};
+#else
+    uint16_t bits;
+    asm("cvt.rz.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return {bits};
+#endif
+}
+
+// The nearest value, ties to even.
+template <typename T>
+__device__ __forceinline__ T round_to(float x);
+
+template <>
+__device__ __forceinline__ bf16 round_to<bf16>(float x) {
+    uint32_t bits = __float_as_uint(x);
+    uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return {static_cast<uint16_t>(x == x ? rounded : 0x7fff)};
+}
+
+template <>
+__device__ __forceinline__ f16 round_to<f16>(float x) {
+#ifdef SALIENT_EMULATOR
+    return {salient_emulated_bits<uint16_t>(static_cast<_Float16>(x))};
+#else
+    uint16_t bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return {bits};
+#endif
+}
+
 // The two halves of a word, the lower first.
 template <typename T>
 __device__ __forceinline__ void unpack(uint32_t word, float (&values)[2]) {

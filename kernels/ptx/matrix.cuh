@@ -43,6 +43,18 @@ inline const char* load_transposed(void* const* data, uint32_t) {
     return nullptr;
 }
 
+// Lane l holds columns 2 (l % 4) and the next of row l / 4, before and after.
+inline const char* transpose(void* const* data, uint32_t) {
+    uint16_t from[8][8];
+    for (int lane = 0; lane < 32; lane++) memcpy(&from[lane / 4][2 * (lane % 4)], data[lane], 4);
+    for (int lane = 0; lane < 32; lane++) {
+        int row = 2 * (lane % 4), column = lane / 4;
+        uint16_t pair[2] = {from[row][column], from[row + 1][column]};
+        memcpy(data[lane], pair, 4);
+    }
+    return nullptr;
+}
+
 struct Fragments {
     float* d;
     const uint32_t* a;
@@ -101,6 +113,11 @@ inline void load_matrices_transposed(uint32_t (&words)[4], const void* row, SALI
     load_by(matrix::load_transposed, words, row, site);
 }
 
+inline uint32_t transpose_matrix(uint32_t word, SALIENT_SITE) {
+    salient_emulated_collective(FULL_WARP, emulated::MOVMATRIX, &word, matrix::transpose, site);
+    return word;
+}
+
 template <typename T>
 inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                          SALIENT_SITE) {
@@ -127,6 +144,14 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&words)[4], c
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                  : "r"(address)
                  : "memory");
+}
+
+// Transposes an 8 x 8 matrix of 16-bit elements that lies in the warp's registers as load_matrices
+// puts it (PTX ISA: movmatrix).
+__device__ __forceinline__ uint32_t transpose_matrix(uint32_t word) {
+    uint32_t transposed;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(word));
+    return transposed;
 }
 
 template <typename T>

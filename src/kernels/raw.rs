@@ -764,6 +764,210 @@ const _: () = {
     ][::core::mem::offset_of!(SalientPrefillParams, out_dtype) - 200usize];
 };
 pub const SALIENT_PREFILL_MAX_DIM: i32 = 256;
+/// Where keys or values lie: strides in elements, multiples of 8.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct SalientDecodeLayout {
+    /// from a token to the next (in a page, where paged)
+    pub token_stride: i64,
+    pub head_stride: i64,
+    /// 0 if the cache is contiguous
+    pub page_stride: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    [
+        "Size of SalientDecodeLayout",
+    ][::core::mem::size_of::<SalientDecodeLayout>() - 24usize];
+    [
+        "Alignment of SalientDecodeLayout",
+    ][::core::mem::align_of::<SalientDecodeLayout>() - 8usize];
+    [
+        "Offset of field: SalientDecodeLayout::token_stride",
+    ][::core::mem::offset_of!(SalientDecodeLayout, token_stride) - 0usize];
+    [
+        "Offset of field: SalientDecodeLayout::head_stride",
+    ][::core::mem::offset_of!(SalientDecodeLayout, head_stride) - 8usize];
+    [
+        "Offset of field: SalientDecodeLayout::page_stride",
+    ][::core::mem::offset_of!(SalientDecodeLayout, page_stride) - 16usize];
+};
+/// Attention of one query per sequence over the keys that its lists name, in list order. Entries outside the sequence, and those on pages outside the pool, are a fault and left out; a list that does not ascend is a fault, too, and attended as it is. A sequence or list whose length cannot be counts as empty. Of an empty list the output is 0, the LSE -inf.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientDecodeParams {
+    /// \[batch, kv_heads * group, dim\] by strides; 16-byte aligned
+    pub q: *const ::core::ffi::c_void,
+    /// 16-byte aligned
+    pub k: *const ::core::ffi::c_void,
+    /// 16-byte aligned
+    pub v: *const ::core::ffi::c_void,
+    /// \[batch, kv_heads * group, dim\] by strides
+    pub out: *mut ::core::ffi::c_void,
+    /// \[batch, kv_heads * group\]; or null
+    pub lse: *mut f32,
+    /// \[batch\] tokens of every sequence
+    pub lens: *const i32,
+    /// \[batch\] first token of every sequence; null if paged
+    pub span_starts: *const i32,
+    /// \[batch, max_pages\]; null if contiguous
+    pub page_table: *const i32,
+    /// \[batch * list_heads, capacity\]; null: every token
+    pub kept: *const i32,
+    /// \[batch * list_heads\]; null if kept is
+    pub kept_lens: *const i32,
+    /// rows are those of lists; without lists, sequences
+    pub status: *mut SalientStatus,
+    /// \[batch * kv_heads * group, splits, dim + 2\] elements with splits = ceil(capacity / split); not used if there is but one
+    pub workspace: *mut f32,
+    /// of keys, of values
+    pub layouts: [SalientDecodeLayout; 2usize],
+    /// elements from a sequence to the next; a multiple of 8
+    pub q_stride: i64,
+    /// a multiple of 8
+    pub q_head_stride: i64,
+    pub out_stride: i64,
+    pub out_head_stride: i64,
+    pub scale: f32,
+    /// 0: none
+    pub softcap: f32,
+    /// the last tokens of a sequence that are seen; 0: all
+    pub window: i32,
+    pub batch: i32,
+    pub kv_heads: i32,
+    /// query heads per KV head: 1 to 16
+    pub group: i32,
+    /// a multiple of 8 up to 256
+    pub dim: i32,
+    /// 1 or kv_heads; 0 without lists
+    pub list_heads: i32,
+    /// entries that a list, or without lists a sequence, may have
+    pub capacity: i32,
+    /// entries per block; a multiple of 64
+    pub split: i32,
+    /// tokens that a contiguous cache holds; 0 if paged
+    pub tokens: i32,
+    /// 0 if contiguous
+    pub page_size: i32,
+    /// pages per sequence in the table
+    pub max_pages: i32,
+    /// pages that the pool holds
+    pub pages: i32,
+    /// of q, k and v: f16 or bf16
+    pub dtype: i32,
+    /// f32 or dtype
+    pub out_dtype: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    [
+        "Size of SalientDecodeParams",
+    ][::core::mem::size_of::<SalientDecodeParams>() - 240usize];
+    [
+        "Alignment of SalientDecodeParams",
+    ][::core::mem::align_of::<SalientDecodeParams>() - 8usize];
+    [
+        "Offset of field: SalientDecodeParams::q",
+    ][::core::mem::offset_of!(SalientDecodeParams, q) - 0usize];
+    [
+        "Offset of field: SalientDecodeParams::k",
+    ][::core::mem::offset_of!(SalientDecodeParams, k) - 8usize];
+    [
+        "Offset of field: SalientDecodeParams::v",
+    ][::core::mem::offset_of!(SalientDecodeParams, v) - 16usize];
+    [
+        "Offset of field: SalientDecodeParams::out",
+    ][::core::mem::offset_of!(SalientDecodeParams, out) - 24usize];
+    [
+        "Offset of field: SalientDecodeParams::lse",
+    ][::core::mem::offset_of!(SalientDecodeParams, lse) - 32usize];
+    [
+        "Offset of field: SalientDecodeParams::lens",
+    ][::core::mem::offset_of!(SalientDecodeParams, lens) - 40usize];
+    [
+        "Offset of field: SalientDecodeParams::span_starts",
+    ][::core::mem::offset_of!(SalientDecodeParams, span_starts) - 48usize];
+    [
+        "Offset of field: SalientDecodeParams::page_table",
+    ][::core::mem::offset_of!(SalientDecodeParams, page_table) - 56usize];
+    [
+        "Offset of field: SalientDecodeParams::kept",
+    ][::core::mem::offset_of!(SalientDecodeParams, kept) - 64usize];
+    [
+        "Offset of field: SalientDecodeParams::kept_lens",
+    ][::core::mem::offset_of!(SalientDecodeParams, kept_lens) - 72usize];
+    [
+        "Offset of field: SalientDecodeParams::status",
+    ][::core::mem::offset_of!(SalientDecodeParams, status) - 80usize];
+    [
+        "Offset of field: SalientDecodeParams::workspace",
+    ][::core::mem::offset_of!(SalientDecodeParams, workspace) - 88usize];
+    [
+        "Offset of field: SalientDecodeParams::layouts",
+    ][::core::mem::offset_of!(SalientDecodeParams, layouts) - 96usize];
+    [
+        "Offset of field: SalientDecodeParams::q_stride",
+    ][::core::mem::offset_of!(SalientDecodeParams, q_stride) - 144usize];
+    [
+        "Offset of field: SalientDecodeParams::q_head_stride",
+    ][::core::mem::offset_of!(SalientDecodeParams, q_head_stride) - 152usize];
+    [
+        "Offset of field: SalientDecodeParams::out_stride",
+    ][::core::mem::offset_of!(SalientDecodeParams, out_stride) - 160usize];
+    [
+        "Offset of field: SalientDecodeParams::out_head_stride",
+    ][::core::mem::offset_of!(SalientDecodeParams, out_head_stride) - 168usize];
+    [
+        "Offset of field: SalientDecodeParams::scale",
+    ][::core::mem::offset_of!(SalientDecodeParams, scale) - 176usize];
+    [
+        "Offset of field: SalientDecodeParams::softcap",
+    ][::core::mem::offset_of!(SalientDecodeParams, softcap) - 180usize];
+    [
+        "Offset of field: SalientDecodeParams::window",
+    ][::core::mem::offset_of!(SalientDecodeParams, window) - 184usize];
+    [
+        "Offset of field: SalientDecodeParams::batch",
+    ][::core::mem::offset_of!(SalientDecodeParams, batch) - 188usize];
+    [
+        "Offset of field: SalientDecodeParams::kv_heads",
+    ][::core::mem::offset_of!(SalientDecodeParams, kv_heads) - 192usize];
+    [
+        "Offset of field: SalientDecodeParams::group",
+    ][::core::mem::offset_of!(SalientDecodeParams, group) - 196usize];
+    [
+        "Offset of field: SalientDecodeParams::dim",
+    ][::core::mem::offset_of!(SalientDecodeParams, dim) - 200usize];
+    [
+        "Offset of field: SalientDecodeParams::list_heads",
+    ][::core::mem::offset_of!(SalientDecodeParams, list_heads) - 204usize];
+    [
+        "Offset of field: SalientDecodeParams::capacity",
+    ][::core::mem::offset_of!(SalientDecodeParams, capacity) - 208usize];
+    [
+        "Offset of field: SalientDecodeParams::split",
+    ][::core::mem::offset_of!(SalientDecodeParams, split) - 212usize];
+    [
+        "Offset of field: SalientDecodeParams::tokens",
+    ][::core::mem::offset_of!(SalientDecodeParams, tokens) - 216usize];
+    [
+        "Offset of field: SalientDecodeParams::page_size",
+    ][::core::mem::offset_of!(SalientDecodeParams, page_size) - 220usize];
+    [
+        "Offset of field: SalientDecodeParams::max_pages",
+    ][::core::mem::offset_of!(SalientDecodeParams, max_pages) - 224usize];
+    [
+        "Offset of field: SalientDecodeParams::pages",
+    ][::core::mem::offset_of!(SalientDecodeParams, pages) - 228usize];
+    [
+        "Offset of field: SalientDecodeParams::dtype",
+    ][::core::mem::offset_of!(SalientDecodeParams, dtype) - 232usize];
+    [
+        "Offset of field: SalientDecodeParams::out_dtype",
+    ][::core::mem::offset_of!(SalientDecodeParams, out_dtype) - 236usize];
+};
 /// Checks device-side lists: ascending, in range, -1 after the last and only there, lengths that fit, offsets that match; and pages in the pool. Writes nothing but the status.
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
@@ -865,6 +1069,10 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     pub fn salient_prefill(
         params: *const SalientPrefillParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    pub fn salient_decode(
+        params: *const SalientDecodeParams,
         stream: SalientStream,
     ) -> ::core::ffi::c_int;
     pub fn salient_validate(

@@ -23,6 +23,7 @@
 #endif
 #define salient_mlp SALIENT_LAUNCHER(mlp)
 #define salient_keynorm SALIENT_LAUNCHER(keynorm)
+#define salient_decode SALIENT_LAUNCHER(decode)
 #define salient_select SALIENT_LAUNCHER(select)
 #define salient_rows SALIENT_LAUNCHER(rows)
 #define salient_rows_in_place SALIENT_LAUNCHER(rows_in_place)
@@ -78,7 +79,7 @@ struct Shape {
 enum Access : uint32_t { LOAD, STORE, ATOMIC, SHARED_LOAD, SHARED_STORE, SHARED_ATOMIC };
 
 // What a collective of the lanes of a warp is.
-enum Collective : uint32_t { SHUFFLE, VOTE, MATCH, REDUCE, SYNC, LDMATRIX, MMA };
+enum Collective : uint32_t { SHUFFLE, VOTE, MATCH, REDUCE, SYNC, LDMATRIX, MMA, MOVMATRIX };
 
 enum Barrier : uint32_t { BLOCK, CLUSTER };
 

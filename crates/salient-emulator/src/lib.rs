@@ -31,7 +31,7 @@ mod thread;
 mod traffic;
 mod validate;
 
-pub use attend::PrefillRun;
+pub use attend::{DecodeOutputs, DecodeRun, PrefillRun};
 pub use compact::{KvOutputs, KvRun, KvStore, RowsOutputs, RowsRun, UNWRITTEN};
 pub use emulated::Emulated;
 pub use launch::{Device, Fault, Launched};

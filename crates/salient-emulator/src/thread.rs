@@ -99,6 +99,7 @@ pub(crate) enum Collective {
     Sync,
     Ldmatrix,
     Mma,
+    Movmatrix,
 }
 
 /// Who waits for whom.

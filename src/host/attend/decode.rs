@@ -131,7 +131,7 @@ pub fn decode<T: Element>(
     Ok(())
 }
 
-fn check_lists<T: Element>(keys: &Keys<'_, T>, lists: &KeyLists<'_>) -> Result<()> {
+pub(crate) fn check_lists<T: Element>(keys: &Keys<'_, T>, lists: &KeyLists<'_>) -> Result<()> {
     const WHAT: &str = "key list";
     let (entries, lists, per_sequence) = match *lists {
         KeyLists::Dense => return Ok(()),

@@ -9,6 +9,7 @@ mod pack;
 mod prefill;
 mod tile;
 
+pub(crate) use decode::check_lists;
 pub use decode::{KeyLists, decode};
 pub use prefill::{RowLimit, prefill};
 
@@ -155,7 +156,7 @@ impl<'a, T: Element> Keys<'a, T> {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         match *self {
             Self::Contiguous { k, v, spans } => {
                 check_len("heads of v", k.layout.heads, v.layout.heads)?;

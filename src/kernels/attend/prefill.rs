@@ -1,6 +1,6 @@
-//! **attend**: plans and checks.
+//! **prefill**: plans and checks.
 
-use super::{
+use super::super::{
     ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, to_i32, to_i64,
 };
 use crate::dtype::DType;

@@ -1,4 +1,4 @@
-//! **attend** on the emulated kernels.
+//! **prefill** on the emulated kernels.
 
 use std::ffi::{c_int, c_void};
 

@@ -1,0 +1,358 @@
+// A warp of decode: it takes every WARPS-th step of STEP entries of its block, gathers their rows
+// into slots of its own, STAGES - 1 of them on their way, and keeps a running softmax (Milakov and
+// Gimelshein, arXiv 1805.02867) with the output in registers.
+//
+// Weights go into their product as three 16-bit terms that add up to all 24 bits of them, so that
+// nothing is rounded but sums: matrix operations are cheap beside the reads.
+#pragma once
+
+#include "attend/decode.cuh"
+#include "ptx/async_copy.cuh"
+#include "ptx/matrix.cuh"
+
+namespace salient {
+namespace decoding {
+
+constexpr int STEP = 16;  // entries
+constexpr int TERMS = 3;  // of a weight
+
+constexpr uint32_t SEEN = 1u << 31;  // no fault: a warp saw a key
+
+// A positive term that makes no difference, in place of 0; and a factor that keeps the terms of
+// weights from underflow.
+template <typename T>
+struct Weights;
+
+template <>
+struct Weights<f16> {
+    static constexpr uint16_t TINY = 1;  // 2^-24
+    static constexpr float FACTOR = 16384.0f;
+};
+
+template <>
+struct Weights<bf16> {
+    static constexpr uint16_t TINY = (127 - 100) << 7;  // 2^-100
+    static constexpr float FACTOR = 1.0f;
+};
+
+// DIM channels, of which heads may have fewer: the others are zeros.
+template <int DIM, int TILES>
+struct Shape {
+    static constexpr int QUERIES = 8 * TILES;
+    static constexpr int CHUNKS = DIM / 8;  // 16-byte chunks of a row
+    static constexpr int WARPS = DIM > 128 ? 2 : 4;
+    static constexpr int STAGES = DIM > 96 ? 3 : 4;
+    static constexpr int THREADS = 32 * WARPS;
+    static constexpr bool SHARED_QUERIES = DIM > 128 && TILES > 1;  // where registers are too few
+
+    struct Slot {
+        Vector k[STEP * CHUNKS];
+        Vector v[STEP * CHUNKS];
+    };
+    struct Parts {
+        float out[WARPS][QUERIES][DIM + 4];  // so that a warp's columns lie in different banks
+        float max[WARPS][QUERIES];
+        float sum[WARPS][QUERIES];
+    };
+    struct Shared {
+        union {
+            Slot slots[WARPS][STAGES];
+            Parts parts;  // once the slots are done with
+        };
+        uint32_t queries[SHARED_QUERIES ? QUERIES : 1][DIM / 2 + 4];  // padded like the parts
+    };
+
+    // Where a chunk of a row lies in a slot: any 8 rows at one chunk, and any 8 chunks in order,
+    // lie in different banks.
+    static __device__ __forceinline__ int place(int row, int chunk) {
+        return row * CHUNKS + (chunk ^ (CHUNKS % 8 == 0 ? row % 8 : row / 2 % 4));
+    }
+};
+
+// A token on its way from the list to an address.
+struct Token {
+    int index;
+    int page;  // 0 in a contiguous cache
+    bool visible;
+};
+
+template <typename T, int DIM, int TILES>
+struct Warp {
+    using Shape = decoding::Shape<DIM, TILES>;
+
+    const SalientDecodeParams& p;
+    typename Shape::Shared& shared;
+    typename Shape::Slot* slots;
+    const List& list;
+    int end;               // of the block's entries
+    const int32_t* pages;  // of the sequence
+    const T* k;            // of the head
+    const T* v;
+    int lane;
+
+    uint32_t q[TILES][DIM / 16][2];
+    float out[TILES][DIM / 16][4] = {};
+    float max[TILES][2];
+    float sum[TILES][2] = {};
+    uint32_t found = 0;     // faults, and SEEN if a key was
+    uint64_t visible = 0;   // 16 bits for each step on its way, the last lowest
+
+    __device__ Warp(const SalientDecodeParams& p, typename Shape::Shared& shared, const List& list,
+                    int end, int sequence, int head)
+        : p(p),
+          shared(shared),
+          slots(shared.slots[warp_id()]),
+          list(list),
+          end(end),
+          pages(p.page_table + static_cast<int64_t>(sequence) * p.max_pages),
+          k(static_cast<const T*>(p.k) + head * p.layouts[0].head_stride),
+          v(static_cast<const T*>(p.v) + head * p.layouts[1].head_stride),
+          lane(static_cast<int>(lane_id())) {
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+            int member = 8 * tile + lane / 4;
+            const T* row = static_cast<const T*>(p.q) + sequence * p.q_stride +
+                           (static_cast<int64_t>(head) * p.group + member) * p.q_head_stride;
+#pragma unroll
+            for (int i = 0; i < DIM / 8; i++) {
+                auto* words = reinterpret_cast<const uint32_t*>(row + 8 * i + 2 * (lane % 4));
+                uint32_t word = load_if(member < p.group && 8 * i < p.dim, words, 0u);
+                if constexpr (Shape::SHARED_QUERIES) {
+                    uint32_t* to = &shared.queries[member][4 * i + lane % 4];
+                    shared_store_if(warp_id() == 0, to, word);
+                } else {
+                    q[tile][i / 2][i % 2] = word;
+                }
+            }
+            max[tile][0] = max[tile][1] = -INFINITY;
+        }
+        if (Shape::SHARED_QUERIES) __syncthreads();
+    }
+
+    // The fragment of 16 channels of the queries.
+    __device__ __forceinline__ void load_queries(uint32_t (&words)[2], int tile, int i) const {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            if constexpr (Shape::SHARED_QUERIES) {
+                const uint32_t* row = shared.queries[8 * tile + lane / 4];
+                words[half] = shared_load(row + 8 * i + 4 * half + lane % 4);
+            } else {
+                words[half] = q[tile][i][half];
+            }
+        }
+    }
+
+    // Lane i gets the entry before entry i of a step; lanes above STEP get none.
+    __device__ __forceinline__ int fetch(int first) const {
+        int at = first - 1 + lane;
+        bool exists = lane <= STEP && at >= 0 && at < end;
+        return list.kept == nullptr ? at : load_if(exists, list.kept + at, -1);
+    }
+
+    // Lane i gets token i of a step.
+    __device__ __forceinline__ Token look_up(int first, int before) {
+        int index = __shfl_down_sync(FULL_WARP, before, 1);
+        int at = first + lane;
+        bool listed = lane < STEP && at < end;
+        bool exists = SALIENT_MUTATED("decode/bounds") ? index >= 0
+                                                       : index >= 0 && index < list.len;
+        if (listed && !exists) found |= SALIENT_STATUS_INDEX;
+        if (listed && exists && at > 0 && index <= before) found |= SALIENT_STATUS_ORDER;
+        bool visible = listed && exists && index >= list.seen;
+        int page = 0;
+        if (p.page_table != nullptr) page = load_if(visible, pages + index / p.page_size, 0);
+        return {index, page, visible};
+    }
+
+    // Starts the copies of a step's rows; those that are not seen become zeros.
+    __device__ __forceinline__ void copy(int slot, Token token) {
+        int64_t row = static_cast<int64_t>(list.start) + token.index;
+        if (p.page_table != nullptr) {
+            bool inside = token.page >= 0 && token.page < p.pages;
+            if (token.visible && !inside) found |= SALIENT_STATUS_PAGE;
+            token.visible = token.visible && inside;
+            row = token.index % p.page_size;
+        }
+        int64_t page = token.page;
+        int64_t k_at = page * p.layouts[0].page_stride + row * p.layouts[0].token_stride;
+        int64_t v_at = page * p.layouts[1].page_stride + row * p.layouts[1].token_stride;
+        uint32_t mask = __ballot_sync(FULL_WARP, token.visible);
+        visible = visible << STEP | mask;
+#pragma unroll
+        for (int i = 0; i < STEP * Shape::CHUNKS / 32; i++) {
+            int r = (32 * i + lane) / Shape::CHUNKS, chunk = (32 * i + lane) % Shape::CHUNKS;
+            int64_t k_row = __shfl_sync(FULL_WARP, k_at, r);
+            int64_t v_row = __shfl_sync(FULL_WARP, v_at, r);
+            bool valid = (mask >> r & 1) && 8 * chunk < p.dim;
+            int to = Shape::place(r, chunk);
+            copy_async_16(slots[slot].k + to, k + k_row + 8 * chunk, valid);
+            copy_async_16(slots[slot].v + to, v + v_row + 8 * chunk, valid);
+        }
+    }
+
+    // The logits of a step become weights; returns the factors of what was summed before.
+    __device__ __forceinline__ void soften(float (&s)[TILES][4], uint32_t mask, float scale,
+                                           float (&factors)[TILES][2]) {
+        if (mask != 0) found |= SEEN;
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                float logit = s[tile][e] * scale;
+                if (p.softcap != 0.0f) logit = p.softcap * tanhf(logit);
+                bool seen = mask >> (lane / 4 + 8 * (e / 2)) & 1;
+                s[tile][e] = seen ? logit : -INFINITY;
+            }
+#pragma unroll
+            for (int column = 0; column < 2; column++) {
+                float largest = fmaxf(s[tile][column], s[tile][column + 2]);
+#pragma unroll
+                for (int step = 4; step < 32; step *= 2) {
+                    largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, step));
+                }
+                largest = fmaxf(largest, max[tile][column]);
+                float shift = largest == -INFINITY ? 0.0f : largest;
+                float factor = weight(max[tile][column], largest);
+                max[tile][column] = largest;
+                float upper = expf(s[tile][column] - shift);
+                float lower = expf(s[tile][column + 2] - shift);
+                sum[tile][column] = sum[tile][column] * factor + (upper + lower);
+                s[tile][column] = upper;
+                s[tile][column + 2] = lower;
+                factors[tile][column] = factor;
+            }
+        }
+    }
+
+    // Adds the weighted values of a slot to the output.
+    __device__ __forceinline__ void add_values(const typename Shape::Slot& slot,
+                                               float (&s)[TILES][4]) {
+        uint32_t terms[TILES][TERMS][2];
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float rest[2] = {s[tile][2 * half] * Weights<T>::FACTOR,
+                                 s[tile][2 * half + 1] * Weights<T>::FACTOR};
+#pragma unroll
+                for (int term = 0; term < TERMS; term++) {
+                    uint32_t word = 0;
+#pragma unroll
+                    for (int column = 0; column < 2; column++) {
+                        T part = truncate<T>(rest[column]);
+                        rest[column] -= to_float(part);
+                        uint32_t bits = part.bits == 0 ? Weights<T>::TINY : part.bits;
+                        word |= bits << (16 * column);
+                    }
+                    terms[tile][term][half] = transpose_matrix(word);
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < DIM / 16; i++) {
+            uint32_t values[4];
+            int key = lane / 16 * 8 + lane % 8;
+            load_matrices_transposed(values,
+                                     slot.v + Shape::place(key, 2 * i + lane / 8 % 2));
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+#pragma unroll
+                for (int term = 0; term < TERMS; term++) {
+                    multiply_add<T>(out[tile][i], values, terms[tile][TERMS - 1 - term]);
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void attend(const typename Shape::Slot& slot, uint32_t mask,
+                                           float scale) {
+        float s[TILES][4] = {};
+#pragma unroll
+        for (int i = 0; i < DIM / 16; i++) {
+            uint32_t keys[4];
+            load_matrices(keys, slot.k + Shape::place(lane % 16, 2 * i + lane / 16));
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+                uint32_t queries[2];
+                load_queries(queries, tile, i);
+                multiply_add<T>(s[tile], keys, queries);
+            }
+        }
+        float factors[TILES][2];
+        soften(s, mask, scale, factors);
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+#pragma unroll
+            for (int i = 0; i < DIM / 16; i++) {
+#pragma unroll
+                for (int e = 0; e < 4; e++) out[tile][i][e] *= factors[tile][e % 2];
+            }
+        }
+        add_values(slot, s);
+    }
+
+    // Attends over the warp's steps from entry `first` on.
+    __device__ __forceinline__ void run(int first) {
+        float scale = p.softcap == 0.0f ? p.scale : p.scale / p.softcap;
+        constexpr int STRIDE = STEP * Shape::WARPS, AHEAD = Shape::STAGES - 1;
+        first += STEP * static_cast<int>(warp_id());
+        // Steps that are wholly below what is seen.
+        int skipped = max_of(0, list.begin() - first - (STEP - 1));
+        first += ceil_div(skipped, STRIDE) * STRIDE;
+        int steps = max_of(0, ceil_div(end - first, STRIDE));
+
+        // Three steps at once are between the list and shared memory: its entries, then its pages,
+        // then its rows are fetched.
+        Token token = look_up(first, fetch(first));
+        int before = fetch(first + STRIDE);
+        int next = 0;
+        auto advance = [&] {
+            if (next < steps) copy(next % Shape::STAGES, token);
+            else visible <<= STEP;
+            copy_async_commit();
+            next++;
+            token = look_up(first + next * STRIDE, before);
+            before = fetch(first + (next + 1) * STRIDE);
+        };
+#pragma unroll 1
+        for (int i = 0; i < AHEAD; i++) advance();
+#pragma unroll 1
+        for (int i = 0; i < steps; i++) {
+            copy_async_wait<AHEAD - 1>();
+            // The step's rows are there, and no lane is at the slot that is next to be filled.
+            __syncwarp();
+            advance();
+            uint32_t mask = static_cast<uint32_t>(visible >> (STEP * AHEAD)) & 0xffff;
+            attend(slots[i % Shape::STAGES], mask, scale);
+        }
+        copy_async_wait<0>();
+    }
+
+    // Into shared memory.
+    __device__ __forceinline__ void put(typename Shape::Parts& parts) {
+        int warp = static_cast<int>(warp_id());
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+#pragma unroll
+            for (int column = 0; column < 2; column++) {
+                int query = 8 * tile + 2 * (lane % 4) + column;
+                float total = sum[tile][column];
+#pragma unroll
+                for (int step = 4; step < 32; step *= 2) {
+                    total += __shfl_xor_sync(FULL_WARP, total, step);
+                }
+                if ((found & SEEN) && max[tile][column] == -INFINITY) total = NAN;
+                shared_store_if(lane < 4, &parts.max[warp][query], max[tile][column]);
+                shared_store_if(lane < 4, &parts.sum[warp][query], total);
+#pragma unroll
+                for (int i = 0; i < DIM / 8; i++) {
+                    float x = out[tile][i / 2][i % 2 * 2 + column] / Weights<T>::FACTOR;
+                    shared_store(&parts.out[warp][query][8 * i + lane / 4], x);
+                }
+            }
+        }
+    }
+};
+
+}  // namespace decoding
+}  // namespace salient
