@@ -14,6 +14,8 @@ fn every_launcher_links() {
         raw::salient_rows as *const (),
         raw::salient_rows_in_place as *const (),
         raw::salient_kv as *const (),
+        raw::salient_prefill as *const (),
+        raw::salient_decode as *const (),
         raw::salient_validate as *const (),
     ];
     let distinct: BTreeSet<_> = launchers.into_iter().collect();
