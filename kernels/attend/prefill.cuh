@@ -7,6 +7,7 @@
 #include "ptx/matrix.cuh"
 
 namespace salient {
+namespace prefilling {
 
 // Key rows from `first` to below `limit`.
 struct alignas(8) Seen {
@@ -62,8 +63,8 @@ __device__ __forceinline__ bool load_sequence(const SalientPrefillParams& p, int
     return valid && keys.start >= 0 && 0 <= keys.len && keys.len <= p.keys - keys.start;
 }
 
-// The key rows, of `len`, that query `row` of a sequence sees; none if it does not exist. What lies beyond the
-// keys is reported, and cut off.
+// The key rows, of `len`, that query `row` of a sequence sees; none if it does not exist. What lies
+// beyond the keys is reported, and cut off.
 __device__ __forceinline__ Seen seen_by(const SalientPrefillParams& p, Span queries, int len,
                                         int row) {
     int token = queries.start + row;
@@ -115,4 +116,5 @@ __device__ __forceinline__ uint32_t ones_where_infinite(uint32_t word, uint32_t 
     return ones;
 }
 
+}  // namespace prefilling
 }  // namespace salient

@@ -12,10 +12,6 @@ struct alignas(16) Vector {
     uint32_t words[4];
 };
 
-struct alignas(16) Float4 {
-    float at[4];
-};
-
 #ifdef SALIENT_EMULATOR
 
 #define SALIENT_ACCESS(pointer, kind, active) \

@@ -29,6 +29,28 @@ __device__ __forceinline__ float to_float(f16 x) {
 #endif
 }
 
+// The nearest value, ties to even. A NaN becomes 0x7fff.
+template <typename T>
+__device__ __forceinline__ T round_to(float x);
+
+template <>
+__device__ __forceinline__ bf16 round_to<bf16>(float x) {
+    uint32_t bits = __float_as_uint(x);
+    uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return {static_cast<uint16_t>(x == x ? rounded : 0x7fff)};
+}
+
+template <>
+__device__ __forceinline__ f16 round_to<f16>(float x) {
+#ifdef SALIENT_EMULATOR
+    return {x == x ? salient_emulated_bits<uint16_t>(static_cast<_Float16>(x)) : uint16_t(0x7fff)};
+#else
+    uint16_t bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return {bits};
+#endif
+}
+
 // Two floats rounded to nearest even, `low` in the lower half (PTX ISA: cvt.rn.f16x2.f32 and
 // cvt.rn.bf16x2.f32, sm_80). A NaN becomes 0x7fff.
 template <typename T>
@@ -36,24 +58,12 @@ __device__ __forceinline__ uint32_t pack(float low, float high);
 
 #ifdef SALIENT_EMULATOR
 
+template <typename T>
+inline uint32_t pack(float low, float high) {
+    return round_to<T>(low).bits | static_cast<uint32_t>(round_to<T>(high).bits) << 16;
+}
+
 inline void reconsider(int&) {}
-
-template <>
-inline uint32_t pack<f16>(float low, float high) {
-    auto round = [](float x) -> uint32_t {
-        return x != x ? 0x7fff : salient_emulated_bits<uint16_t>(static_cast<_Float16>(x));
-    };
-    return round(low) | round(high) << 16;
-}
-
-template <>
-inline uint32_t pack<bf16>(float low, float high) {
-    auto round = [](float x) -> uint32_t {
-        uint32_t bits = __float_as_uint(x);
-        return x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    };
-    return round(low) | round(high) << 16;
-}
 
 // 2 to the power of x, within 2 ulp; below the least normal number, 0 (PTX ISA: ex2.approx.ftz.f32).
 inline float exp2_approx(float x) {
@@ -106,28 +116,6 @@ __device__ __forceinline__ f16 truncate<f16>(float x) {
 #else
     uint16_t bits;
     asm("cvt.rz.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-    return {bits};
-#endif
-}
-
-// The nearest value, ties to even.
-template <typename T>
-__device__ __forceinline__ T round_to(float x);
-
-template <>
-__device__ __forceinline__ bf16 round_to<bf16>(float x) {
-    uint32_t bits = __float_as_uint(x);
-    uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return {static_cast<uint16_t>(x == x ? rounded : 0x7fff)};
-}
-
-template <>
-__device__ __forceinline__ f16 round_to<f16>(float x) {
-#ifdef SALIENT_EMULATOR
-    return {salient_emulated_bits<uint16_t>(static_cast<_Float16>(x))};
-#else
-    uint16_t bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
     return {bits};
 #endif
 }

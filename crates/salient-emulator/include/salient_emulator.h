@@ -222,10 +222,6 @@ struct Max {
     static constexpr uint32_t FIRST = 0;
     static uint32_t fold(uint32_t a, uint32_t b) { return a > b ? a : b; }
 };
-struct Or {
-    static constexpr uint32_t FIRST = 0;
-    static uint32_t fold(uint32_t a, uint32_t b) { return a | b; }
-};
 
 }  // namespace emulated
 
@@ -262,9 +258,6 @@ inline uint32_t __ballot_sync(uint32_t mask, int predicate, SALIENT_SITE) {
 inline int __any_sync(uint32_t mask, int predicate, SALIENT_SITE) {
     return __ballot_sync(mask, predicate, site) != 0;
 }
-inline int __all_sync(uint32_t mask, int predicate, SALIENT_SITE) {
-    return __ballot_sync(mask, !predicate, site) == 0;
-}
 template <typename T>
 inline uint32_t __match_any_sync(uint32_t mask, T value, SALIENT_SITE) {
     static_assert(sizeof(T) == 4, "");
@@ -279,9 +272,6 @@ inline uint32_t __reduce_min_sync(uint32_t mask, uint32_t value, SALIENT_SITE) {
 inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value, SALIENT_SITE) {
     return emulated::join(mask, value, emulated::REDUCE, emulated::reduce<emulated::Max>, site);
 }
-inline uint32_t __reduce_or_sync(uint32_t mask, uint32_t value, SALIENT_SITE) {
-    return emulated::join(mask, value, emulated::REDUCE, emulated::reduce<emulated::Or>, site);
-}
 inline void __syncwarp(uint32_t mask = 0xffffffffu, SALIENT_SITE) {
     salient_emulated_collective(mask, emulated::SYNC, nullptr, nullptr, site);
 }
@@ -294,13 +284,9 @@ inline int __syncthreads_count(int predicate, SALIENT_SITE) {
 inline int __syncthreads_or(int predicate, SALIENT_SITE) {
     return salient_emulated_barrier(emulated::BLOCK, predicate != 0, site).any != 0;
 }
-inline int __syncthreads_and(int predicate, SALIENT_SITE) {
-    return salient_emulated_barrier(emulated::BLOCK, predicate != 0, site).all != 0;
-}
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 inline int __popc(uint32_t x) { return __builtin_popcount(x); }
-inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
 
 template <typename To, typename From>
@@ -316,6 +302,5 @@ inline float __uint_as_float(uint32_t x) { return salient_emulated_bits<float>(x
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }
-inline float __fdiv_rn(float a, float b) { return a / b; }
 
 #endif

@@ -103,6 +103,20 @@ __global__ void conversions(float* out) {
     store(out + 65536 + bits, to_float(bf16{static_cast<uint16_t>(bits)}));
 }
 
+// in: a fragment of an 8 x 8 matrix, [32] words; out: that of its transpose.
+__global__ void matrix_moved(const uint32_t* in, uint32_t* out) {
+    uint32_t lane = lane_id();
+    store(out + lane, transpose_matrix(load(in + lane)));
+}
+
+// in: [32] f32; out: [2][32] words, as f16 and as bf16.
+__global__ void truncations(const uint32_t* in, uint32_t* out) {
+    uint32_t lane = lane_id();
+    float x = __uint_as_float(load(in + lane));
+    store(out + lane, static_cast<uint32_t>(truncate<f16>(x).bits));
+    store(out + 32 + lane, static_cast<uint32_t>(truncate<bf16>(x).bits));
+}
+
 // in: [32] pairs of f32; out: [2][32] words, as f16 and as bf16.
 __global__ void packs(const uint32_t* in, uint32_t* out) {
     uint32_t lane = lane_id();
@@ -132,6 +146,16 @@ SALIENT_EXPORT int salient_probe_matrices_transposed(const uint32_t* in, uint32_
                                                      SalientStream stream) {
     return launch("matrices", matrices<true>, {dim3(1), 32, sizeof(Matrices)}, stream,
                   reinterpret_cast<const Vector*>(in), out);
+}
+
+SALIENT_EXPORT int salient_probe_matrix_moved(const uint32_t* in, uint32_t* out,
+                                              SalientStream stream) {
+    return launch("matrix_moved", matrix_moved, {dim3(1), 32}, stream, in, out);
+}
+
+SALIENT_EXPORT int salient_probe_truncations(const uint32_t* in, uint32_t* out,
+                                             SalientStream stream) {
+    return launch("truncations", truncations, {dim3(1), 32}, stream, in, out);
 }
 
 SALIENT_EXPORT int salient_probe_packs(const uint32_t* in, uint32_t* out, SalientStream stream) {

@@ -17,7 +17,7 @@ use salient_oracle::implementation::Compact;
 use crate::emulated::Emulated;
 use crate::launch::{Device, Fault, Launched};
 use crate::memory::Buffer;
-use crate::select::place;
+use crate::memory::place;
 
 unsafe extern "C" {
     fn salient_emulated_rows(params: *const SalientRowsParams, stream: *mut c_void) -> c_int;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytemuck::Pod;
+use salient::kernels::Buffer as Place;
 
 /// What fresh memory holds: NaN as f16, far outside any list as i32, huge as f32 and bf16.
 pub(crate) const POISON: u8 = 0xfd;
@@ -111,6 +112,11 @@ impl<T: Pod> Buffer<T> {
         // and launches are over when they return.
         unsafe { std::slice::from_raw_parts(self.start as *const T, self.len) }.to_vec()
     }
+}
+
+/// A buffer as the checks of `salient::kernels` see it.
+pub(crate) fn place<T: Pod>(buffer: &Buffer<T>) -> Place {
+    Place::new(buffer.address(), buffer.len())
 }
 
 impl<T> Drop for Buffer<T> {

@@ -13,6 +13,8 @@ pub fn launcher(probe: Probe) -> Launcher {
         Probe::Warp => salient_probe_warp,
         Probe::Matrices => salient_probe_matrices,
         Probe::MatricesTransposed => salient_probe_matrices_transposed,
+        Probe::MatrixMoved => salient_probe_matrix_moved,
+        Probe::Truncations => salient_probe_truncations,
         Probe::Packs => salient_probe_packs,
         Probe::ProductF16 => salient_probe_product_f16,
         Probe::ProductBf16 => salient_probe_product_bf16,
@@ -30,6 +32,13 @@ unsafe extern "C" {
         output: *mut u32,
         stream: *mut c_void,
     ) -> c_int;
+    fn salient_probe_matrix_moved(
+        input: *const u32,
+        output: *mut u32,
+        stream: *mut c_void,
+    ) -> c_int;
+    fn salient_probe_truncations(input: *const u32, output: *mut u32, stream: *mut c_void)
+    -> c_int;
     fn salient_probe_packs(input: *const u32, output: *mut u32, stream: *mut c_void) -> c_int;
     fn salient_probe_product_f16(input: *const u32, output: *mut u32, stream: *mut c_void)
     -> c_int;

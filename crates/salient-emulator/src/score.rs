@@ -3,7 +3,6 @@
 use std::ffi::{c_int, c_void};
 
 use salient::host::score::{Per, PredictorWeights};
-use salient::kernels::Buffer as Place;
 use salient::kernels::raw::{SalientKeynormParams, SalientMlpParams};
 use salient::kernels::score::{
     KeynormBuffers, KeynormPlan, MlpBuffers, MlpPlan, MlpWeights, check_mlp, keynorm_params,
@@ -14,7 +13,7 @@ use salient_oracle::implementation::Score;
 
 use crate::emulated::Emulated;
 use crate::launch::Launched;
-use crate::memory::Buffer;
+use crate::memory::place;
 
 unsafe extern "C" {
     fn salient_emulated_mlp(params: *const SalientMlpParams, stream: *mut c_void) -> c_int;
@@ -128,8 +127,4 @@ impl Score for Emulated {
     fn keynorm<T: Element>(&self, k: View<'_, T>, per: Per, out: &mut [f32]) -> Result<()> {
         self.run_keynorm(k, per, 0, out).map(drop)
     }
-}
-
-fn place<T: bytemuck::Pod>(buffer: &Buffer<T>) -> Place {
-    Place::new(buffer.address(), buffer.len())
 }

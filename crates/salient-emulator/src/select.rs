@@ -12,7 +12,7 @@ use salient_oracle::select::Selected;
 
 use crate::emulated::Emulated;
 use crate::launch::{Device, Launched};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, place};
 
 unsafe extern "C" {
     fn salient_emulated_select(params: *const SalientSelectParams, stream: *mut c_void) -> c_int;
@@ -136,11 +136,6 @@ impl SelectRun {
 /// The position of token `i` of a batch, unlike any index.
 pub fn position_of(i: usize) -> i32 {
     7 * i as i32 + 1000
-}
-
-/// A buffer as the checks see it.
-pub(crate) fn place<T: bytemuck::Pod>(buffer: &Buffer<T>) -> Place {
-    Place::new(buffer.address(), buffer.len())
 }
 
 impl Emulated {

@@ -9,7 +9,7 @@ use salient::kernels::{Buffer as Place, Status};
 
 use crate::launch::{Device, Launched};
 use crate::memory::Buffer;
-use crate::select::place;
+use crate::memory::place;
 
 unsafe extern "C" {
     fn salient_emulated_validate(

@@ -14,6 +14,10 @@ pub enum Probe {
     Matrices,
     /// `ldmatrix.trans`: the same, every matrix transposed.
     MatricesTransposed,
+    /// `movmatrix`: one 8 x 8 matrix of 16 bits, `[32]` words to `[32]`.
+    MatrixMoved,
+    /// Truncation: `[32]` f32 that are not negative to `[2, 32]` words, as f16 and as bf16.
+    Truncations,
     /// Pairs of f32 rounded into words: `[32, 2]` f32 to `[2, 32]` words, of f16 and of bf16.
     Packs,
     /// `mma.sync` of f16: `[32, 10]` words (4 of a, 2 of b, 4 of c) to `[32, 4]` f32.
@@ -30,10 +34,12 @@ pub enum Probe {
 
 impl Probe {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Warp,
         Self::Matrices,
         Self::MatricesTransposed,
+        Self::MatrixMoved,
+        Self::Truncations,
         Self::Packs,
         Self::ProductF16,
         Self::ProductBf16,
@@ -48,6 +54,8 @@ impl Probe {
             Self::Warp => "salient_probe_warp",
             Self::Matrices => "salient_probe_matrices",
             Self::MatricesTransposed => "salient_probe_matrices_transposed",
+            Self::MatrixMoved => "salient_probe_matrix_moved",
+            Self::Truncations => "salient_probe_truncations",
             Self::Packs => "salient_probe_packs",
             Self::ProductF16 => "salient_probe_product_f16",
             Self::ProductBf16 => "salient_probe_product_bf16",
@@ -61,6 +69,11 @@ impl Probe {
     pub fn input(self) -> Vec<u32> {
         match self {
             Self::Warp => (0..32).map(warp_word).collect(),
+            Self::MatrixMoved => (0..32).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect(),
+            Self::Truncations => {
+                let held = PACKED.into_iter().filter(|x| (0.0..=65504.0).contains(x));
+                held.cycle().take(32).map(|x| x.abs().to_bits()).collect()
+            }
             Self::Packs => PACKED.iter().cycle().take(64).map(|x| x.to_bits()).collect(),
             Self::Matrices | Self::MatricesTransposed => {
                 (0..128).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect()
@@ -76,7 +89,8 @@ impl Probe {
     pub fn output_len(self) -> usize {
         match self {
             Self::Warp => 320,
-            Self::Packs => 64,
+            Self::MatrixMoved => 32,
+            Self::Packs | Self::Truncations => 64,
             Self::Matrices | Self::MatricesTransposed | Self::ProductF16 | Self::ProductBf16 => 128,
             Self::Copies => 512,
             Self::Cluster => 32,
@@ -94,6 +108,8 @@ impl Probe {
             Self::Warp => check_warp(output),
             Self::Matrices => check_matrices(output),
             Self::MatricesTransposed => check_transposed(output),
+            Self::MatrixMoved => check_moved(output),
+            Self::Truncations => check_truncations(output),
             Self::Packs => check_packs(output),
             Self::ProductF16 | Self::ProductBf16 => check_product(output),
             Self::Copies => check_copies(output),
@@ -146,6 +162,25 @@ fn check_transposed(output: &[u32]) {
             let first = (matrix * 64 + 2 * (lane % 4) * 8 + lane / 4) as u32;
             assert_eq!(word, first | (first + 8) << 16, "lane {lane}, matrix {matrix}");
         }
+    }
+}
+
+fn check_moved(output: &[u32]) {
+    for (lane, &word) in output.iter().enumerate() {
+        let first = (2 * (lane % 4) * 8 + lane / 4) as u32;
+        assert_eq!(word, first | ((first + 8) << 16), "lane {lane}");
+    }
+}
+
+fn check_truncations(output: &[u32]) {
+    let input = Probe::Truncations.input();
+    let (halves, brains) = output.split_at(32);
+    for ((&x, &half), &brain) in input.iter().zip(halves).zip(brains) {
+        let x = f32::from_bits(x);
+        let (half, brain) = (f16::from_bits(half as u16), bf16::from_bits(brain as u16));
+        // The largest value that does not exceed x.
+        assert!(half.to_f32() <= x && f16::from_bits(half.to_bits() + 1).to_f32() > x, "{x:e}");
+        assert!(brain.to_f32() <= x && bf16::from_bits(brain.to_bits() + 1).to_f32() > x, "{x:e}");
     }
 }
 

@@ -15,7 +15,7 @@ use salient_oracle::implementation::{AttendDecode, Sample};
 use crate::emulated::Emulated;
 use crate::launch::{Device, Launched};
 use crate::memory::Buffer;
-use crate::select::place;
+use crate::memory::place;
 
 unsafe extern "C" {
     fn salient_emulated_decode(params: *const SalientDecodeParams, stream: *mut c_void) -> c_int;

@@ -11,7 +11,7 @@ use salient_oracle::implementation::{AttendPrefill, Sample};
 
 use crate::emulated::Emulated;
 use crate::launch::{Device, Launched};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, place};
 
 unsafe extern "C" {
     fn salient_emulated_prefill(params: *const SalientPrefillParams, stream: *mut c_void) -> c_int;
@@ -189,8 +189,4 @@ impl AttendPrefill for Emulated {
     fn prefill_sample(&self) -> Sample {
         self.sample
     }
-}
-
-fn place<T: bytemuck::Pod>(buffer: &Buffer<T>) -> Place {
-    Place::new(buffer.address(), buffer.len())
 }

@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use super::{Copy, TEAM, Team, Wait};
+use super::{AsyncCopy, TEAM, Team, Wait};
 use crate::thread::{Access, Barrier, Collective, Complete, Site, Votes};
 
 /// Runs a hook's work on the team of the running thread.
@@ -180,7 +180,7 @@ extern "C" fn salient_emulated_copy_async(
     salient_emulated_access(from as usize, bytes, Access::Load, u32::from(copied > 0), site);
     salient_emulated_access(to as usize, bytes, Access::SharedStore, 1, site);
     with_team(|team| {
-        let copy = Copy { to, from, bytes: bytes as usize, copied: copied as usize };
+        let copy = AsyncCopy { to, from, bytes: bytes as usize, copied: copied as usize };
         // The hardware may be done at once or only when it is waited for.
         if team.random.below(2) == 0 {
             copy.perform();
@@ -208,12 +208,12 @@ extern "C" fn salient_emulated_copy_wait(pending: u32) {
         let lane = &mut team.lanes[current];
         while lane.groups.len() > pending as usize {
             let group = lane.groups.pop_front().expect("more than are pending");
-            group.iter().for_each(Copy::perform);
+            group.iter().for_each(AsyncCopy::perform);
         }
     });
 }
 
-impl Copy {
+impl AsyncCopy {
     fn perform(&self) {
         // SAFETY: both ranges were checked when the copy was started; buffers and shared memory
         // live as long as the launch.

@@ -57,12 +57,12 @@ enum Wait {
 struct Lane {
     yielder: *const Yielder<(), ()>,
     wait: Wait,
-    copies: Vec<Copy>,
-    groups: VecDeque<Vec<Copy>>,
+    copies: Vec<AsyncCopy>,
+    groups: VecDeque<Vec<AsyncCopy>>,
 }
 
 /// An asynchronous copy that has not happened yet.
-struct Copy {
+struct AsyncCopy {
     to: *mut u8,
     from: *const u8,
     bytes: usize,
