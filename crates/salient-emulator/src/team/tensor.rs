@@ -249,7 +249,9 @@ impl Team {
         if let Some(copy) = self.copies.first() {
             let (lane, site) = (copy.lane, copy.site);
             self.current = lane;
-            self.set_fault(&format!("{site}: a tensor copy is on its way when its block has ended"));
+            self.set_fault(&format!(
+                "{site}: a tensor copy is on its way when its block has ended"
+            ));
         }
     }
 }

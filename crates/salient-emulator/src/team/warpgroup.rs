@@ -178,8 +178,9 @@ impl Warpgroup {
             let number = multiply.accumulators;
             let accumulators = self.accumulators.iter_mut().find(|a| a.number == number);
             let values = &mut accumulators.expect("nobody has them back yet").values;
-            operations +=
-                multiply.run(values, shared).map_err(|what| format!("{}: {what}", multiply.site))?;
+            operations += multiply
+                .run(values, shared)
+                .map_err(|what| format!("{}: {what}", multiply.site))?;
         }
         Ok(operations)
     }
