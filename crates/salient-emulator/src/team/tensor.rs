@@ -269,7 +269,9 @@ unsafe extern "C" fn salient_emulated_tensor_map(
     rank: u32,
 ) -> c_int {
     // SAFETY: as the caller promises.
-    let (sizes, strides, extent) = unsafe { (*sizes, *strides, *extent) };
+    let (sizes, strides) = (unsafe { *sizes }, unsafe { *strides });
+    // SAFETY: as the caller promises.
+    let extent = unsafe { *extent };
     let made = TensorMap { address, rank, swizzle, sizes, strides, extent };
     if !made.is_valid() {
         return INVALID_VALUE;

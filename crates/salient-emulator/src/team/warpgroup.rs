@@ -222,7 +222,7 @@ impl Started {
 }
 
 impl Accumulators {
-    /// Takes a thread's accumulators, and leaves poison, or sees that they still are poison.
+    /// Takes a thread's accumulators and leaves poison, unless it has them.
     fn join(&mut self, lane: usize, d: &mut [f32], number: usize) -> Result<(), String> {
         let place = d.as_mut_ptr();
         if self.places[lane].is_null() && number == self.number {
@@ -233,26 +233,20 @@ impl Accumulators {
             }
         } else if self.places[lane] != place {
             return Err("threads of a warpgroup wait for different multiplies".into());
-        } else {
-            Self::check(d)?;
         }
         self.end = self.end.max(number + 1);
         Ok(())
     }
 
+    /// Puts a thread's accumulators in the place of the poison.
     fn leave(&self, lane: usize, d: &mut [f32]) -> Result<(), String> {
-        Self::check(d)?;
+        if d.iter().any(|d| d.to_bits() != POISON) {
+            return Err("accumulators were written while a multiply works on them".into());
+        }
         for (i, d) in d.iter_mut().enumerate() {
             *d = self.values[place(lane, i, self.n)];
         }
         Ok(())
-    }
-
-    fn check(d: &[f32]) -> Result<(), String> {
-        if d.iter().all(|d| d.to_bits() == POISON) {
-            return Ok(());
-        }
-        Err("accumulators were written while a multiply works on them".into())
     }
 }
 
