@@ -189,6 +189,12 @@ impl Team {
                 self.shared.used
             ));
         }
+        if let Some(thread) = self.unfenced(to, bytes) {
+            return Err(format!(
+                "a tensor copy to what {} has stored without a fence between the proxies since",
+                self.name(thread)
+            ));
+        }
         let rows = map.rows(at);
         let allocations = &self.launch().allocations;
         for row in &rows {
