@@ -32,6 +32,8 @@ fn compile(here: &Path, kernels: &Path, name: &str, sources: &[PathBuf], mutants
         .flag("-ffp-contract=off")
         .flag("-fvisibility=hidden")
         .flag("-Wno-unknown-pragmas")
+        // Of parameters that are aligned to more than 16 bytes: there is one compiler here.
+        .flag("-Wno-psabi")
         .files(sources);
     if mutants {
         build.define("SALIENT_MUTANTS", None);

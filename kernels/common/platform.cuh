@@ -20,6 +20,21 @@
 
 namespace salient {
 
+// Whether this is code for sm_90a, the one architecture that has wgmma and setmaxnreg.
+#if defined(SALIENT_EMULATOR) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr bool SM_90A = true;
+#else
+constexpr bool SM_90A = false;
+#endif
+
+#ifndef SALIENT_EMULATOR
+// In place of instructions that the architecture lacks: nothing behind it is compiled.
+__device__ __forceinline__ void unsupported() {
+    __trap();
+    __builtin_unreachable();
+}
+#endif
+
 constexpr uint32_t FULL_WARP = 0xffffffffu;
 
 __device__ __forceinline__ uint32_t lane_id() { return threadIdx.x % 32; }

@@ -36,6 +36,7 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
     unsigned x, y, z;
@@ -87,6 +88,20 @@ struct Votes {
     uint32_t count, all, any;
 };
 
+// One thread's part in a multiply of its warpgroup. The layout is that of `Multiply` in
+// src/thread.rs.
+struct Multiply {
+    float* d;           // n / 2 accumulators
+    const uint32_t* a;  // 4 words of a; null if it lies in shared memory
+    uint64_t a_descriptor;
+    uint64_t b_descriptor;
+    uint32_t n;
+    uint32_t bf16;  // or f16
+    uint32_t a_transposed;
+    uint32_t b_transposed;
+    uint32_t accumulate;
+};
+
 // Runs once over the data of all lanes of a collective. It says what is wrong, or gives null.
 typedef const char* Complete(void* const* data, uint32_t mask);
 
@@ -117,6 +132,31 @@ void salient_emulated_copy_async(void* shared, const void* global, uint32_t byte
                                  emulated::Site site);
 void salient_emulated_copy_commit();
 void salient_emulated_copy_wait(uint32_t pending);
+
+// What the thread has stored to shared memory is seen by tensor copies and multiplies from now on.
+void salient_emulated_proxy_fence();
+
+void salient_emulated_mbarrier_init(void* barrier, uint32_t threads, emulated::Site site);
+void salient_emulated_mbarrier_invalidate(void* barrier, emulated::Site site);
+// Expects `bytes` more, then arrives.
+void salient_emulated_mbarrier_arrive(void* barrier, uint32_t bytes, emulated::Site site);
+void salient_emulated_mbarrier_wait(void* barrier, uint32_t parity, emulated::Site site);
+// Arrives, and waits if `wait` is not 0.
+void salient_emulated_named_barrier(uint32_t id, uint32_t threads, uint32_t wait,
+                                    emulated::Site site);
+
+// Fills the 16 words of a map, as a driver would, or gives a cudaError_t.
+int salient_emulated_tensor_map(uint64_t* map, const void* address, const uint64_t* sizes,
+                                const uint64_t* strides, const uint32_t* box, uint32_t swizzle,
+                                uint32_t rank);
+void salient_emulated_tensor_copy(void* shared, const uint64_t* map, const int32_t* at,
+                                  uint32_t rank, void* barrier, emulated::Site site);
+
+void salient_emulated_warpgroup_fence(emulated::Site site);
+void salient_emulated_warpgroup_multiply(const emulated::Multiply* multiply, emulated::Site site);
+void salient_emulated_warpgroup_commit(emulated::Site site);
+void salient_emulated_warpgroup_wait(uint32_t pending, emulated::Site site);
+void salient_emulated_set_registers(uint32_t registers, emulated::Site site);
 
 // Whether the launch runs this mutant.
 int salient_emulated_mutated(const char* name);

@@ -2,13 +2,20 @@
 //! CUDA thread is a coroutine; those that can go on are resumed in random order, round after round.
 
 mod hooks;
+mod matrix;
+mod mbarrier;
+mod tensor;
+mod warpgroup;
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_void;
 
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
+use self::mbarrier::{Mbarriers, NAMED, Named};
+use self::tensor::TensorCopy;
+use self::warpgroup::Warpgroup;
 use crate::launch::Launch;
 use crate::memory::POISON;
 use crate::random::Random;
@@ -36,6 +43,13 @@ pub(crate) struct Team {
     /// Of each warp, the lanes that wait in a collective.
     waiting: Vec<u32>,
     shared: Shared,
+    mbarriers: Mbarriers,
+    /// Of each block, `NAMED`.
+    named: Vec<Named>,
+    /// Copies on their way.
+    copies: Vec<TensorCopy>,
+    /// By number, those that have done something as such.
+    warpgroups: BTreeMap<usize, Warpgroup>,
     ready: Vec<u32>,
     current: usize,
     /// Whether any thread did more than pause in this round.
@@ -50,7 +64,19 @@ pub(crate) struct Team {
 enum Wait {
     Nothing,
     Meeting,
-    Collective { mask: u32, kind: Collective, site: Site, data: *mut c_void },
+    Collective {
+        mask: u32,
+        kind: Collective,
+        site: Site,
+        data: *mut c_void,
+    },
+    Mbarrier {
+        site: Site,
+    },
+    /// For the other threads of the warpgroup to start a multiply.
+    Warpgroup {
+        site: Site,
+    },
     Ended,
 }
 
@@ -59,6 +85,8 @@ struct Lane {
     wait: Wait,
     copies: Vec<AsyncCopy>,
     groups: VecDeque<Vec<AsyncCopy>>,
+    /// Fences between the proxies, counted from 1.
+    fences: u32,
 }
 
 /// An asynchronous copy that has not happened yet.
@@ -85,21 +113,27 @@ struct Shared {
     stride: usize,
     used: usize,
     bases: Vec<*mut u8>,
+    /// Of every 16 bytes the thread that has stored there last and how many fences between the proxies
+    /// it had issued then, counted from 1; 0 before.
+    stores: Vec<(u32, u32)>,
 }
 
 /// The alignment of shared memory.
-#[repr(C, align(128))]
+const LINE: usize = 1024;
+
+#[repr(C, align(1024))]
 #[derive(Clone)]
-struct Line([u8; 128]);
+struct Line([u8; LINE]);
 
 impl Shared {
     fn new(blocks: usize, used: usize) -> Self {
         // A line between blocks keeps a small overrun from being the neighbour's.
-        let lines = used.div_ceil(128) + 1;
-        let mut bytes = vec![Line([POISON; 128]); blocks * lines];
+        let lines = used.div_ceil(LINE) + 1;
+        let mut bytes = vec![Line([POISON; LINE]); blocks * lines];
         let base = bytes.as_mut_ptr().cast::<u8>();
-        let bases = (0..blocks).map(|block| base.wrapping_add(block * lines * 128)).collect();
-        Self { bytes, stride: lines * 128, used, bases }
+        let bases = (0..blocks).map(|block| base.wrapping_add(block * lines * LINE)).collect();
+        let stores = vec![(0, 0); bytes.len() * LINE / 16];
+        Self { bytes, stride: lines * LINE, used, bases, stores }
     }
 
     /// A block's number and the place in its shared memory, as one number.
@@ -108,10 +142,21 @@ impl Shared {
         offset / self.stride * BLOCK_STRIDE + offset % self.stride
     }
 
+    /// The place in its block's shared memory.
+    fn offset(&self, address: usize) -> usize {
+        address.wrapping_sub(self.bytes.as_ptr() as usize) % self.stride
+    }
+
+    /// The indices in `stores` of bytes that lie in shared memory.
+    fn units(&self, address: usize, bytes: usize) -> std::ops::Range<usize> {
+        let offset = address - self.bytes.as_ptr() as usize;
+        offset / 16..(offset + bytes).div_ceil(16)
+    }
+
     fn contains(&self, address: usize, bytes: usize) -> bool {
         let base = self.bytes.as_ptr() as usize;
-        let inside = address >= base && address < base + self.bytes.len() * 128;
-        inside && (address - base) % self.stride + bytes <= self.used
+        let inside = address >= base && address < base + self.bytes.len() * LINE;
+        inside && self.offset(address) + bytes <= self.used
     }
 }
 
@@ -169,6 +214,7 @@ impl Team {
             wait: Wait::Nothing,
             copies: Vec::new(),
             groups: VecDeque::new(),
+            fences: 1,
         };
         let meeting = |size| Meeting { size, ..Meeting::default() };
         Self {
@@ -178,6 +224,10 @@ impl Team {
             cluster: meeting(threads.len() as u32),
             waiting: vec![0; threads.len() / 32],
             shared,
+            mbarriers: Mbarriers::new(),
+            named: vec![Named::default(); per_team as usize * NAMED],
+            copies: Vec::new(),
+            warpgroups: BTreeMap::new(),
             ready: (0..threads.len() as u32).collect(),
             current: 0,
             progress: false,
@@ -227,10 +277,17 @@ impl Team {
             let (arrived, size) = (self.cluster.arrived.len(), self.cluster.size);
             lines.push(format!("the cluster barrier at {site} has {arrived} of {size} threads"));
         }
+        lines.extend(self.barrier_hangs());
         for (thread, lane) in self.lanes.iter().enumerate() {
-            if let Wait::Collective { mask, kind, site, .. } = lane.wait {
-                let name = self.name(thread);
-                lines.push(format!("{name} waits at {site} in {kind:?} of lanes {mask:#010x}"));
+            let name = self.name(thread);
+            match lane.wait {
+                Wait::Collective { mask, kind, site, .. } => {
+                    lines.push(format!("{name} waits at {site} in {kind:?} of lanes {mask:#010x}"));
+                }
+                Wait::Warpgroup { site } => {
+                    lines.push(format!("{name} waits at {site} for its warpgroup"));
+                }
+                _ => {}
             }
         }
         let more = lines.len().saturating_sub(8);
@@ -253,13 +310,32 @@ impl Team {
         }
     }
 
-    /// Whether an access is allowed, and where.
+    /// Whether bytes lie in the shared memory of the running thread's block.
+    fn owns_shared(&self, address: usize, bytes: usize) -> bool {
+        let base = self.threads[self.current].shared as usize;
+        address >= base && address - base + bytes <= self.shared.used
+    }
+
+    /// A thread that has stored to these bytes of shared memory without a fence since that lets what
+    /// is asynchronous see it (PTX ISA: Proxies; fence.proxy.async).
+    fn unfenced(&self, address: usize, bytes: usize) -> Option<usize> {
+        let mut stores = self.shared.stores[self.shared.units(address, bytes)].iter();
+        let store = stores.find(|&&(lane, fences)| self.lanes[lane as usize].fences == fences)?;
+        Some(store.0 as usize)
+    }
+
+    /// Whether an access is allowed; notes what it stores to shared memory.
     fn check(&mut self, address: usize, bytes: usize, access: Access) -> Result<(), String> {
         if !address.is_multiple_of(bytes.next_power_of_two()) {
             return Err(format!("{access:?} of {bytes} bytes at a misaligned address"));
         }
         if access.is_shared() {
             if self.shared.contains(address, bytes) {
+                if access != Access::SharedLoad {
+                    let store = (self.current as u32, self.lanes[self.current].fences);
+                    let units = self.shared.units(address, bytes);
+                    self.shared.stores[units].fill(store);
+                }
                 return Ok(());
             }
             let base = self.threads[self.current].shared as isize;
@@ -328,6 +404,10 @@ unsafe fn schedule(team: *mut Team, stacks: &mut Vec<FiberStack>) {
             // SAFETY: no coroutine runs between rounds.
             let team = unsafe { &mut *team };
             round.clear();
+            team.perform_copies();
+            if team.fault.is_some() {
+                break 'rounds;
+            }
             std::mem::swap(&mut round, &mut team.ready);
             team.random.shuffle(&mut round);
             idle = if team.progress { 0 } else { idle + 1 };
@@ -362,6 +442,13 @@ unsafe fn schedule(team: *mut Team, stacks: &mut Vec<FiberStack>) {
                 break 'rounds;
             }
         }
+    }
+    // SAFETY: no coroutine runs any more.
+    let team = unsafe { &mut *team };
+    if team.fault.is_none() {
+        team.check_copies();
+        team.check_mbarriers();
+        team.check_warpgroups();
     }
     for fiber in fibers.into_iter().flatten() {
         abandon(fiber);
