@@ -109,6 +109,11 @@ pub trait ScoreAttention {
         let _ = (q, k);
         true
     }
+
+    /// The cases of attention that the suite runs on it.
+    fn attention_sample(&self) -> Sample {
+        Sample::ALL
+    }
 }
 
 /// An implementation of **score** that looks at no data. Every error leaves `out` as it was.

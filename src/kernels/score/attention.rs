@@ -1,7 +1,8 @@
 //! Scores from attention, and their pooling: plans and checks.
 
 use super::super::{
-    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, strides, to_i32, to_i64,
+    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, strides, to_i32,
+    to_i64,
 };
 use crate::dtype::DType;
 use crate::error::{Error, Result, check_len};

@@ -11,7 +11,7 @@ use salient::kernels::score::{
 };
 use salient::kernels::{Buffer as Place, Status};
 use salient::{Element, Error, Layout, Ragged, Result, Span, View};
-use salient_oracle::implementation::ScoreAttention;
+use salient_oracle::implementation::{Sample, ScoreAttention};
 
 use crate::attend::PrefillRun;
 use crate::emulated::Emulated;
@@ -49,36 +49,30 @@ pub struct AttentionRun<T: Element> {
     workspace: Buffer<u8>,
 }
 
-/// What is planned for a batch: its shape, and the plan's.
-pub(crate) fn shape_of<T: Element>(
-    q: View<'_, T>,
-    queries: &Ragged,
-    k: View<'_, T>,
-    rows: &Ragged,
-) -> AttentionShape {
-    AttentionShape {
-        batch: rows.batch(),
-        queries: queries.total(),
-        total: rows.total(),
-        max_len: rows.lens().max().unwrap_or(0),
-        dtype: T::DTYPE,
-        q: q.layout,
-        k: k.layout,
-    }
-}
-
 impl<T: Element> AttentionRun<T> {
-    /// Uploads a problem; scores are poison.
+    /// Uploads a problem whose plan is made of its shape; scores are poison.
+    ///
+    /// # Errors
+    /// Those of the plan.
     pub fn new(
         device: &Device,
-        plan: AttentionPlan,
+        plan: impl FnOnce(AttentionShape) -> Result<AttentionPlan>,
         q: View<'_, T>,
         queries: &Ragged,
         k: View<'_, T>,
         rows: &Ragged,
         lse: Option<&[f32]>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self> {
+        let plan = plan(AttentionShape {
+            batch: rows.batch(),
+            queries: queries.total(),
+            total: rows.total(),
+            max_len: rows.lens().max().unwrap_or(0),
+            dtype: T::DTYPE,
+            q: q.layout,
+            k: k.layout,
+        })?;
+        Ok(Self {
             plan,
             q: device.upload("q", q.data),
             k: device.upload("k", k.data),
@@ -88,7 +82,7 @@ impl<T: Element> AttentionRun<T> {
             cu_seqlens: device.upload("cu_seqlens", rows.cu_seqlens()),
             status: device.upload("status", &Status::CLEAR.words()),
             workspace: device.alloc("workspace", plan.workspace_bytes()),
-        }
+        })
     }
 
     /// Runs it, or its copy with mutants. Gives what was found wrong, and what every launch did.
@@ -146,25 +140,22 @@ impl Emulated {
         let (out, lse) = (vec![T::from_f32(0.0); heads * q.layout.dim], vec![f32::NAN; heads]);
         let (output, attention) = ((&out[..], layout), Attention::new(scale));
         let limit = RowLimit::Causal;
-        let run =
-            PrefillRun::new(&device, q, rows, &keys, limit, &attention, output, Some(&lse))?;
+        let run = PrefillRun::new(&device, q, rows, &keys, limit, &attention, output, Some(&lse))?;
         run.launch(self, &device)?.0.check()?;
         Ok(run.lse.expect("it was asked for").read())
     }
 
     fn attention<T: Element>(
         &self,
-        plan: AttentionPlan,
-        q: View<'_, T>,
-        queries: &Ragged,
-        k: View<'_, T>,
-        rows: &Ragged,
+        plan: impl FnOnce(AttentionShape) -> Result<AttentionPlan>,
+        (q, queries): (View<'_, T>, &Ragged),
+        (k, rows): (View<'_, T>, &Ragged),
         lse: Option<&[f32]>,
         out: &mut [f32],
     ) -> Result<()> {
         let device = self.device();
-        same_len("out", plan.scores_len(), out.len())?;
-        let run = AttentionRun::new(&device, plan, q, queries, k, rows, lse);
+        let run = AttentionRun::new(&device, plan, q, queries, k, rows, lse)?;
+        same_len("out", run.plan.scores_len(), out.len())?;
         run.launch(self, &device)?.0.check()?;
         out.copy_from_slice(&run.scores.read());
         Ok(())
@@ -176,6 +167,10 @@ impl ScoreAttention for Emulated {
         check_attention(q, k, T::DTYPE).is_ok()
     }
 
+    fn attention_sample(&self) -> Sample {
+        self.sample
+    }
+
     fn last_query<T: Element>(
         &self,
         q: View<'_, T>,
@@ -185,8 +180,8 @@ impl ScoreAttention for Emulated {
         out: &mut [f32],
     ) -> Result<()> {
         let queries = Ragged::from_lens(&vec![1; rows.batch()])?;
-        let plan = AttentionPlan::window(shape_of(q, &queries, k, rows), *score, 1)?;
-        self.attention(plan, q, &queries, k, rows, None, out)
+        let plan = |shape| AttentionPlan::window(shape, *score, 1);
+        self.attention(plan, (q, &queries), (k, rows), None, out)
     }
 
     fn window<T: Element>(
@@ -199,13 +194,15 @@ impl ScoreAttention for Emulated {
         out: &mut [f32],
     ) -> Result<()> {
         same_len("sequences of queries", rows.batch(), queries.batch())?;
-        if let Some((window, _)) = queries.lens().zip(rows.lens()).find(|(window, len)| window > len) {
+        if let Some((window, _)) =
+            queries.lens().zip(rows.lens()).find(|(window, len)| window > len)
+        {
             let (what, value) = ("queries of a window", window as f64);
             return Err(Error::OutOfRange { what, value, expected: "at most its tokens" });
         }
         let window = queries.lens().max().unwrap_or(0);
-        let plan = AttentionPlan::window(shape_of(q, queries, k, rows), *score, window)?;
-        self.attention(plan, q, queries, k, rows, None, out)
+        let plan = |shape| AttentionPlan::window(shape, *score, window);
+        self.attention(plan, (q, queries), (k, rows), None, out)
     }
 
     /// From the LSE that the emulated prefill saves.
@@ -217,9 +214,9 @@ impl ScoreAttention for Emulated {
         score: &AttentionScore,
         out: &mut [f32],
     ) -> Result<()> {
-        let plan = AttentionPlan::columns(shape_of(q, rows, k, rows), *score)?;
+        let plan = |shape| AttentionPlan::columns(shape, *score);
         let lse = self.saved_lse(q, k, rows, score.scale)?;
-        self.attention(plan, q, rows, k, rows, Some(&lse), out)
+        self.attention(plan, (q, rows), (k, rows), Some(&lse), out)
     }
 
     fn pool(&self, scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()> {
