@@ -79,6 +79,21 @@ fn scores_conform() {
 }
 
 #[test]
+fn scores_from_attention_conform() {
+    on_device("scores_from_attention_conform", || {
+        let device = Device::new(Variant::Auto)?;
+        suite::score::attention_shapes(&device);
+        suite::score::attention_options(&device);
+        suite::score::neighbours_change_nothing(&device);
+        suite::score::the_three_are_one(&device);
+        suite::score::nan_stays_where_it_reaches(&device);
+        suite::score::pools(&device);
+        suite::score::bad_attention(&device);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_stride_skips_and_tokens_that_do_not_exist_score_minus_infinity() {
     on_device("a_stride_skips_and_tokens_that_do_not_exist_score_minus_infinity", || {
         let device = Device::new(Variant::Auto)?;

@@ -39,6 +39,12 @@ enum {
 // Element types.
 enum { SALIENT_F32 = 0, SALIENT_F16 = 1, SALIENT_BF16 = 2 };
 
+// Where the heads of a [tokens, heads, dim] tensor lie, in elements; multiples of 16 bytes.
+typedef struct SalientStrides {
+    int64_t token;
+    int64_t head;
+} SalientStrides;
+
 // ---- score ----
 
 // The predictor: scores[t] = b2 + sum over n of w2[n] * gelu(rstd[t] * (x[t] . w1[n]) + b1[n]).
@@ -79,6 +85,77 @@ typedef struct SalientKeynormParams {
 } SalientKeynormParams;
 
 int salient_keynorm(const SalientKeynormParams* params, SalientStream stream);
+
+// How the scores of query heads become one: their mean, their maximum, or their maximum after each is
+// divided by its largest in the sequence.
+enum { SALIENT_HEADS_MEAN = 0, SALIENT_HEADS_MAX = 1, SALIENT_HEADS_MAX_NORMALISED = 2 };
+
+enum { SALIENT_POOL_AVERAGE = 0, SALIENT_POOL_MAX = 1 };
+
+// Scores pooled along the tokens of each sequence: of every token and those within half a width of it.
+typedef struct SalientPoolParams {
+    const float* scores;        // [heads, total]
+    float* out;                 // [heads, total]; not where the scores lie
+    const int32_t* cu_seqlens;  // [batch + 1]
+    SalientStatus* status;
+    int32_t batch;
+    int32_t heads;
+    int32_t total;
+    int32_t max_len;            // no sequence is longer; a longer one is a LENGTHS fault
+    int32_t kind;               // SALIENT_POOL_*
+    int32_t width;              // odd, up to SALIENT_MAX_POOL_WIDTH
+} SalientPoolParams;
+
+enum { SALIENT_MAX_POOL_WIDTH = 33 };
+
+int salient_pool(const SalientPoolParams* params, SalientStream stream);
+
+// Softmax attention of the last queries of each sequence, made one score per token. The contract is that
+// of salient::host::score: the last min(window, queries, tokens) queries of a sequence see its keys
+// causally, aligned at the end. A query's sum of exponentials is computed, or taken from an LSE that
+// prefill saved; a query whose LSE is -infinity counts nothing. Sequences with impossible offsets are
+// reported and not written. q and k are 16-byte aligned.
+//
+// The workspace's parts are null where they are not needed: stats and sums if there is an LSE; logits
+// but for windows of few queries, which save them instead of reading keys twice and then need no raw;
+// maxima unless heads are normalised. A tile is SALIENT_SCORE_TILE keys, or more.
+typedef struct SalientAttentionScoreParams {
+    const void* q;              // [queries, q_heads, dim]
+    const void* k;              // [total, kv_heads, dim]
+    const float* lse;           // [queries, q_heads] log of the sum of exponentials; or null
+    float* scores;              // [total], or [kv_heads, total] if per_kv_head
+    const int32_t* cu_queries;  // [batch + 1]
+    const int32_t* cu_seqlens;  // [batch + 1]
+    SalientStatus* status;
+    float* stats;               // [total / tile + batch, q_heads, window, 2] of each tile of keys
+    float* sums;                // [batch, q_heads, window, 2]
+    float* logits;              // [q_heads, window, total]
+    float* raw;                 // [kv_heads, total]; [q_heads, total] if heads are normalised
+    float* maxima;              // [total / tile + batch, q_heads, 8] largest scores of each tile
+    SalientStrides q_strides;
+    SalientStrides k_strides;
+    float scale;                // of the dot product
+    float first_weight;         // of a window's first query, and its last; weights between them are
+    float last_weight;          // evenly spaced, and scaled to add up to 1. The larger is 1
+    int32_t window;             // the most queries that count; without an LSE, at most
+                                // SALIENT_MAX_WINDOW
+    int32_t heads;              // SALIENT_HEADS_*
+    int32_t per_kv_head;        // 1: a score for every KV head and token
+    int32_t pool;               // SALIENT_POOL_*
+    int32_t pool_width;         // odd, up to SALIENT_MAX_POOL_WIDTH; 1: no pooling
+    int32_t batch;
+    int32_t q_heads;
+    int32_t kv_heads;
+    int32_t dim;                // a multiple of 8, up to 256
+    int32_t queries;
+    int32_t total;
+    int32_t max_len;            // no sequence has more tokens; one that has is a LENGTHS fault
+    int32_t dtype;              // of q and k: f16 or bf16
+} SalientAttentionScoreParams;
+
+enum { SALIENT_MAX_WINDOW = 128, SALIENT_SCORE_TILE = 128 };
+
+int salient_attention_score(const SalientAttentionScoreParams* params, SalientStream stream);
 
 // ---- select ----
 
@@ -218,12 +295,6 @@ enum {
     SALIENT_SEES_CAUSAL = 1,  // aligned at the end: query i of n over m keys sees the first m - n + i + 1
     SALIENT_SEES_ROWS = 2,    // those from firsts[i] to below limits[i]
 };
-
-// Where the heads of a [tokens, heads, dim] tensor lie, in elements; multiples of 16 bytes.
-typedef struct SalientStrides {
-    int64_t token;
-    int64_t head;
-} SalientStrides;
 
 // Attention of packed queries over the keys of their sequences. Query heads h * group up to
 // (h + 1) * group read KV head h, where group = q_heads / kv_heads. A row that sees no key becomes 0,

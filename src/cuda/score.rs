@@ -1,5 +1,9 @@
 //! **score** on a device.
 
+mod attention;
+
+pub use attention::{AttentionInputs, attention, pool};
+
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};

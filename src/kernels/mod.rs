@@ -49,6 +49,7 @@ pub use status::{Fault, LaunchError, Status};
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 
 /// The alignment, in bytes, of a workspace and of operands that are read 16 bytes at a time.
 pub const ALIGNMENT: usize = 16;
@@ -86,6 +87,11 @@ fn dtype_code(dtype: DType) -> i32 {
         DType::F16 => raw::SALIENT_F16,
         DType::Bf16 => raw::SALIENT_BF16,
     }
+}
+
+/// The strides of a layout that a plan has checked: both fit.
+fn strides(layout: Layout) -> raw::SalientStrides {
+    raw::SalientStrides { token: layout.token_stride as i64, head: layout.head_stride as i64 }
 }
 
 /// The lists of kept tokens side by side: `[lists, capacity]`.

@@ -40,6 +40,25 @@ pub const SALIENT_STATUS_PAGE: u32 = 64;
 pub const SALIENT_F32: i32 = 0;
 pub const SALIENT_F16: i32 = 1;
 pub const SALIENT_BF16: i32 = 2;
+/// Where the heads of a \[tokens, heads, dim\] tensor lie, in elements; multiples of 16 bytes.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct SalientStrides {
+    pub token: i64,
+    pub head: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    ["Size of SalientStrides"][::core::mem::size_of::<SalientStrides>() - 16usize];
+    ["Alignment of SalientStrides"][::core::mem::align_of::<SalientStrides>() - 8usize];
+    [
+        "Offset of field: SalientStrides::token",
+    ][::core::mem::offset_of!(SalientStrides, token) - 0usize];
+    [
+        "Offset of field: SalientStrides::head",
+    ][::core::mem::offset_of!(SalientStrides, head) - 8usize];
+};
 /// The predictor: scores\[t\] = b2 + sum over n of w2\[n\] * gelu(rstd\[t\] * (x\[t\] . w1\[n\]) + b1\[n\]). Partial sums of every tile of columns lie in `partials` and are added in order.
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
@@ -183,6 +202,230 @@ const _: () = {
         "Offset of field: SalientKeynormParams::dtype",
     ][::core::mem::offset_of!(SalientKeynormParams, dtype) - 48usize];
 };
+pub const SALIENT_HEADS_MEAN: i32 = 0;
+pub const SALIENT_HEADS_MAX: i32 = 1;
+pub const SALIENT_HEADS_MAX_NORMALISED: i32 = 2;
+pub const SALIENT_POOL_AVERAGE: i32 = 0;
+pub const SALIENT_POOL_MAX: i32 = 1;
+/// Scores pooled along the tokens of each sequence: of every token and those within half a width of it.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientPoolParams {
+    /// \[heads, total\]
+    pub scores: *const f32,
+    /// \[heads, total\]; not where the scores lie
+    pub out: *mut f32,
+    /// \[batch + 1\]
+    pub cu_seqlens: *const i32,
+    pub status: *mut SalientStatus,
+    pub batch: i32,
+    pub heads: i32,
+    pub total: i32,
+    /// no sequence is longer; a longer one is a LENGTHS fault
+    pub max_len: i32,
+    /// SALIENT_POOL_*
+    pub kind: i32,
+    /// odd, up to SALIENT_MAX_POOL_WIDTH
+    pub width: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    ["Size of SalientPoolParams"][::core::mem::size_of::<SalientPoolParams>() - 56usize];
+    [
+        "Alignment of SalientPoolParams",
+    ][::core::mem::align_of::<SalientPoolParams>() - 8usize];
+    [
+        "Offset of field: SalientPoolParams::scores",
+    ][::core::mem::offset_of!(SalientPoolParams, scores) - 0usize];
+    [
+        "Offset of field: SalientPoolParams::out",
+    ][::core::mem::offset_of!(SalientPoolParams, out) - 8usize];
+    [
+        "Offset of field: SalientPoolParams::cu_seqlens",
+    ][::core::mem::offset_of!(SalientPoolParams, cu_seqlens) - 16usize];
+    [
+        "Offset of field: SalientPoolParams::status",
+    ][::core::mem::offset_of!(SalientPoolParams, status) - 24usize];
+    [
+        "Offset of field: SalientPoolParams::batch",
+    ][::core::mem::offset_of!(SalientPoolParams, batch) - 32usize];
+    [
+        "Offset of field: SalientPoolParams::heads",
+    ][::core::mem::offset_of!(SalientPoolParams, heads) - 36usize];
+    [
+        "Offset of field: SalientPoolParams::total",
+    ][::core::mem::offset_of!(SalientPoolParams, total) - 40usize];
+    [
+        "Offset of field: SalientPoolParams::max_len",
+    ][::core::mem::offset_of!(SalientPoolParams, max_len) - 44usize];
+    [
+        "Offset of field: SalientPoolParams::kind",
+    ][::core::mem::offset_of!(SalientPoolParams, kind) - 48usize];
+    [
+        "Offset of field: SalientPoolParams::width",
+    ][::core::mem::offset_of!(SalientPoolParams, width) - 52usize];
+};
+pub const SALIENT_MAX_POOL_WIDTH: i32 = 33;
+/// Softmax attention of the last queries of each sequence, made one score per token. The contract is that of salient::host::score: the last min(window, queries, tokens) queries of a sequence see its keys causally, aligned at the end. A query's sum of exponentials is computed, or taken from an LSE that prefill saved; a query whose LSE is -infinity counts nothing. Sequences with impossible offsets are reported and not written. q and k are 16-byte aligned. The workspace's parts are null where they are not needed: stats and sums if there is an LSE; logits but for windows of few queries, which save them instead of reading keys twice and then need no raw; maxima unless heads are normalised. A tile is SALIENT_SCORE_TILE keys, or more.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientAttentionScoreParams {
+    /// \[queries, q_heads, dim\]
+    pub q: *const ::core::ffi::c_void,
+    /// \[total, kv_heads, dim\]
+    pub k: *const ::core::ffi::c_void,
+    /// \[queries, q_heads\] log of the sum of exponentials; or null
+    pub lse: *const f32,
+    /// \[total\], or \[kv_heads, total\] if per_kv_head
+    pub scores: *mut f32,
+    /// \[batch + 1\]
+    pub cu_queries: *const i32,
+    /// \[batch + 1\]
+    pub cu_seqlens: *const i32,
+    pub status: *mut SalientStatus,
+    /// \[total / tile + batch, q_heads, window, 2\] of each tile of keys
+    pub stats: *mut f32,
+    /// \[batch, q_heads, window, 2\]
+    pub sums: *mut f32,
+    /// \[q_heads, window, total\]
+    pub logits: *mut f32,
+    /// \[kv_heads, total\]; \[q_heads, total\] if heads are normalised
+    pub raw: *mut f32,
+    /// \[total / tile + batch, q_heads, 8\] largest scores of each tile
+    pub maxima: *mut f32,
+    pub q_strides: SalientStrides,
+    pub k_strides: SalientStrides,
+    /// of the dot product
+    pub scale: f32,
+    /// of a window's first query, and its last; weights between them are
+    pub first_weight: f32,
+    /// evenly spaced, and scaled to add up to 1. The larger is 1
+    pub last_weight: f32,
+    /// the most queries that count; without an LSE, at most SALIENT_MAX_WINDOW
+    pub window: i32,
+    /// SALIENT_HEADS_*
+    pub heads: i32,
+    /// 1: a score for every KV head and token
+    pub per_kv_head: i32,
+    /// SALIENT_POOL_*
+    pub pool: i32,
+    /// odd, up to SALIENT_MAX_POOL_WIDTH; 1: no pooling
+    pub pool_width: i32,
+    pub batch: i32,
+    pub q_heads: i32,
+    pub kv_heads: i32,
+    /// a multiple of 8, up to 256
+    pub dim: i32,
+    pub queries: i32,
+    pub total: i32,
+    /// no sequence has more tokens; one that has is a LENGTHS fault
+    pub max_len: i32,
+    /// of q and k: f16 or bf16
+    pub dtype: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    [
+        "Size of SalientAttentionScoreParams",
+    ][::core::mem::size_of::<SalientAttentionScoreParams>() - 192usize];
+    [
+        "Alignment of SalientAttentionScoreParams",
+    ][::core::mem::align_of::<SalientAttentionScoreParams>() - 8usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::q",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, q) - 0usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::k",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, k) - 8usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::lse",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, lse) - 16usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::scores",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, scores) - 24usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::cu_queries",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, cu_queries) - 32usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::cu_seqlens",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, cu_seqlens) - 40usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::status",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, status) - 48usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::stats",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, stats) - 56usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::sums",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, sums) - 64usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::logits",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, logits) - 72usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::raw",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, raw) - 80usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::maxima",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, maxima) - 88usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::q_strides",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, q_strides) - 96usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::k_strides",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, k_strides) - 112usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::scale",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, scale) - 128usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::first_weight",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, first_weight) - 132usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::last_weight",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, last_weight) - 136usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::window",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, window) - 140usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::heads",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, heads) - 144usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::per_kv_head",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, per_kv_head) - 148usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::pool",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, pool) - 152usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::pool_width",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, pool_width) - 156usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::batch",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, batch) - 160usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::q_heads",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, q_heads) - 164usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::kv_heads",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, kv_heads) - 168usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::dim",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, dim) - 172usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::queries",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, queries) - 176usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::total",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, total) - 180usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::max_len",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, max_len) - 184usize];
+    [
+        "Offset of field: SalientAttentionScoreParams::dtype",
+    ][::core::mem::offset_of!(SalientAttentionScoreParams, dtype) - 188usize];
+};
+pub const SALIENT_MAX_WINDOW: i32 = 128;
+pub const SALIENT_SCORE_TILE: i32 = 128;
 pub const SALIENT_BUDGET_COUNT: i32 = 0;
 pub const SALIENT_BUDGET_RATIO: i32 = 1;
 pub const SALIENT_BUDGET_THRESHOLD: i32 = 2;
@@ -597,25 +840,6 @@ pub const SALIENT_SEES_ALL: i32 = 0;
 pub const SALIENT_SEES_CAUSAL: i32 = 1;
 /// those from firsts\[i\] to below limits\[i\]
 pub const SALIENT_SEES_ROWS: i32 = 2;
-/// Where the heads of a \[tokens, heads, dim\] tensor lie, in elements; multiples of 16 bytes.
-#[repr(C)]
-#[derive(Debug, Default, Copy, Clone, PartialEq)]
-pub struct SalientStrides {
-    pub token: i64,
-    pub head: i64,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-#[cfg(target_pointer_width = "64")]
-const _: () = {
-    ["Size of SalientStrides"][::core::mem::size_of::<SalientStrides>() - 16usize];
-    ["Alignment of SalientStrides"][::core::mem::align_of::<SalientStrides>() - 8usize];
-    [
-        "Offset of field: SalientStrides::token",
-    ][::core::mem::offset_of!(SalientStrides, token) - 0usize];
-    [
-        "Offset of field: SalientStrides::head",
-    ][::core::mem::offset_of!(SalientStrides, head) - 8usize];
-};
 /// Attention of packed queries over the keys of their sequences. Query heads h * group up to (h + 1) * group read KV head h, where group = q_heads / kv_heads. A row that sees no key becomes 0, its LSE -infinity. Tensors are 16-byte aligned.
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
@@ -1047,6 +1271,14 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     pub fn salient_keynorm(
         params: *const SalientKeynormParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    pub fn salient_pool(
+        params: *const SalientPoolParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    pub fn salient_attention_score(
+        params: *const SalientAttentionScoreParams,
         stream: SalientStream,
     ) -> ::core::ffi::c_int;
     pub fn salient_select(

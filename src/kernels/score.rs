@@ -1,5 +1,12 @@
 //! **score**: the predictor's weights as a device holds them, plans and checks.
 
+mod attention;
+
+pub use attention::{
+    AttentionBuffers, AttentionPlan, AttentionShape, MAX_SCORE_DIM, MAX_WINDOW, PoolBuffers,
+    PoolPlan, attention_params, check_attention, pool_params,
+};
+
 use super::{
     ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, to_i32, to_i64,
 };

@@ -1,5 +1,8 @@
 //! The device backend as an implementation of the conformance suite.
 
+#[path = "device/attention.rs"]
+mod attention;
+
 use std::sync::Arc;
 
 use half::{bf16, f16};

@@ -23,6 +23,8 @@
 #endif
 #define salient_mlp SALIENT_LAUNCHER(mlp)
 #define salient_keynorm SALIENT_LAUNCHER(keynorm)
+#define salient_pool SALIENT_LAUNCHER(pool)
+#define salient_attention_score SALIENT_LAUNCHER(attention_score)
 #define salient_decode SALIENT_LAUNCHER(decode)
 #define salient_select SALIENT_LAUNCHER(select)
 #define salient_rows SALIENT_LAUNCHER(rows)

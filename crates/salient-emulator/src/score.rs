@@ -1,5 +1,9 @@
 //! **score** on the emulated kernels.
 
+mod attention;
+
+pub use attention::AttentionRun;
+
 use std::ffi::{c_int, c_void};
 
 use salient::host::score::{Per, PredictorWeights};

@@ -103,6 +103,17 @@ pub trait ScoreAttention {
     /// # Errors
     /// On a width that is even or above 33, and lengths that disagree.
     fn pool(&self, scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()>;
+
+    /// Whether it takes queries and keys of this type that lie like this; without a word, all.
+    fn takes_attention<T: Element>(&self, q: Layout, k: Layout) -> bool {
+        let _ = (q, k);
+        true
+    }
+
+    /// The cases of attention that the suite runs on it.
+    fn attention_sample(&self) -> Sample {
+        Sample::ALL
+    }
 }
 
 /// An implementation of **score** that looks at no data. Every error leaves `out` as it was.

@@ -4,10 +4,10 @@
 use rayon::prelude::*;
 
 use super::strips::{Group, accumulate};
-use super::{AttentionScore, HeadReduce, Per, QueryWeights, pool};
+use super::{AttentionScore, HeadReduce, Per, pool};
 use crate::dtype::Element;
 use crate::error::{Error, Result, check_len};
-use crate::layout::View;
+use crate::layout::{Layout, View};
 use crate::ragged::{Ragged, Span};
 
 /// Attention of each sequence's last query (LazyLLM, arXiv 2407.14057; FastV, arXiv 2403.06764;
@@ -88,8 +88,8 @@ fn attention<T: Element>(
     out: &mut [f32],
 ) -> Result<()> {
     let (total, heads) = (rows.total(), k.layout.heads);
-    check_params(params)?;
-    check_heads(q, k)?;
+    params.check()?;
+    check_heads(q.layout, k.layout)?;
     k.layout.check("k", total, k.data.len())?;
     let scratch = total.checked_mul(heads).ok_or(Error::Overflow { what: "scores" })?;
     check_len("out", if params.per == Per::Token { total } else { scratch }, out.len())?;
@@ -129,39 +129,20 @@ fn attention<T: Element>(
     }
 }
 
-fn check_params(params: &AttentionScore) -> Result<()> {
-    let wrong = |what, value: f32, expected| {
-        Err(Error::OutOfRange { what, value: f64::from(value), expected })
-    };
-    if !params.scale.is_finite() {
-        return wrong("scale", params.scale, "finite");
-    }
-    if let QueryWeights::Ramp { first, last } = params.query_weights {
-        for weight in [first, last] {
-            if !(weight.is_finite() && weight >= 0.0) {
-                return wrong("query weight", weight, "finite and not negative");
-            }
-        }
-        if first == 0.0 && last == 0.0 {
-            return wrong("last query weight", last, "above 0 if the first is 0");
-        }
-    }
-    params.pool.as_ref().map_or(Ok(()), |pool| pool.check())
-}
-
-fn check_heads<T>(q: View<'_, T>, k: View<'_, T>) -> Result<()> {
+/// Checks that query heads share KV heads evenly, and channels.
+pub(crate) fn check_heads(q: Layout, k: Layout) -> Result<()> {
     let wrong = |what, value, expected| Err(Error::OutOfRange { what, value, expected });
-    let (q_heads, kv_heads) = (q.layout.heads, k.layout.heads);
+    let (q_heads, kv_heads) = (q.heads, k.heads);
     if kv_heads == 0 {
         return wrong("KV heads", 0.0, "at least 1");
     }
     if q_heads == 0 || q_heads % kv_heads != 0 {
         return wrong("query heads", q_heads as f64, "a multiple of the KV heads, and not 0");
     }
-    if k.layout.dim == 0 {
+    if k.dim == 0 {
         return wrong("channels of a head", 0.0, "at least 1");
     }
-    check_len("channels of a query head", k.layout.dim, q.layout.dim)
+    check_len("channels of a query head", k.dim, q.dim)
 }
 
 #[cfg(test)]
@@ -169,9 +150,8 @@ mod tests {
     use half::{bf16, f16};
 
     use super::super::strips::KEYS;
-    use super::super::{Pool, PoolKind, random};
+    use super::super::{Pool, PoolKind, QueryWeights, random};
     use super::*;
-    use crate::layout::Layout;
 
     fn sample(len: usize, seed: u64) -> Vec<f32> {
         let mut out = vec![0.0; len];

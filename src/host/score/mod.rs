@@ -34,6 +34,7 @@ mod mlp;
 mod simple;
 mod strips;
 
+pub(crate) use attention::check_heads;
 pub use attention::{columns, last_query, window};
 pub(crate) use mlp::{Folded, check_finite};
 pub use mlp::{Predictor, PredictorWeights, mlp};
@@ -84,7 +85,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.width % 2 == 1 && self.width <= MAX_POOL_WIDTH {
             return Ok(());
         }
@@ -121,6 +122,28 @@ pub struct AttentionScore {
     pub pool: Option<Pool>,
     /// The queries' weights.
     pub query_weights: QueryWeights,
+}
+
+impl AttentionScore {
+    pub(crate) fn check(&self) -> Result<()> {
+        let wrong = |what, value: f32, expected| {
+            Err(Error::OutOfRange { what, value: f64::from(value), expected })
+        };
+        if !self.scale.is_finite() {
+            return wrong("scale", self.scale, "finite");
+        }
+        if let QueryWeights::Ramp { first, last } = self.query_weights {
+            for weight in [first, last] {
+                if !(weight.is_finite() && weight >= 0.0) {
+                    return wrong("query weight", weight, "finite and not negative");
+                }
+            }
+            if first == 0.0 && last == 0.0 {
+                return wrong("last query weight", last, "above 0 if the first is 0");
+            }
+        }
+        self.pool.as_ref().map_or(Ok(()), Pool::check)
+    }
 }
 
 /// The larger, or NaN if either is: `f32::max` would hide it.

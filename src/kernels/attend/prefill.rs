@@ -1,7 +1,8 @@
 //! **prefill**: plans and checks.
 
 use super::super::{
-    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, to_i32, to_i64,
+    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, strides, to_i32,
+    to_i64,
 };
 use crate::dtype::DType;
 use crate::error::{Error, Result, check_len};
@@ -226,11 +227,6 @@ pub fn prefill_params(
 
 fn bytes_of(dtype: DType) -> usize {
     if dtype == DType::F32 { 4 } else { 2 }
-}
-
-/// Both fit, or there were no plan.
-fn strides(layout: Layout) -> raw::SalientStrides {
-    raw::SalientStrides { token: layout.token_stride as i64, head: layout.head_stride as i64 }
 }
 
 #[cfg(test)]

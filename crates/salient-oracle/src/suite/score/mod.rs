@@ -113,6 +113,12 @@ impl Case {
         out
     }
 
+    /// Whether an implementation takes the case in this element type.
+    fn taken<T: Element>(&self, on: &impl ScoreAttention) -> bool {
+        let q = Layout::token_major(self.kv_heads * self.group, self.dim);
+        on.takes_attention::<T>(q, self.layout())
+    }
+
     /// An implementation's scores.
     ///
     /// # Panics
@@ -121,17 +127,23 @@ impl Case {
         self.run::<T>(on, &self.q(), &self.k())
     }
 
-    /// Compares an implementation with the oracle in every element type.
+    /// Compares an implementation with the oracle in every element type that it takes.
     ///
     /// # Panics
     /// With the case, if it errs by more than the relative rule allows.
     pub fn check(&self, on: &impl ScoreAttention) {
+        if !on.attention_sample().takes(self) {
+            return;
+        }
         self.check_type(on, &self.q::<f32>(), &self.k::<f32>(), "");
         self.check_type(on, &self.q::<f16>(), &self.k::<f16>(), "");
         self.check_type(on, &self.q::<bf16>(), &self.k::<bf16>(), "");
     }
 
     fn check_type<T: Element>(&self, on: &impl ScoreAttention, q: &[T], k: &[T], changed: &str) {
+        if !self.taken::<T>(on) {
+            return;
+        }
         let rows = self.rows();
         let queries = self.query_spans();
         let q_view = View::token_major(q, self.kv_heads * self.group, self.dim);
@@ -276,8 +288,8 @@ pub fn neighbours_change_nothing(on: &impl ScoreAttention) {
 /// The last query is a window of one; columns are a window of all, uniform.
 pub fn the_three_are_one(on: &impl ScoreAttention) {
     for (queries, window) in [(Queries::Last, 1), (Queries::All, usize::MAX)] {
-        let case = plain_case(31, &[40, 129, 1], queries);
-        let (q, k): (Vec<f32>, Vec<f32>) = (case.q(), case.k());
+        let case = plain_case(31, &[40, 128, 1], queries);
+        let (q, k): (Vec<bf16>, Vec<bf16>) = (case.q(), case.k());
         let same = Case { queries: Queries::Window(window), ..case.clone() };
         let context = format!("score: {queries:?} as a window: {case:?}");
         let (one, other) = (case.run(on, &q, &k), same.run(on, &q, &k));
@@ -293,15 +305,23 @@ pub fn nan_stays_where_it_reaches(on: &impl ScoreAttention) {
             for per in [Per::Token, Per::KvHead] {
                 let mut case = plain_case(41, &[50, 70, 33], queries);
                 case.score = AttentionScore { heads, per, ..case.score };
-                let (q, mut k): (Vec<f32>, Vec<f32>) = (case.q(), case.k());
-                k[(50 + 66) * case.kv_heads * case.dim + 3] = f32::NAN;
-                case.check_type(on, &q, &k, "with NaN in key 66 of sequence 1");
-                let (mut q, k): (Vec<f32>, Vec<f32>) = (case.q(), case.k());
-                let token = case.queries().span(1).end() - 4;
-                q[token * case.kv_heads * case.group * case.dim] = f32::NAN;
-                case.check_type(on, &q, &k, "with NaN in query -4 of sequence 1");
+                case.check_nan::<f32>(on);
+                case.check_nan::<f16>(on);
+                case.check_nan::<bf16>(on);
             }
         }
+    }
+}
+
+impl Case {
+    fn check_nan<T: Element>(&self, on: &impl ScoreAttention) {
+        let (q, mut k): (Vec<T>, Vec<T>) = (self.q(), self.k());
+        k[(50 + 66) * self.kv_heads * self.dim + 3] = T::from_f32(f32::NAN);
+        self.check_type(on, &q, &k, "with NaN in key 66 of sequence 1");
+        let (mut q, k): (Vec<T>, Vec<T>) = (self.q(), self.k());
+        let token = self.queries().span(1).end() - 4;
+        q[token * self.kv_heads * self.group * self.dim] = T::from_f32(f32::NAN);
+        self.check_type(on, &q, &k, "with NaN in query -4 of sequence 1");
     }
 }
 
@@ -409,7 +429,8 @@ pub fn positions(on: &impl ScorePositions) {
 pub fn bad_attention(on: &impl ScoreAttention) {
     let rows = Ragged::from_lens(&[4, 3]).expect("short rows");
     let queries = Ragged::from_lens(&[2, 3]).expect("short rows");
-    let (q, k, out) = (vec![1f32; 7 * 4 * 8], vec![1f32; 7 * 2 * 8], vec![9f32; 7]);
+    let (q, k) = (vec![bf16::ONE; 7 * 4 * 8], vec![bf16::ONE; 7 * 2 * 8]);
+    let out = vec![9f32; 7];
     let score = plain_case(0, &[], Queries::All).score;
     let view = |len: usize, heads| View::token_major(&q[..len], heads, 8);
     let keys = |len: usize, heads| View::token_major(&k[..len], heads, 8);
@@ -452,7 +473,7 @@ pub fn bad_attention(on: &impl ScoreAttention) {
         on.window(View::token_major(&q, 4, 8), &more, good_k, &rows, &score, out)
     });
     let pool = Pool { kind: PoolKind::Max, width: 3 };
-    untouched("pool: short out", &out[1..], |out| on.pool(&q[..7], &rows, &pool, out));
+    untouched("pool: short out", &out[1..], |out| on.pool(&[1.0; 7], &rows, &pool, out));
 }
 
 /// Lengths that disagree, with nothing written.

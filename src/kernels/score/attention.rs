@@ -1,0 +1,572 @@
+//! Scores from attention, and their pooling: plans and checks.
+
+use super::super::{
+    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, strides, to_i32,
+    to_i64,
+};
+use crate::dtype::DType;
+use crate::error::{Error, Result, check_len};
+use crate::host::score::{
+    AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights, check_heads,
+};
+use crate::layout::Layout;
+
+/// The most queries of a window whose softmax is computed, and not taken from an LSE.
+pub const MAX_WINDOW: usize = raw::SALIENT_MAX_WINDOW as usize;
+
+/// The most channels per head.
+pub const MAX_SCORE_DIM: usize = 256;
+
+/// Parts that the largest score of a tile of keys comes in.
+const TILE_PARTS: usize = 8;
+
+/// The queries and keys that are scored, as far as the host knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Sequences.
+    pub batch: usize,
+    /// Query rows of all sequences. A window is the last of a sequence's, so those of all its tokens
+    /// will do.
+    pub queries: usize,
+    /// Keys of all sequences.
+    pub total: usize,
+    /// The most keys of a sequence.
+    pub max_len: usize,
+    /// Of queries and keys: f16 or bf16.
+    pub dtype: DType,
+    /// How queries lie.
+    pub q: Layout,
+    /// How keys lie.
+    pub k: Layout,
+}
+
+/// Attention of the last queries of every sequence, made scores.
+///
+/// ```
+/// use salient::host::score::{AttentionScore, HeadReduce, Per, QueryWeights};
+/// use salient::kernels::score::{AttentionPlan, AttentionShape};
+/// use salient::{DType, Layout};
+/// # fn main() -> salient::Result<()> {
+/// let shape = AttentionShape {
+///     batch: 1,
+///     queries: 16_384,
+///     total: 16_384,
+///     max_len: 16_384,
+///     dtype: DType::Bf16,
+///     q: Layout::token_major(32, 128),
+///     k: Layout::token_major(8, 128),
+/// };
+/// let score = AttentionScore {
+///     scale: 128f32.powf(-0.5),
+///     heads: HeadReduce::Mean,
+///     per: Per::Token,
+///     pool: None,
+///     query_weights: QueryWeights::Uniform,
+/// };
+/// // The last query alone saves its logits; 64 queries read the keys a second time.
+/// let last = AttentionPlan::window(shape, score, 1)?;
+/// assert_eq!(last.scores_len(), 16_384);
+/// assert!(last.workspace_bytes() < AttentionPlan::window(shape, score, 64)?.workspace_bytes());
+/// // With the LSE of a prefill there is no softmax to do.
+/// assert!(AttentionPlan::columns(shape, score)?.takes_lse());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionPlan {
+    shape: AttentionShape,
+    score: AttentionScore,
+    window: usize,
+    with_lse: bool,
+    lens: [usize; 2],
+    lse_len: usize,
+    scores_len: usize,
+    /// Floats of the workspace's parts: stats, sums, logits, raw scores, maxima.
+    parts: [usize; 5],
+}
+
+impl AttentionPlan {
+    /// Attention of the last `window` queries of every sequence, or as many as it has
+    /// ([`crate::host::score::window`]; a window of one is [`crate::host::score::last_query`]).
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a window of more than [`MAX_WINDOW`] queries, for elements that are
+    /// not of 16 bits, channels that are no multiple of 8 up to [`MAX_SCORE_DIM`], strides that are no
+    /// multiples of 16 bytes, heads that do not go together, and options out of range;
+    /// [`Error::LengthMismatch`] where channels disagree; [`Error::Overflow`] where sizes do.
+    pub fn window(shape: AttentionShape, score: AttentionScore, window: usize) -> Result<Self> {
+        if window > MAX_WINDOW {
+            let (what, value) = ("queries of a window", window as f64);
+            return Err(Error::OutOfRange { what, value, expected: "at most 128 without an LSE" });
+        }
+        Self::new(shape, score, window, false)
+    }
+
+    /// The same of any number of queries, from the LSE that a causal prefill saved.
+    ///
+    /// # Errors
+    /// As [`AttentionPlan::window`].
+    pub fn window_of_lse(
+        shape: AttentionShape,
+        score: AttentionScore,
+        window: usize,
+    ) -> Result<Self> {
+        Self::new(shape, score, window, true)
+    }
+
+    /// Attention of every query, from the LSE that a causal prefill saved
+    /// ([`crate::host::score::columns`]).
+    ///
+    /// # Errors
+    /// As [`AttentionPlan::window`].
+    pub fn columns(shape: AttentionShape, score: AttentionScore) -> Result<Self> {
+        Self::new(shape, score, shape.max_len, true)
+    }
+
+    fn new(
+        shape: AttentionShape,
+        score: AttentionScore,
+        window: usize,
+        with_lse: bool,
+    ) -> Result<Self> {
+        let AttentionShape { batch, queries, total, max_len, dtype, q, k } = shape;
+        check_attention(q, k, dtype)?;
+        score.check()?;
+        if !(score.scale * std::f32::consts::LOG2_E).is_finite() {
+            let (what, value) = ("scale", score.scale.into());
+            return Err(Error::OutOfRange { what, value, expected: "finite in units of log2" });
+        }
+        for (what, count) in [("queries", queries), ("tokens", total), ("tokens", max_len)] {
+            check_tokens(what, count)?;
+        }
+        let window = window.min(max_len);
+        // Columns of a group, each head's padded to 8.
+        to_i32("queries of all heads", product("queries", &[q.heads, window + 8])?)?;
+        to_i32("query heads of all sequences", product("query heads", &[batch, q.heads])?)?;
+        let len = |what, layout: Layout, tokens| {
+            layout.required_len(tokens).ok_or(Error::Overflow { what })
+        };
+        let scores_len = match score.per {
+            Per::Token => total,
+            Per::KvHead => product("scores", &[k.heads, total])?,
+        };
+        let normalised = score.heads == HeadReduce::MaxNormalised;
+        // Written and read, logits are fewer bytes than keys.
+        let columns = window * (q.heads / k.heads);
+        let saves = !with_lse && !normalised && (1..=q.dim / 4).contains(&columns);
+        let part = |needed: bool, factors: &[usize]| -> Result<usize> {
+            let len = product("workspace", factors)?.next_multiple_of(ALIGNMENT / 4);
+            product("workspace", &[len, 4])?;
+            Ok(if needed { len } else { 0 })
+        };
+        let tiles = total / raw::SALIENT_SCORE_TILE as usize + batch;
+        let parts = [
+            part(!with_lse, &[tiles, q.heads, window, 2])?,
+            part(!with_lse, &[batch, q.heads, window, 2])?,
+            part(saves, &[q.heads, window, total])?,
+            part(!saves, &[if normalised { q.heads } else { k.heads }, total])?,
+            part(normalised, &[tiles, q.heads, TILE_PARTS])?,
+        ];
+        Ok(Self {
+            shape,
+            score,
+            window,
+            with_lse,
+            lens: [len("q", q, queries)?, len("k", k, total)?],
+            lse_len: product("lse", &[queries, q.heads])?,
+            scores_len,
+            parts,
+        })
+    }
+
+    /// What it is for.
+    pub fn shape(&self) -> &AttentionShape {
+        &self.shape
+    }
+
+    /// Whether it asks for an LSE.
+    pub fn takes_lse(&self) -> bool {
+        self.with_lse
+    }
+
+    /// Scores that are written: `[total]` or `[KV heads, total]`.
+    pub fn scores_len(&self) -> usize {
+        self.scores_len
+    }
+
+    /// Bytes of workspace, on a multiple of [`ALIGNMENT`]. What they hold does not matter, before or
+    /// after.
+    pub fn workspace_bytes(&self) -> usize {
+        4 * self.parts.iter().sum::<usize>()
+    }
+}
+
+/// Checks that the kernels take queries and keys that lie like this.
+///
+/// # Errors
+/// As [`AttentionPlan::window`].
+pub fn check_attention(q: Layout, k: Layout, dtype: DType) -> Result<()> {
+    let out_of_range =
+        |what, value, expected| Err(Error::OutOfRange { what, value: value as f64, expected });
+    check_heads(q, k)?;
+    if dtype == DType::F32 {
+        return out_of_range("bits of a query", 32, "16: f16 or bf16");
+    }
+    if q.dim > MAX_SCORE_DIM || !q.dim.is_multiple_of(8) {
+        return out_of_range("channels per head", q.dim, "a multiple of 8 up to 256");
+    }
+    for (what, layout) in [("strides of q", q), ("strides of k", k)] {
+        for stride in [layout.token_stride, layout.head_stride] {
+            to_i64(what, product(what, &[stride, 2])?)?;
+            if !stride.is_multiple_of(8) {
+                return out_of_range(what, stride, "a multiple of 16 bytes");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where the buffers of attention scores lie; lengths in elements, exact but for `q`, `k` and the
+/// workspace, which may be longer and start on a multiple of [`ALIGNMENT`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AttentionBuffers {
+    /// `[queries, q heads, dim]`.
+    pub q: Buffer,
+    /// `[total, KV heads, dim]`.
+    pub k: Buffer,
+    /// f32 `[queries, q heads]`, as prefill saves it, if and only if [`AttentionPlan::takes_lse`].
+    pub lse: Option<Buffer>,
+    /// f32, [`AttentionPlan::scores_len`], written.
+    pub scores: Buffer,
+    /// i32 `[batch + 1]`: where each sequence's query rows begin.
+    pub cu_queries: Buffer,
+    /// i32 `[batch + 1]`: where its keys begin.
+    pub cu_seqlens: Buffer,
+    /// `[1]`, added to.
+    pub status: Buffer,
+    /// u8, at least [`AttentionPlan::workspace_bytes`].
+    pub workspace: Buffer,
+}
+
+/// Checks the buffers and makes the launcher's parameters.
+///
+/// # Errors
+/// [`Error::LengthMismatch`], [`Error::Misaligned`], [`Error::Unfit`].
+pub fn attention_params(
+    plan: &AttentionPlan,
+    buffers: &AttentionBuffers,
+) -> Result<raw::SalientAttentionScoreParams> {
+    let AttentionPlan { shape, score, window, with_lse, lens, lse_len, scores_len, parts } = *plan;
+    buffers.q.holds("q", lens[0])?;
+    buffers.k.holds("k", lens[1])?;
+    if with_lse != buffers.lse.is_some() {
+        let expected = if with_lse { "given, for the plan asks for it" } else { "left out" };
+        return Err(Error::Unfit { what: "the LSE", expected });
+    }
+    buffers.workspace.holds("workspace", plan.workspace_bytes())?;
+    let workspace: *mut u8 = buffers.workspace.placed("workspace", 1, ALIGNMENT)?;
+    let mut at = 0;
+    let [stats, sums, logits, raw_scores, maxima] = parts.map(|floats| {
+        let start = at;
+        at += 4 * floats;
+        if floats == 0 { std::ptr::null_mut() } else { workspace.wrapping_add(start).cast() }
+    });
+    let (first_weight, last_weight) = ramp(score.query_weights);
+    let pool = score.pool.unwrap_or(Pool { kind: PoolKind::Max, width: 1 });
+    Ok(raw::SalientAttentionScoreParams {
+        q: buffers.q.placed("q", 2, ALIGNMENT)?,
+        k: buffers.k.placed("k", 2, ALIGNMENT)?,
+        lse: Buffer::optional(buffers.lse, "lse", lse_len)?,
+        scores: buffers.scores.exactly("scores", scores_len)?,
+        cu_queries: buffers.cu_queries.exactly("cu_queries", shape.batch + 1)?,
+        cu_seqlens: buffers.cu_seqlens.exactly("cu_seqlens", shape.batch + 1)?,
+        status: buffers.status.exactly("status", 1)?,
+        stats,
+        sums,
+        logits,
+        raw: raw_scores,
+        maxima,
+        q_strides: strides(shape.q),
+        k_strides: strides(shape.k),
+        scale: score.scale,
+        first_weight,
+        last_weight,
+        window: to_i32("queries of a window", window)?,
+        heads: match score.heads {
+            HeadReduce::Mean => raw::SALIENT_HEADS_MEAN,
+            HeadReduce::Max => raw::SALIENT_HEADS_MAX,
+            HeadReduce::MaxNormalised => raw::SALIENT_HEADS_MAX_NORMALISED,
+        },
+        per_kv_head: (score.per == Per::KvHead).into(),
+        pool: pool_code(pool.kind),
+        pool_width: to_i32("pool width", pool.width)?,
+        batch: to_i32("batch", shape.batch)?,
+        q_heads: to_i32("query heads", shape.q.heads)?,
+        kv_heads: to_i32("KV heads", shape.k.heads)?,
+        dim: to_i32("channels per head", shape.q.dim)?,
+        queries: to_i32("queries", shape.queries)?,
+        total: to_i32("tokens", shape.total)?,
+        max_len: to_i32("tokens", shape.max_len)?,
+        dtype: dtype_code(shape.dtype),
+    })
+}
+
+/// Pooling of `[heads, total]` scores along the tokens of their sequences
+/// ([`crate::host::score::pool`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolPlan {
+    heads: usize,
+    batch: usize,
+    total: usize,
+    max_len: usize,
+    pool: Pool,
+    len: usize,
+}
+
+impl PoolPlan {
+    /// A plan for sequences of at most `max_len` tokens.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a width that is even or above 33, or no heads; [`Error::Overflow`]
+    /// where sizes do.
+    pub fn new(
+        heads: usize,
+        batch: usize,
+        total: usize,
+        max_len: usize,
+        pool: Pool,
+    ) -> Result<Self> {
+        pool.check()?;
+        at_least_one("heads", heads)?;
+        check_tokens("tokens", total)?;
+        check_tokens("tokens", max_len)?;
+        to_i32("heads of all sequences", product("heads", &[heads, batch])?)?;
+        let len = product("scores", &[heads, total])?;
+        Ok(Self { heads, batch, total, max_len, pool, len })
+    }
+
+    /// Scores: `[heads, total]`.
+    pub fn scores_len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Where the buffers of a pooling lie; lengths in elements, exact.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PoolBuffers {
+    /// f32 `[heads, total]`.
+    pub scores: Buffer,
+    /// f32 `[heads, total]`, written; apart from the scores.
+    pub out: Buffer,
+    /// i32 `[batch + 1]`.
+    pub cu_seqlens: Buffer,
+    /// `[1]`, added to.
+    pub status: Buffer,
+}
+
+/// Checks the buffers and makes the launcher's parameters.
+///
+/// # Errors
+/// [`Error::LengthMismatch`], [`Error::Misaligned`], [`Error::Overlap`].
+pub fn pool_params(plan: &PoolPlan, buffers: &PoolBuffers) -> Result<raw::SalientPoolParams> {
+    let PoolPlan { heads, batch, total, max_len, pool, len } = *plan;
+    check_len("out", len, buffers.out.len)?;
+    let params = raw::SalientPoolParams {
+        scores: buffers.scores.exactly("scores", len)?,
+        out: buffers.out.exactly("out", len)?,
+        cu_seqlens: buffers.cu_seqlens.exactly("cu_seqlens", batch + 1)?,
+        status: buffers.status.exactly("status", 1)?,
+        batch: to_i32("batch", batch)?,
+        heads: to_i32("heads", heads)?,
+        total: to_i32("tokens", total)?,
+        max_len: to_i32("tokens", max_len)?,
+        kind: pool_code(pool.kind),
+        width: to_i32("pool width", pool.width)?,
+    };
+    let in_bytes = |buffer: Buffer| Buffer::new(buffer.address, 4 * buffer.len);
+    in_bytes(buffers.out).apart("out", in_bytes(buffers.scores), "scores")?;
+    Ok(params)
+}
+
+fn pool_code(kind: PoolKind) -> i32 {
+    match kind {
+        PoolKind::Average => raw::SALIENT_POOL_AVERAGE,
+        PoolKind::Max => raw::SALIENT_POOL_MAX,
+    }
+}
+
+/// The weights of a window's first and last query, the larger 1.
+fn ramp(weights: QueryWeights) -> (f32, f32) {
+    match weights {
+        QueryWeights::Uniform => (1.0, 1.0),
+        QueryWeights::Ramp { first, last } => {
+            let largest = first.max(last);
+            (first / largest, last / largest)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape() -> AttentionShape {
+        AttentionShape {
+            batch: 2,
+            queries: 10,
+            total: 300,
+            max_len: 200,
+            dtype: DType::Bf16,
+            q: Layout::token_major(4, 32),
+            k: Layout::head_major(2, 32, 300),
+        }
+    }
+
+    fn score(heads: HeadReduce) -> AttentionScore {
+        let query_weights = QueryWeights::Ramp { first: 2.0, last: 8.0 };
+        let pool = Some(Pool { kind: PoolKind::Average, width: 5 });
+        AttentionScore { scale: 0.5, heads, per: Per::KvHead, pool, query_weights }
+    }
+
+    fn buffers(plan: &AttentionPlan) -> AttentionBuffers {
+        AttentionBuffers {
+            q: Buffer::new(0x10000, 1280),
+            k: Buffer::new(0x20000, 19200),
+            lse: plan.takes_lse().then_some(Buffer::new(0x30000, 40)),
+            scores: Buffer::new(0x40000, 600),
+            cu_queries: Buffer::new(0x50000, 3),
+            cu_seqlens: Buffer::new(0x60000, 3),
+            status: Buffer::new(0x70000, 1),
+            workspace: Buffer::new(0x80000, plan.workspace_bytes()),
+        }
+    }
+
+    #[test]
+    fn parts_of_the_workspace_follow_one_another() {
+        let tiles = 300 / 128 + 2;
+        let floats = |raw: &raw::SalientAttentionScoreParams, plan: &AttentionPlan| {
+            let parts = [raw.stats, raw.sums, raw.logits, raw.raw, raw.maxima];
+            let mut ends: Vec<usize> =
+                parts.iter().filter(|part| !part.is_null()).map(|part| part.addr()).collect();
+            ends.push(0x80000 + plan.workspace_bytes());
+            let lens: Vec<usize> = ends.windows(2).map(|pair| (pair[1] - pair[0]) / 4).collect();
+            (parts.map(|part| !part.is_null()), lens)
+        };
+        let make = |plan: Result<AttentionPlan>| {
+            let plan = plan.unwrap();
+            let raw = attention_params(&plan, &buffers(&plan)).unwrap();
+            floats(&raw, &plan)
+        };
+        let (mean, max) = (score(HeadReduce::Mean), score(HeadReduce::MaxNormalised));
+        let few = make(AttentionPlan::window(shape(), mean, 2));
+        let sums = [tiles * 4 * 2 * 2, 2 * 4 * 2 * 2];
+        assert_eq!(few, ([true, true, true, false, false], vec![sums[0], sums[1], 4 * 2 * 300]));
+        let many = make(AttentionPlan::window(shape(), mean, 5));
+        let sums = [tiles * 4 * 5 * 2, 2 * 4 * 5 * 2];
+        assert_eq!(many, ([true, true, false, true, false], vec![sums[0], sums[1], 600]));
+        let columns = make(AttentionPlan::columns(shape(), mean));
+        assert_eq!(columns, ([false, false, false, true, false], vec![600]));
+        let normalised = make(AttentionPlan::window_of_lse(shape(), max, 1));
+        let (raw, maxima) = (4 * 300, tiles * 4 * 8);
+        assert_eq!(normalised, ([false, false, false, true, true], vec![raw, maxima]));
+        // No queries: scores are 0.
+        let none = make(AttentionPlan::window(shape(), mean, 0));
+        assert_eq!(none, ([false, false, false, true, false], vec![600]));
+    }
+
+    #[test]
+    fn good_buffers_become_parameters() {
+        let plan = AttentionPlan::columns(shape(), score(HeadReduce::Max)).unwrap();
+        let raw = attention_params(&plan, &buffers(&plan)).unwrap();
+        assert_eq!((raw.q_heads, raw.kv_heads, raw.dim, raw.window), (4, 2, 32, 200));
+        assert_eq!((raw.first_weight, raw.last_weight), (0.25, 1.0));
+        assert_eq!((raw.pool, raw.pool_width, raw.heads, raw.per_kv_head), (0, 5, 1, 1));
+        assert_eq!((raw.k_strides.head, raw.dtype), (9600, 2));
+    }
+
+    #[test]
+    fn bad_buffers_are_refused() {
+        let plan = AttentionPlan::columns(shape(), score(HeadReduce::Max)).unwrap();
+        type Field = fn(&mut AttentionBuffers) -> &mut Buffer;
+        let fields: [(Field, usize); 8] = [
+            (|b| &mut b.q, 16),
+            (|b| &mut b.k, 16),
+            (|b| b.lse.as_mut().unwrap(), 4),
+            (|b| &mut b.scores, 4),
+            (|b| &mut b.cu_queries, 4),
+            (|b| &mut b.cu_seqlens, 4),
+            (|b| &mut b.status, 4),
+            (|b| &mut b.workspace, 16),
+        ];
+        for (field, align) in fields {
+            let mut short = buffers(&plan);
+            field(&mut short).len -= 1;
+            let error = attention_params(&plan, &short);
+            assert!(matches!(error, Err(Error::LengthMismatch { .. })), "{error:?}");
+            let mut askew = buffers(&plan);
+            field(&mut askew).address += align / 2;
+            let error = attention_params(&plan, &askew);
+            assert!(matches!(error, Err(Error::Misaligned { .. })), "{error:?}");
+        }
+        let without = AttentionBuffers { lse: None, ..buffers(&plan) };
+        assert!(matches!(attention_params(&plan, &without), Err(Error::Unfit { .. })));
+        let window = AttentionPlan::window(shape(), score(HeadReduce::Max), 5).unwrap();
+        let with = AttentionBuffers { lse: Some(Buffer::new(0x30000, 40)), ..buffers(&window) };
+        assert!(matches!(attention_params(&window, &with), Err(Error::Unfit { .. })));
+    }
+
+    #[test]
+    fn what_the_kernels_cannot_take_is_refused() {
+        let new = |change: &dyn Fn(&mut AttentionShape, &mut AttentionScore)| {
+            let (mut shape, mut score) = (shape(), score(HeadReduce::Mean));
+            change(&mut shape, &mut score);
+            AttentionPlan::columns(shape, score)
+        };
+        assert!(new(&|_, _| ()).is_ok());
+        type Change = fn(&mut AttentionShape, &mut AttentionScore);
+        let changes: [Change; 11] = [
+            |s, _| s.dtype = DType::F32,
+            |s, _| s.k.heads = 0,
+            |s, _| s.k.heads = 3,
+            |s, _| s.k.dim = 16,
+            |s, _| s.q.token_stride = 132,
+            |s, _| s.k.head_stride = 12,
+            |s, _| s.total = 1 << 31,
+            |s, _| s.batch = 1 << 30,
+            |s, _| s.k.token_stride = usize::MAX / 2 - 7,
+            |_, score| score.scale = f32::MAX,
+            |_, score| score.pool = Some(Pool { kind: PoolKind::Max, width: 2 }),
+        ];
+        for (i, change) in changes.into_iter().enumerate() {
+            assert!(new(&change).is_err(), "change {i}");
+        }
+        for dim in [0, 20, 264] {
+            let layout = |heads| Layout::token_major(heads, dim);
+            assert!(new(&|s, _| (s.q, s.k) = (layout(4), layout(2))).is_err(), "{dim} channels");
+        }
+        let window = |queries| AttentionPlan::window(shape(), score(HeadReduce::Max), queries);
+        assert!(window(128).is_ok() && window(129).is_err());
+    }
+
+    #[test]
+    fn pooling_is_checked() {
+        let pool = Pool { kind: PoolKind::Max, width: 3 };
+        let plan = PoolPlan::new(2, 3, 10, 7, pool).unwrap();
+        let good = PoolBuffers {
+            scores: Buffer::new(0x1000, 20),
+            out: Buffer::new(0x1050, 20),
+            cu_seqlens: Buffer::new(0x2000, 4),
+            status: Buffer::new(0x3000, 1),
+        };
+        assert_eq!(pool_params(&plan, &good).map(|raw| (raw.kind, raw.width)), Ok((1, 3)));
+        let over = PoolBuffers { out: Buffer::new(0x104c, 20), ..good };
+        let expected = Error::Overlap { what: "out", other: "scores" };
+        assert_eq!(pool_params(&plan, &over), Err(expected));
+        let short = PoolBuffers { out: Buffer::new(0x1050, 19), ..good };
+        assert!(matches!(pool_params(&plan, &short), Err(Error::LengthMismatch { .. })));
+        for width in [0, 2, 35] {
+            assert!(PoolPlan::new(2, 3, 10, 7, Pool { width, ..pool }).is_err());
+        }
+        assert!(PoolPlan::new(0, 3, 10, 7, pool).is_err());
+    }
+}
