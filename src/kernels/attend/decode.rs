@@ -4,6 +4,7 @@ use super::super::validate::Pages;
 use super::super::{
     Buffer, check_16_bits, check_tokens, dtype_code, lists_len, product, raw, to_i32, to_i64,
 };
+use super::check_attention;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result, check_len};
 use crate::host::attend::{Attention, KeyLists, Keys};
@@ -80,8 +81,8 @@ pub struct DecodeShape {
     pub dtype: DType,
     /// The type of outputs.
     pub out_dtype: DType,
-    /// What is done to a logit.
-    pub attention: Attention,
+    /// What is done to logits. Sinks come with the buffers.
+    pub attention: Attention<'static>,
 }
 
 /// A decode step of one layer.
@@ -110,11 +111,11 @@ impl DecodePlan {
     /// [`Error::OutOfRange`] for element types, numbers of heads or channels, and strides that the
     /// kernel does not take, outputs that share a place, and bad attention options;
     /// [`Error::LengthMismatch`] for heads and channels that disagree; [`Error::Overflow`] where
-    /// sizes do.
+    /// sizes do; [`Error::Unfit`] for sinks here.
     pub fn new(shape: DecodeShape) -> Result<Self> {
         let DecodeShape { batch, q, out, cache, lists, capacity, dtype, out_dtype, attention } =
             shape;
-        attention.check()?;
+        check_attention(&attention)?;
         check_16_bits("bits of a key", dtype)?;
         if out_dtype != DType::F32 && out_dtype != dtype {
             return out_of_range(
@@ -236,6 +237,9 @@ pub struct DecodeBuffers {
     pub kept: Option<Buffer>,
     /// i32 `[batch]` or `[batch * kv heads]`; with lists only.
     pub kept_lens: Option<Buffer>,
+    /// f32 `[q heads]`: the [sinks](Attention::sinks). One that is NaN or infinity makes NaN of its
+    /// head's rows.
+    pub sinks: Option<Buffer>,
     /// `[1]`, added to.
     pub status: Buffer,
     /// [`DecodePlan::workspace_bytes`] bytes, aligned to 16.
@@ -313,6 +317,7 @@ pub fn decode_params(
         page_table: Buffer::optional(buffers.page_table, "page table", batch * pages.max_pages)?,
         kept: Buffer::optional(buffers.kept, "kept", lists_len(list_count, capacity)?)?,
         kept_lens: Buffer::optional(buffers.kept_lens, "kept_lens", list_count)?,
+        sinks: Buffer::optional(buffers.sinks, "sinks", q.heads)?,
         status: buffers.status.exactly("status", 1)?,
         workspace: workspace.placed("workspace", 1, super::super::ALIGNMENT)?,
         layouts,
@@ -417,6 +422,7 @@ mod tests {
             page_table: paged.then_some(at(12)),
             kept: lists.then_some(at(rows * 300)),
             kept_lens: lists.then_some(at(rows)),
+            sinks: Some(at(8)),
             status: at(1),
             workspace: at(plan.workspace_bytes()),
         }
@@ -457,7 +463,7 @@ mod tests {
     #[test]
     fn bad_buffers_are_refused() {
         type Field = fn(&mut DecodeBuffers) -> Option<&mut Buffer>;
-        let fields: [(Field, usize); 12] = [
+        let fields: [(Field, usize); 13] = [
             (|b| Some(&mut b.q), 16),
             (|b| Some(&mut b.k), 16),
             (|b| Some(&mut b.v), 16),
@@ -468,6 +474,7 @@ mod tests {
             (|b| b.page_table.as_mut(), 4),
             (|b| b.kept.as_mut(), 4),
             (|b| b.kept_lens.as_mut(), 4),
+            (|b| b.sinks.as_mut(), 4),
             (|b| Some(&mut b.status), 4),
             (|b| Some(&mut b.workspace), 16),
         ];
@@ -530,6 +537,10 @@ mod tests {
             DecodeShape { capacity: 1 << 31, ..good },
             DecodeShape { batch: 1 << 31, ..good },
             DecodeShape { attention: Attention::new(f32::NAN), ..good },
+            DecodeShape {
+                attention: Attention { sinks: Some(&[0.0; 8]), ..good.attention },
+                ..good
+            },
         ];
         for (i, shape) in bad.into_iter().enumerate() {
             assert!(DecodePlan::new(shape).is_err(), "shape {i}");
