@@ -8,6 +8,8 @@
 //! | [`select::select`] | decides which tokens stay |
 //! | [`compact::rows`], [`compact::rows_in_place`] | move rows of several tensors |
 //! | [`compact::kv`] | moves keys and values of all layers, contiguous or paged, in place |
+//! | [`attend::prefill`] | attention of packed queries under a row limit |
+//! | [`attend::decode`] | attention of one query per sequence, over all keys or listed ones |
 //! | [`validate::validate`] | checks lists that only the device sees |
 //! | [`probe`] | says whether there is a device, and why not; never panics |
 //!
@@ -26,7 +28,8 @@
 //!
 //! # Graphs
 //!
-//! `examples/cuda_graph.rs` captures score, select and compact and replays them. Capture on a stream
+//! `examples/cuda_graph.rs` captures score, select and compact and replays them; a captured
+//! [`attend::decode`] serves every length and list up to its plan's capacity. Capture on a stream
 //! of [`cudarc::driver::CudaContext::per_thread_stream`], or of
 //! [`cudarc::driver::CudaContext::new_stream`] after event tracking was switched off: a captured
 //! launch must not wait for events from outside. A graph holds the addresses of its buffers, and
@@ -40,6 +43,7 @@
 //! where that holds no record of a device, it has run on none.
 #![allow(unsafe_code, reason = "calls the launchers, and reads views as bytes")]
 
+pub mod attend;
 pub mod compact;
 mod operands;
 mod probe;

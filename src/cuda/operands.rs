@@ -10,6 +10,7 @@ use cudarc::driver::{
     SyncOnDrop,
 };
 
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::{Buffer, LaunchError, raw};
 
@@ -131,6 +132,11 @@ impl<'a, const N: usize> Operands<'a, N> {
         self.guards[self.count] = Some(guard);
         self.count += 1;
     }
+}
+
+/// Checks that a buffer has the element type of the plan.
+pub(super) fn check_dtype(what: &'static str, expected: DType, actual: DType) -> Result<()> {
+    if expected == actual { Ok(()) } else { Err(Error::DTypeMismatch { what, expected, actual }) }
 }
 
 /// Checks that a buffer allocated on one stream can be used on another.

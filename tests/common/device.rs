@@ -1,5 +1,8 @@
 //! The device backend as an implementation of the conformance suite.
 
+#[path = "device_attend.rs"]
+mod attend;
+
 use std::sync::Arc;
 
 use half::{bf16, f16};
