@@ -53,7 +53,7 @@ mod status;
 pub mod validate;
 
 pub use cudarc;
-pub use operands::{ContextId, bytes, bytes_mut};
+pub use operands::{ContextId, bytes, bytes_mut, signed};
 pub use probe::{Backend, Driver, NoDevice, probe};
 pub use status::StatusWord;
 

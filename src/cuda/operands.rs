@@ -49,6 +49,14 @@ pub fn bytes_mut<'a, T: Pod>(view: &'a mut CudaViewMut<'_, T>) -> CudaViewMut<'a
     bytes.expect("a view is as long as itself")
 }
 
+/// Lengths and places held as u32, as kernels take them: what is beyond `i32::MAX` is negative there,
+/// and a fault.
+pub fn signed<'a>(view: &CudaView<'a, u32>) -> CudaView<'a, i32> {
+    // SAFETY: every u32 is an i32 of the same size and alignment.
+    let signed = unsafe { view.transmute(view.len()) };
+    signed.expect("a view is as long as itself")
+}
+
 /// The buffers of one launch, at most `N`. Keeps what tells the streams that they are in use until
 /// the launch is enqueued.
 pub(super) struct Operands<'a, const N: usize> {
