@@ -85,6 +85,7 @@ fn many_queries(bench: &mut Bench, case: &str, len: usize, keep: Option<usize>) 
             key_lens: lens.as_view(),
             firsts: None,
             limits: keep.map(|_| limits_there.as_view()),
+            sinks: None,
         };
         prefill(stream, &plan, &inputs, &mut AttendOutputs::new(out.as_view_mut()), &mut status)
     })?;
@@ -223,7 +224,7 @@ fn one_query(
     bench.time(case, "salient", json!({"bytes": bytes}), || Ok(graph.launch()?))
 }
 
-fn attention() -> Attention {
+fn attention() -> Attention<'static> {
     Attention::new((DIM as f32).powf(-0.5))
 }
 

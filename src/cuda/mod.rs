@@ -61,7 +61,7 @@ use cudarc::driver::DeviceRepr;
 
 use crate::dtype::Element;
 
-/// An element type of tensors on a device: f32, f16 or bf16.
+/// An element type of tensors on a device.
 pub trait DeviceElement: Element + DeviceRepr {}
 
 impl<T: Element + DeviceRepr> DeviceElement for T {}

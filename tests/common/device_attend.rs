@@ -22,8 +22,9 @@ macro_rules! in_16_bits {
         match T::DTYPE {
             DType::F16 => $device.$method::<f16>(cast($q), &cast_keys($keys), $($rest),*),
             DType::Bf16 => $device.$method::<bf16>(cast($q), &cast_keys($keys), $($rest),*),
-            // The plan says so.
-            _ => $device.$method::<f32>(cast($q), &cast_keys($keys), $($rest),*),
+            // The plan says that it does not.
+            DType::F32 => $device.$method::<f32>(cast($q), &cast_keys($keys), $($rest),*),
+            other => panic!("a type that the suite does not ask for: {other:?}"),
         }
     };
 }
@@ -37,7 +38,7 @@ impl AttendPrefill for Device {
         queries: &Ragged,
         keys: &Keys<'_, T>,
         limit: RowLimit<'_>,
-        attention: &Attention,
+        attention: &Attention<'_>,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
@@ -57,7 +58,7 @@ impl AttendDecode for Device {
         q: View<'_, T>,
         keys: &Keys<'_, T>,
         lists: KeyLists<'_>,
-        attention: &Attention,
+        attention: &Attention<'_>,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
@@ -78,7 +79,7 @@ impl Device {
         keys: &Keys<'_, T>,
         queries: &Ragged,
         limit: RowLimit<'_>,
-        attention: &Attention,
+        attention: &Attention<'_>,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
@@ -89,6 +90,7 @@ impl Device {
             RowLimit::Between { first, limit } => (Some(first), Some(limit), Sees::Rows),
         };
         let plan = prefill_plan([q.layout, out.layout], queries, keys, sees, attention)?;
+        let sinks = self.sinks(attention, q.layout.heads)?;
         let (k, v) = tensors(keys);
         let (q, k, v) = (self.upload(q.data)?, self.upload(k)?, self.upload(v)?);
         let [starts, lens] = self.spans(keys)?;
@@ -108,6 +110,7 @@ impl Device {
                 key_lens: lens.view(),
                 firsts: firsts.as_ref().map(Upload::view),
                 limits: limits.as_ref().map(Upload::view),
+                sinks: sinks.as_ref().map(Upload::view),
             };
             prefill(&self.stream, &plan, &inputs, &mut results.views(), status)
         })?
@@ -120,11 +123,12 @@ impl Device {
         q: View<'_, T>,
         keys: &Keys<'_, T>,
         lists: KeyLists<'_>,
-        attention: &Attention,
+        attention: &Attention<'_>,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
         let plan = decode_plan([q.layout, out.layout], keys, lists, attention)?;
+        let sinks = self.sinks(attention, q.layout.heads)?;
         let (k, v) = tensors(keys);
         let (q, k, v) = (self.upload(q.data)?, self.upload(k)?, self.upload(v)?);
         let [starts, lens] = self.spans(keys)?;
@@ -156,6 +160,7 @@ impl Device {
                 page_table: table.as_ref().map(Upload::view),
                 kept: lists.as_ref().map(|(kept, _)| kept.view()),
                 kept_lens: lists.as_ref().map(|(_, lens)| lens.view()),
+                sinks: sinks.as_ref().map(Upload::view),
             };
             let mut workspace = workspace.view_mut();
             let (outputs, workspace) = (&mut results.views(), Some(&mut workspace));
@@ -163,6 +168,11 @@ impl Device {
         })?
         .check()?;
         results.download(self, out.data, lse)
+    }
+
+    fn sinks(&self, attention: &Attention<'_>, heads: usize) -> Result<Option<Upload<f32>>> {
+        attention.check_sinks(heads)?;
+        attention.sinks.map(|sinks| self.upload(sinks)).transpose()
     }
 
     /// Where the keys of every sequence start, if they are contiguous, and how many there are.
@@ -213,7 +223,7 @@ fn prefill_plan<T: Element>(
     queries: &Ragged,
     keys: &Keys<'_, T>,
     sees: Sees,
-    attention: &Attention,
+    attention: &Attention<'_>,
 ) -> Result<PrefillPlan> {
     let Keys::Contiguous { k, v, spans } = *keys else {
         let (what, value) = ("kinds of caches", 2.0);
@@ -236,14 +246,14 @@ fn prefill_plan<T: Element>(
         v: v.layout,
         out,
     };
-    PrefillPlan::new(shape, *attention, sees)
+    PrefillPlan::new(shape, attention.scalars(), sees)
 }
 
 fn decode_plan<T: Element>(
     [q, out]: [Layout; 2],
     keys: &Keys<'_, T>,
     lists: KeyLists<'_>,
-    attention: &Attention,
+    attention: &Attention<'_>,
 ) -> Result<DecodePlan> {
     check_decode_keys(keys, &lists)?;
     let (batch, longest, cache) = match *keys {
@@ -265,7 +275,7 @@ fn decode_plan<T: Element>(
         KeyLists::PerHead { lists, .. } => (DecodeLists::PerHead, lists.lens().max()),
     };
     let (capacity, dtype, out_dtype) = (longest.unwrap_or(0) + SPARE, T::DTYPE, DType::F32);
-    let attention = *attention;
+    let attention = attention.scalars();
     DecodePlan::new(DecodeShape {
         batch,
         q,

@@ -33,6 +33,10 @@ pub struct DecodeInputs<'a, T> {
     pub kept: Option<CudaView<'a, i32>>,
     /// `[batch]` or `[batch, KV heads]` lengths of the lists; with lists only.
     pub kept_lens: Option<CudaView<'a, i32>>,
+    /// `[q heads]` learned logits that join every row of their head
+    /// ([`Attention::sinks`](crate::host::attend::Attention::sinks)). One that is NaN or infinity
+    /// makes NaN of its head's rows.
+    pub sinks: Option<CudaView<'a, f32>>,
 }
 
 impl<'a, T> DecodeInputs<'a, T> {
@@ -43,8 +47,8 @@ impl<'a, T> DecodeInputs<'a, T> {
         lens: CudaView<'a, i32>,
         span_starts: CudaView<'a, i32>,
     ) -> Self {
-        let (page_table, kept, kept_lens) = (None, None, None);
-        Self { q, k, v, lens, span_starts: Some(span_starts), page_table, kept, kept_lens }
+        let (page_table, kept, kept_lens, sinks) = (None, None, None, None);
+        Self { q, k, v, lens, span_starts: Some(span_starts), page_table, kept, kept_lens, sinks }
     }
 }
 
@@ -122,7 +126,7 @@ pub fn decode<T: DeviceElement, O: DeviceElement>(
     check_dtype("q, k and v", plan.shape().dtype, T::DTYPE)?;
     check_dtype("out", plan.shape().out_dtype, O::DTYPE)?;
     let mut status = status.view();
-    let mut operands = Operands::<12>::new(stream)?;
+    let mut operands = Operands::<13>::new(stream)?;
     let buffers = DecodeBuffers {
         q: operands.read("q", &inputs.q)?,
         k: operands.read("k", &inputs.k)?,
@@ -134,6 +138,7 @@ pub fn decode<T: DeviceElement, O: DeviceElement>(
         page_table: operands.read_optional("page table", inputs.page_table.as_ref())?,
         kept: operands.read_optional("kept", inputs.kept.as_ref())?,
         kept_lens: operands.read_optional("kept_lens", inputs.kept_lens.as_ref())?,
+        sinks: operands.read_optional("sinks", inputs.sinks.as_ref())?,
         status: word(operands.write("status", &mut status)?),
         workspace: operands.write_optional("workspace", workspace)?.unwrap_or_default(),
     };

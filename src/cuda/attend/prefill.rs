@@ -34,6 +34,10 @@ pub struct PrefillInputs<'a, T> {
     /// `[queries]` row limits; with [`Sees::Rows`](crate::kernels::attend::Sees::Rows), and only
     /// then.
     pub limits: Option<CudaView<'a, i32>>,
+    /// `[q heads]` learned logits that join every row of their head
+    /// ([`Attention::sinks`](crate::host::attend::Attention::sinks)). One that is NaN or infinity
+    /// makes NaN of its head's rows.
+    pub sinks: Option<CudaView<'a, f32>>,
 }
 
 /// Attention of packed queries over the keys of their sequences, `softmax(scale q k) v`, in f32 and
@@ -86,6 +90,7 @@ pub struct PrefillInputs<'a, T> {
 ///         key_lens: lens.as_view(),
 ///         firsts: None,
 ///         limits: None,
+///         sinks: None,
 ///     },
 ///     &mut AttendOutputs::new(out.as_view_mut()),
 ///     &mut status,
@@ -109,7 +114,7 @@ pub fn prefill<T: DeviceElement, O: DeviceElement>(
     check_dtype("q, k and v", plan.shape().dtype, T::DTYPE)?;
     check_dtype("out", plan.shape().out_dtype, O::DTYPE)?;
     let mut status = status.view();
-    let mut operands = Operands::<11>::new(stream)?;
+    let mut operands = Operands::<12>::new(stream)?;
     let buffers = PrefillBuffers {
         q: operands.read("q", &inputs.q)?,
         k: operands.read("k", &inputs.k)?,
@@ -121,6 +126,7 @@ pub fn prefill<T: DeviceElement, O: DeviceElement>(
         key_lens: operands.read("key lengths", &inputs.key_lens)?,
         firsts: operands.read_optional("first rows", inputs.firsts.as_ref())?,
         limits: operands.read_optional("row limits", inputs.limits.as_ref())?,
+        sinks: operands.read_optional("sinks", inputs.sinks.as_ref())?,
         status: word(operands.write("status", &mut status)?),
     };
     let params = prefill_params(plan, &buffers)?;

@@ -62,6 +62,7 @@ impl CudaVerbs {
             key_lens: signed(&lens.elements()?),
             firsts: None,
             limits: limits.as_ref().map(TensorView::elements).transpose()?.map(|l| signed(&l)),
+            sinks: None,
         };
         let mut outputs = AttendOutputs::new(out.as_view_mut());
         prefill(&self.stream, &plan, &inputs, &mut outputs, &mut self.status)?;
