@@ -4,6 +4,7 @@ import datetime
 
 # Of docs/design.md, section 7: the work, what it must reach, and the cases that show it.
 KV = "compact/kv 32 x 8 x 128 bf16 16384 to 5734"
+HEADS = "32/8 x 128 bf16"
 BUDGETS = [
     ("score, [16384, 4096] bf16, 4096 -> 1024 -> 1",
      "80% of the measured matmul rate; 1.5x over eager torch",
@@ -18,10 +19,14 @@ BUDGETS = [
      [f"{KV}, {store}, {order}" for store in ["contiguous", "paged"]
       for order in ["stable", "hole-fill"]]),
     ("attend, causal prefill d128 bf16 GQA 32/8, 4k to 32k",
-     "at least the best forced torch backend; 640 TF/s and more", []),
-    ("attend, full queries over 35% of keys", "3x over masked SDPA", []),
+     "at least the best forced torch backend; 640 TF/s and more",
+     [f"attend/causal {length}, {HEADS}" for length in [4096, 8192, 16384, 32768]]),
+    ("attend, full queries over 35% of keys", "3x over masked SDPA",
+     [f"attend/{length} queries over {keep} keys, {HEADS}"
+      for length, keep in [(4096, 1434), (8192, 2867), (16384, 5734), (32768, 11469)]]),
     ("attend, decode 2048 of 131072 per KV head, batch 64",
-     "75% of device-copy bandwidth; 2.5x over gather + SDPA", []),
+     "75% of device-copy bandwidth; 2.5x over gather + SDPA",
+     [f"attend/decode 64 x 131072, 2048 per KV head, {HEADS}"]),
     ("score + select + compact in one pruned prefill", "1.5% of its time at most", []),
     ("pruned prefill, 32-layer 4096-wide model, 4k to 128k",
      "97% of the speed-up that its operation count allows", []),
@@ -102,8 +107,8 @@ def budgets(document):
             for who, line in by.items():
                 if who.startswith("torch"):
                     says.append(f"{line['seconds'][1] / mine['seconds'][1]:.1f}x over {who}")
-            name = f"{case.removeprefix(KV).strip(', ')}: " if len(cases) > 1 else ""
-            found.append(name + ", ".join(says))
+            name = case.removeprefix(KV).removeprefix("attend/").removesuffix(HEADS).strip(", ")
+            found.append((f"{name}: " if len(cases) > 1 else "") + ", ".join(says))
         rows.append([work, target, "; ".join(found) or "not measured"])
     return table(["work", "must reach", "measured"], rows)
 

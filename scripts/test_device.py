@@ -27,6 +27,10 @@ MEASURED = [
      "runs": 60, "bytes": 1500},
     {"case": "score/[16384, 4096] bf16 to 1024 to 1", "who": "torch, compiled",
      "error": "RuntimeError: made | up\nand more"},
+    {"case": f"attend/causal 8192, {device_record.HEADS}", "who": "salient", "seconds": [1, 2, 3],
+     "runs": 60, "flops": 2000},
+    {"case": f"attend/causal 8192, {device_record.HEADS}", "who": "torch, cuDNN",
+     "seconds": [2, 3, 4], "runs": 60, "flops": 2000},
 ]
 
 
@@ -48,7 +52,8 @@ class Record(unittest.TestCase):
         self.assertEqual(len(rows), len(device_record.BUDGETS))
         self.assertIn("| 7 us, 10.0x over torch, graph |", rows[1])
         self.assertIn("| paged, stable: 2 s, 75% of copy |", rows[4])
-        for row in [*rows[:1], *rows[2:4], *rows[5:]]:
+        self.assertIn("| causal 8192: 2 s, 50% of matmul, 1.5x over torch, cuDNN |", rows[5])
+        for row in [*rows[:1], *rows[2:4], *rows[6:]]:
             self.assertTrue(row.endswith("| not measured |"), row)
         rows = device_record.budgets(None).splitlines()[2:]
         self.assertTrue(all(row.endswith("| not measured |") for row in rows))

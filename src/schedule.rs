@@ -14,11 +14,12 @@
 //!          | layer "=" ratio     { "," layer "=" ratio }
 //!          | layer "=" count "t" { "," layer "=" count "t" }
 //! option   = "sinks=" count | "local=" fraction | "kv=" ( "pruned" | "incoming" )
+//!          | "crossover=" tokens
 //! ```
 //!
 //! `sdtp` is `4:3:10:0.9` and `late` is `14:2:8:0.75:0.12`; either form is read, the name is
-//! written. Options left out have their defaults, `@sinks=4,local=0.1,kv=pruned`, and are not
-//! written. What is written reads back as the same schedule, but for a list of one ratio
+//! written. Options left out have their defaults, `@sinks=4,local=0.1,kv=pruned,crossover=0`, and are
+//! not written. What is written reads back as the same schedule, but for a list of one ratio
 //! ([`Stages::Ratios`]): that is a [`Stages::Single`], which plans the same.
 //!
 //! ```
@@ -66,6 +67,10 @@ pub struct Schedule {
     pub local: f64,
     /// What the block behind a stage caches.
     pub kv_at_stage: KvAtStage,
+    /// A prompt of fewer tokens keeps them all: below some length pruning costs more than it saves.
+    /// Where a whole batch is below, its plan has no stages and is the dense one.
+    #[serde(default)]
+    pub crossover: usize,
 }
 
 /// Which keys and values the block behind a stage computes, attends to and caches.
@@ -177,8 +182,10 @@ impl Schedule {
                 return Err(Error::StageBeyondModel { layer, layers });
             }
             for (row, count) in alive.iter_mut().enumerate() {
-                let protected = edges[row].sinks + edges[row].recent;
-                *count = keep.count(row, lens[row], protected)?.min(*count);
+                if lens[row] >= self.crossover {
+                    let protected = edges[row].sinks + edges[row].recent;
+                    *count = keep.count(row, lens[row], protected)?.min(*count);
+                }
             }
             stages.push(StagePlan {
                 layer,
@@ -187,11 +194,15 @@ impl Schedule {
                 edges: edges.clone(),
             });
         }
+        if lens.iter().max().is_some_and(|&longest| longest < self.crossover) {
+            stages.clear();
+        }
         Ok(Plan { layers, lens: lens.to_vec(), original, stages, kv_at_stage: self.kv_at_stage })
     }
 
     fn with_stages(stages: Stages) -> Self {
-        Self { stages, sinks: SINKS, local: LOCAL, kv_at_stage: KvAtStage::default() }
+        let kv_at_stage = KvAtStage::default();
+        Self { stages, sinks: SINKS, local: LOCAL, kv_at_stage, crossover: 0 }
     }
 
     fn check(&self) -> Result<()> {

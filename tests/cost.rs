@@ -315,6 +315,7 @@ fn pairs_with_incoming_keys_are_the_mean_over_all_selections() {
                 sinks,
                 local: 0.0,
                 kv_at_stage: KvAtStage::Incoming,
+                crossover: 0,
             };
             let plan = schedule.plan(&[len], 1).unwrap();
             let cost = prefill(&shape, &plan, &Convention::default()).unwrap();

@@ -10,19 +10,25 @@ mod device;
 use std::io::Write;
 
 use half::{bf16, f16};
+use salient::cuda::attend::{AttendOutputs, DecodeInputs, decode};
 use salient::cuda::compact::{KvLists, KvOutputs, KvTable, kv};
+use salient::cuda::cudarc::driver::sys::{
+    CUgraphInstantiate_flags_enum as GraphFlags, CUstreamCaptureMode_enum as CaptureMode,
+};
 use salient::cuda::cudarc::driver::{CudaContext, CudaStream};
 use salient::cuda::score::{Predictor, mlp};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::validate::{Lists, validate};
 use salient::cuda::{Backend, StatusWord, probe};
+use salient::host::attend::{self as host, Attention, KeyLists, Keys};
 use salient::host::score::PredictorWeights;
+use salient::kernels::attend::{DecodeCache, DecodeLists, DecodePlan, DecodeShape};
 use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape};
 use salient::kernels::score::{MlpPlan, MlpWeights};
 use salient::kernels::select::{Budget, SelectPlan, Shape, Variant};
 use salient::kernels::validate::{Pages, ValidatePlan};
 use salient::kernels::{Fault, Status};
-use salient::{Error, Result};
+use salient::{DType, Error, Layout, Ragged, Result, Span, View, ViewMut};
 use salient_oracle::generate::Random;
 use salient_oracle::implementation::Score;
 use salient_oracle::suite;
@@ -89,6 +95,16 @@ fn scores_from_attention_conform() {
         suite::score::nan_stays_where_it_reaches(&device);
         suite::score::pools(&device);
         suite::score::bad_attention(&device);
+        Ok(())
+    });
+}
+
+#[test]
+fn attention_conforms() {
+    on_device("attention_conforms", || {
+        let device = Device::new(Variant::Auto)?;
+        suite::attend::prefill(&device);
+        suite::attend::decode(&device);
         Ok(())
     });
 }
@@ -234,6 +250,135 @@ fn filled_holes_hold_the_same_tokens_as_a_stable_move() {
 fn a_graph_replays_score_select_and_compact() {
     on_device("a_graph_replays_score_select_and_compact", || {
         cuda_graph::replay(&CudaContext::new(0)?.per_thread_stream())
+    });
+}
+
+#[test]
+fn steps_in_a_graph_serve_every_length_and_list() {
+    on_device("steps_in_a_graph_serve_every_length_and_list", || {
+        // On a context of its own, so that no launch waits for events from outside.
+        let stream = CudaContext::new(0)?.per_thread_stream();
+        let device = Device { stream, variant: Variant::Auto };
+        let stream = &device.stream;
+        let (batch, room, q_heads, kv_heads, dim, capacity) = (3, 400, 4, 2, 64, 300);
+        let row = Layout::token_major(q_heads, dim);
+        let cache = Layout::token_major(kv_heads, dim);
+        let numbers = |seed, len| -> Vec<bf16> {
+            Random::new(seed).normals(len, 1.0).into_iter().map(bf16::from_f32).collect()
+        };
+        let attention = Attention::new(0.125);
+        let plan = |lists| {
+            let (k, v, tokens) = (cache, cache, batch * room);
+            let cache = DecodeCache::Contiguous { k, v, tokens };
+            let capacity = if lists == DecodeLists::Dense { room } else { capacity };
+            let (dtype, out_dtype) = (DType::Bf16, DType::F32);
+            let (q, out) = (row, row);
+            DecodePlan::new(DecodeShape {
+                batch,
+                q,
+                out,
+                cache,
+                lists,
+                capacity,
+                dtype,
+                out_dtype,
+                attention,
+            })
+        };
+        let (dense, listed) = (plan(DecodeLists::Dense)?, plan(DecodeLists::PerHead)?);
+        let keys = [2, 3].map(|seed| numbers(seed, batch * room * cache.token_stride));
+        let (q, k, v) = (
+            numbers(1, batch * row.token_stride),
+            device.upload(&keys[0])?,
+            device.upload(&keys[1])?,
+        );
+        let q_there = device.upload(&q)?;
+        let starts = [0, room as i32, 2 * room as i32];
+        let starts_there = device.upload(&starts)?;
+        let mut lens = device.zeros::<i32>(batch)?;
+        let mut kept = device.zeros::<i32>(batch * kv_heads * capacity)?;
+        let mut kept_lens = device.zeros::<i32>(batch * kv_heads)?;
+        let mut workspace =
+            device.zeros::<u8>(dense.workspace_bytes().max(listed.workspace_bytes()))?;
+        let mut outs = [device.zeros::<f32>(q.len())?, device.zeros::<f32>(q.len())?];
+        let mut lses =
+            [device.zeros::<f32>(batch * q_heads)?, device.zeros::<f32>(batch * q_heads)?];
+        let mut status = StatusWord::new(stream)?;
+        stream.synchronize()?;
+
+        stream.begin_capture(CaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+        status.clear(stream)?;
+        for ((plan, out), lse) in [&dense, &listed].into_iter().zip(&mut outs).zip(&mut lses) {
+            let lists = plan.shape().lists == DecodeLists::PerHead;
+            let inputs = DecodeInputs {
+                kept: lists.then(|| kept.view()),
+                kept_lens: lists.then(|| kept_lens.view()),
+                ..DecodeInputs::dense(
+                    q_there.view(),
+                    [k.view(), v.view()],
+                    lens.view(),
+                    starts_there.view(),
+                )
+            };
+            let mut outputs = AttendOutputs { out: out.view_mut(), lse: Some(lse.view_mut()) };
+            decode(
+                stream,
+                plan,
+                &inputs,
+                &mut outputs,
+                Some(&mut workspace.view_mut()),
+                &mut status,
+            )?;
+        }
+        let graph = stream
+            .end_capture(GraphFlags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)?
+            .expect("launches were captured");
+
+        let full: Vec<i32> = (50..50 + capacity as i32).collect();
+        // Nothing, everything, and something of each.
+        let steps: [([i32; 3], [&[i32]; 6]); 3] = [
+            ([0, 0, 0], [&[]; 6]),
+            ([400, 400, 400], [&full; 6]),
+            ([1, 399, 0], [&[0], &[], &[5, 7, 398], &full[..257], &[], &[]]),
+        ];
+        for (step_lens, lists) in steps {
+            stream.memcpy_htod(&step_lens, &mut lens.view_mut())?;
+            let padded: Vec<i32> = lists
+                .iter()
+                .flat_map(|list| {
+                    list.iter().copied().chain(std::iter::repeat_n(-1, capacity - list.len()))
+                })
+                .collect();
+            stream.memcpy_htod(&padded, &mut kept.view_mut())?;
+            stream.memcpy_htod(&lists.map(|list| list.len() as i32), &mut kept_lens.view_mut())?;
+            graph.launch()?;
+            status.read(stream)?.check()?;
+
+            let spans: Vec<Span> = starts
+                .iter()
+                .zip(step_lens)
+                .map(|(&start, len)| Span { start: start as usize, len: len as usize })
+                .collect();
+            let view = |data| View { data, layout: cache };
+            let on_host = Keys::Contiguous { k: view(&keys[0]), v: view(&keys[1]), spans: &spans };
+            let ragged = Ragged::from_lens(&lists.map(<[i32]>::len))?;
+            let entries = lists.concat();
+            let per_head = KeyLists::PerHead { keys: &entries, lists: &ragged };
+            for (which, lists) in [KeyLists::Dense, per_head].into_iter().enumerate() {
+                let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; batch * q_heads]);
+                let q = View { data: &q[..], layout: row };
+                let to = ViewMut { data: &mut out[..], layout: row };
+                host::decode(q, &on_host, lists, &attention, to, Some(&mut lse))?;
+                let actual = [device.download(&outs[which])?, device.download(&lses[which])?];
+                for (actual, expected) in actual.iter().zip([out, lse]) {
+                    for (i, (&a, b)) in actual.iter().zip(expected).enumerate() {
+                        let near = a == b || (a - b).abs() < 1e-3;
+                        assert!(near, "{step_lens:?}, lists {which}, {i}: {a} is not {b}");
+                    }
+                }
+            }
+        }
+        Ok(())
     });
 }
 

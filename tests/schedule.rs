@@ -171,12 +171,16 @@ fn schedules(shortest: usize) -> impl Strategy<Value = Schedule> {
     let sinks = prop_oneof![Just(4), 0usize..20];
     let local = prop_oneof![Just(0.10), 0.0..1.0f64];
     let kv = prop_oneof![Just(KvAtStage::Pruned), Just(KvAtStage::Incoming)];
-    (stages, sinks, local, kv).prop_map(|(stages, sinks, local, kv_at_stage)| Schedule {
-        stages,
-        sinks,
-        local,
-        kv_at_stage,
-    })
+    let crossover = prop_oneof![Just(0), 0usize..3000];
+    (stages, sinks, local, kv, crossover).prop_map(
+        |(stages, sinks, local, kv_at_stage, crossover)| Schedule {
+            stages,
+            sinks,
+            local,
+            kv_at_stage,
+            crossover,
+        },
+    )
 }
 
 fn batches() -> impl Strategy<Value = Vec<usize>> {
@@ -228,11 +232,32 @@ proptest! {
         let Some(plan) = plan_unless_too_small(&schedule, &lens) else { return Ok(()) };
         for (i, &len) in lens.iter().enumerate() {
             let alone = schedule.plan(&[len], LAYERS).unwrap();
+            if len < schedule.crossover {
+                prop_assert_eq!(&alone, &alone.dense());
+                prop_assert!(plan.stages().iter().all(|stage| stage.counts[i] == len));
+                continue;
+            }
             prop_assert_eq!(alone.stages().len(), plan.stages().len());
             for (one, all) in alone.stages().iter().zip(plan.stages()) {
                 prop_assert_eq!(one.layer, all.layer);
                 prop_assert_eq!((one.counts[0], one.edges[0]), (all.counts[i], all.edges[i]));
             }
+        }
+    }
+
+    #[test]
+    fn at_the_crossover_a_prompt_is_pruned_as_without_one(
+        schedule in schedules(1),
+        lens in batches(),
+    ) {
+        let Some(plan) = plan_unless_too_small(&schedule, &lens) else { return Ok(()) };
+        let (short, long): (Vec<usize>, Vec<usize>) =
+            lens.iter().partition(|&&len| len < schedule.crossover);
+        let always = Schedule { crossover: 0, ..schedule };
+        if long.is_empty() && !short.is_empty() {
+            prop_assert_eq!(&plan, &plan.dense());
+        } else if short.is_empty() && !long.is_empty() {
+            prop_assert_eq!(&plan, &always.plan(&lens, LAYERS).unwrap());
         }
     }
 
@@ -302,6 +327,7 @@ fn every_rule_of_the_grammar() {
                 ..Schedule::late()
             },
         ),
+        ("sdtp@crossover=512", Schedule { crossover: 512, ..Schedule::sdtp() }),
     ];
     for (text, schedule) in cases {
         assert_eq!(text.parse::<Schedule>().unwrap(), schedule);
@@ -324,7 +350,7 @@ fn json_reads_back() {
         json,
         concat!(
             r#"{"stages":{"geometric":{"start":14,"step":2,"stages":8,"ratio":0.75,"floor":0.12}},"#,
-            r#""sinks":4,"local":0.1,"kv_at_stage":"incoming"}"#,
+            r#""sinks":4,"local":0.1,"kv_at_stage":"incoming","crossover":0}"#,
         )
     );
     for text in

@@ -5,6 +5,7 @@
 //! Each launch is captured into a graph, and the replay timed by CUDA events. Between two replays
 //! 256 MiB are read, so that the L2 cache holds none of the case and nothing that must be written.
 
+mod attend;
 mod compact;
 mod score;
 mod select;
@@ -26,7 +27,7 @@ use salient::kernels::score::KeynormPlan;
 use salient::{DType, Layout, Result};
 use serde_json::{Value, json};
 
-const USAGE: &str = "usage: device [--small] floors|score|select|compact...";
+const USAGE: &str = "usage: device [--small] floors|score|select|compact|attend...";
 
 fn main() -> ExitCode {
     let mut small = false;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
             "score" => verbs.push(score::run),
             "select" => verbs.push(select::run),
             "compact" => verbs.push(compact::run),
+            "attend" => verbs.push(attend::run),
             _ => {
                 eprintln!("error: no such verb: {argument}\n{USAGE}");
                 return ExitCode::from(2);

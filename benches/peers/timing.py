@@ -47,6 +47,8 @@ def report(case, who, prepare, **known):
     line = {"case": case, "who": who}
     try:
         line |= {"seconds": quartiles(measure(prepare())), "runs": RUNS} | known
+    except ImportError as error:
+        line["error"] = f"absent: {error}"
     except Exception as error:  # whatever a compiler or an allocator may raise
         line["error"] = f"{type(error).__name__}: {error}"[:2000]
     print(json.dumps(line), flush=True)

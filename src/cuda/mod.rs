@@ -10,6 +10,8 @@
 //! | [`select::select`] | decides which tokens stay |
 //! | [`compact::rows`], [`compact::rows_in_place`] | move rows of several tensors |
 //! | [`compact::kv`] | moves keys and values of all layers, contiguous or paged, in place |
+//! | [`attend::prefill`] | attention of packed queries under a row limit |
+//! | [`attend::decode`] | attention of one query per sequence, over all keys or listed ones |
 //! | [`validate::validate`] | checks lists that only the device sees |
 //! | [`probe`] | says whether there is a device, and why not; never panics |
 //!
@@ -28,7 +30,8 @@
 //!
 //! # Graphs
 //!
-//! `examples/cuda_graph.rs` captures score, select and compact and replays them. Capture on a stream
+//! `examples/cuda_graph.rs` captures score, select and compact and replays them; a captured
+//! [`attend::decode`] serves every length and list up to its plan's capacity. Capture on a stream
 //! of [`cudarc::driver::CudaContext::per_thread_stream`], or of
 //! [`cudarc::driver::CudaContext::new_stream`] after event tracking was switched off: a captured
 //! launch must not wait for events from outside. A graph holds the addresses of its buffers, and
@@ -42,6 +45,7 @@
 //! where that holds no record of a device, it has run on none.
 #![allow(unsafe_code, reason = "calls the launchers, and reads views as bytes")]
 
+pub mod attend;
 pub mod compact;
 mod operands;
 mod probe;
@@ -51,7 +55,7 @@ mod status;
 pub mod validate;
 
 pub use cudarc;
-pub use operands::{ContextId, bytes, bytes_mut};
+pub use operands::{ContextId, bytes, bytes_mut, signed};
 pub use probe::{Backend, Driver, NoDevice, probe};
 pub use status::StatusWord;
 
@@ -59,7 +63,7 @@ use cudarc::driver::DeviceRepr;
 
 use crate::dtype::Element;
 
-/// An element type of tensors on a device: f32, f16 or bf16.
+/// An element type of tensors on a device.
 pub trait DeviceElement: Element + DeviceRepr {}
 
 impl<T: Element + DeviceRepr> DeviceElement for T {}

@@ -10,6 +10,7 @@ use cudarc::driver::{
     SyncOnDrop,
 };
 
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::{Buffer, LaunchError, raw};
 
@@ -46,6 +47,14 @@ pub fn bytes_mut<'a, T: Pod>(view: &'a mut CudaViewMut<'_, T>) -> CudaViewMut<'a
     // SAFETY: elements of a Pod type have no padding, every byte is a u8, and any bytes are elements.
     let bytes = unsafe { view.transmute_mut(view.num_bytes()) };
     bytes.expect("a view is as long as itself")
+}
+
+/// Lengths and places held as u32, as kernels take them: what is beyond `i32::MAX` is negative there,
+/// and a fault.
+pub fn signed<'a>(view: &CudaView<'a, u32>) -> CudaView<'a, i32> {
+    // SAFETY: every u32 is an i32 of the same size and alignment.
+    let signed = unsafe { view.transmute(view.len()) };
+    signed.expect("a view is as long as itself")
 }
 
 /// The buffers of one launch, at most `N`. Keeps what tells the streams that they are in use until
@@ -131,6 +140,11 @@ impl<'a, const N: usize> Operands<'a, N> {
         self.guards[self.count] = Some(guard);
         self.count += 1;
     }
+}
+
+/// Checks that a buffer has the element type of the plan.
+pub(super) fn check_dtype(what: &'static str, expected: DType, actual: DType) -> Result<()> {
+    if expected == actual { Ok(()) } else { Err(Error::DTypeMismatch { what, expected, actual }) }
 }
 
 /// Checks that a buffer allocated on one stream can be used on another.

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 
 use super::DeviceElement;
-use super::operands::Operands;
-use crate::dtype::DType;
+use super::operands::{Operands, check_dtype};
 use crate::error::{Error, Result};
 use crate::kernels::raw;
 use crate::kernels::score::{
@@ -136,8 +135,4 @@ pub fn keynorm<T: DeviceElement>(
     // SAFETY: the parameters were made from the operands, checked against their lengths and their
     // type.
     unsafe { operands.launch("keynorm", raw::salient_keynorm, &params) }
-}
-
-fn check_dtype(what: &'static str, expected: DType, actual: DType) -> Result<()> {
-    if expected == actual { Ok(()) } else { Err(Error::DTypeMismatch { what, expected, actual }) }
 }

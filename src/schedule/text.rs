@@ -32,6 +32,9 @@ impl fmt::Display for Schedule {
         if self.kv_at_stage == KvAtStage::Incoming {
             options.push("kv=incoming".to_owned());
         }
+        if self.crossover != 0 {
+            options.push(format!("crossover={}", self.crossover));
+        }
         if options.is_empty() { Ok(()) } else { write!(f, "@{}", options.join(",")) }
     }
 }
@@ -87,6 +90,9 @@ fn parse(text: &str) -> Result<Schedule, String> {
             ("kv", "pruned") => schedule.kv_at_stage = KvAtStage::Pruned,
             ("kv", "incoming") => schedule.kv_at_stage = KvAtStage::Incoming,
             ("kv", _) => return Err(format!("kv is `{value}`, not `pruned` or `incoming`")),
+            ("crossover", _) => {
+                schedule.crossover = number(value, "crossover", "a whole number")?;
+            }
             _ => return Err(format!("there is no option `{key}`: {OPTIONS}")),
         }
         if seen.contains(&key) {
@@ -98,8 +104,8 @@ fn parse(text: &str) -> Result<Schedule, String> {
     Ok(schedule)
 }
 
-const OPTIONS: &str =
-    "expected `sinks=COUNT`, `local=FRACTION`, `kv=pruned` or `kv=incoming` after `@`";
+const OPTIONS: &str = "expected `sinks=COUNT`, `local=FRACTION`, `kv=pruned`, `kv=incoming` or `crossover=TOKENS` \
+     after `@`";
 
 fn parse_stages(text: &str) -> Result<Stages, String> {
     if text == "dense" {

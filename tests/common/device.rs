@@ -1,5 +1,7 @@
 //! The device backend as an implementation of the conformance suite.
 
+#[path = "device/attend.rs"]
+mod attend;
 #[path = "device/attention.rs"]
 mod attention;
 

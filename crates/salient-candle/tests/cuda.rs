@@ -223,3 +223,38 @@ fn predictors_prune_in_half_precision_near_the_host() {
         Ok(())
     });
 }
+
+#[test]
+fn kernels_attend_near_the_host() {
+    on_device("kernels_attend_near_the_host", |device| {
+        let config = ModelConfig { head_dim: 16, ..tiny(Family::Llama) };
+        let model = random_model(config, 23);
+        for (dtype, scores, logits) in [(DType::F16, 0.02, 0.03), (DType::BF16, 0.1, 0.3)] {
+            let there = OnDevice { device, dtype, scores, logits };
+            for schedule in schedules() {
+                let key_norm = |_: &DeviceModel| DeviceScorer::KeyNorm;
+                there.agrees_with_the_host(&model, &schedule, &[64, 33, 300], &KeyNorm, key_norm);
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_captured_step_decodes_as_steps_do() {
+    on_device("a_captured_step_decodes_as_steps_do", |device| {
+        let model = random_model(ModelConfig { head_dim: 16, ..tiny(Family::Qwen3) }, 24);
+        for dtype in [DType::F16, DType::BF16] {
+            let there = OnDevice { device, dtype, scores: 0.0, logits: 0.0 };
+            for schedule in schedules() {
+                there.decodes_as_it_extends(&model, &schedule, &[64, 33, 300]);
+            }
+        }
+        let single = DeviceModel::new(&model, device, DType::F32)?;
+        let plan = Schedule::dense().plan(&[5], model.config().layers)?;
+        let prefill = single.prefill(&[vec![1; 5]], &plan, &DeviceScorer::KeyNorm, 0)?;
+        let refused = single.decoder(prefill.cache, &[1], 2).map(|_| ());
+        assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+        Ok(())
+    });
+}

@@ -118,6 +118,57 @@ fn half_precision_runs_near_single_precision() {
 }
 
 #[test]
+fn a_decoder_takes_the_steps_that_extend_takes() {
+    for (family, dtype) in
+        [(Family::Llama, DType::F32), (Family::Qwen3, DType::BF16), (Family::Qwen2, DType::F16)]
+    {
+        let model = random_model(tiny(family), 16);
+        for schedule in &schedules()[..4] {
+            OnDevice { dtype, ..HERE }.decodes_as_it_extends(&model, schedule, &[40, 9, 64]);
+        }
+    }
+}
+
+#[test]
+fn a_decoder_refuses_what_it_cannot_decode() {
+    let decoder = |config, reserve, tokens: &[u32], steps| {
+        let model = random_model(config, 17);
+        let on_device = DeviceModel::new(&model, &Device::Cpu, DType::F32).unwrap();
+        let plan = Schedule::dense().plan(&[5, 3], 6).unwrap();
+        let prompts = [prompt(5, 101, 1), prompt(3, 101, 2)];
+        let prefill = on_device.prefill(&prompts, &plan, &DeviceScorer::KeyNorm, reserve).unwrap();
+        on_device.decoder(prefill.cache, tokens, steps).map(|_| ())
+    };
+    let plain = || tiny(Family::Llama);
+    assert!(decoder(plain(), 0, &[1, 2], 507).is_ok());
+    assert!(decoder(plain(), 0, &[1, 2], 0).is_ok());
+    assert!(matches!(decoder(plain(), 0, &[1, 2], 508), Err(Error::ContextExceeded { .. })));
+    assert!(matches!(decoder(plain(), 0, &[1], 2), Err(Error::Salient(_))));
+    assert!(matches!(decoder(plain(), 0, &[1, 101], 2), Err(Error::UnknownToken { .. })));
+    let window = ModelConfig { sliding_window: Some(7), ..plain() };
+    assert!(matches!(decoder(window, 0, &[1, 2], 2), Err(Error::Unsupported { .. })));
+    let wide = ModelConfig { sliding_window: Some(512), ..plain() };
+    assert!(decoder(wide, 0, &[1, 2], 2).is_ok());
+}
+
+#[test]
+fn below_the_crossover_a_prefill_is_the_dense_one() {
+    let model = random_model(tiny(Family::Llama), 18);
+    let on_device = DeviceModel::new(&model, &Device::Cpu, DType::F32).unwrap();
+    let stages = Stages::Single { layer: 2, ratio: 0.5 };
+    let schedule = Schedule { stages, crossover: 50, ..Schedule::sdtp() };
+    let run = |schedule: &Schedule, len| {
+        let plan = schedule.plan(&[len], 6).unwrap();
+        let scorer = DeviceScorer::KeyNorm;
+        let prefill = on_device.prefill(&[prompt(len, 101, 3)], &plan, &scorer, 0).unwrap();
+        (prefill.logits(&on_device).unwrap().to_vec2::<f32>().unwrap(), prefill.stages.len())
+    };
+    assert_eq!(run(&schedule, 49), run(&Schedule::dense(), 49));
+    assert_eq!(run(&schedule, 50), run(&Schedule { crossover: 0, ..schedule.clone() }, 50));
+    assert_eq!(run(&schedule, 50).1, 1);
+}
+
+#[test]
 fn what_cannot_be_run_is_refused() {
     let model = random_model(tiny(Family::Llama), 15);
     let refused = DeviceModel::new(&model, &Device::Cpu, DType::U8);

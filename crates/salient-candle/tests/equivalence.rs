@@ -5,6 +5,7 @@ mod common;
 
 use candle_core::Tensor;
 use common::{difference, prompt, random_model, tiny};
+use salient::host::attend::Keys;
 use salient::host::score::HeadReduce;
 use salient::schedule::{KvAtStage, Schedule, Stages};
 use salient_candle::scorer::{
@@ -192,6 +193,48 @@ fn masked_equals_gathered_for_every_scorer() {
         for scorer in &mut scorers {
             check(&model, schedule, scorer.as_mut(), &[50, 71]);
         }
+    }
+}
+
+/// Logits, and of every layer keys, values and positions.
+fn everything(model: &Model, prefill: &Prefill) -> (Vec<Vec<f32>>, Vec<(Vec<f32>, Vec<i32>)>) {
+    let layers = prefill.cache.layers().iter().map(|layer| {
+        let Keys::Contiguous { k, v, spans } = layer.keys() else { unreachable!("not paged") };
+        let positions = (0..spans.len()).flat_map(|i| layer.positions(i)).copied().collect();
+        ([k.data, v.data].concat(), positions)
+    });
+    (prefill.logits(model).unwrap().to_vec2().unwrap(), layers.collect())
+}
+
+#[test]
+fn below_the_crossover_a_prefill_is_the_dense_one_bit_for_bit() {
+    let model = random_model(tiny(Family::Llama), 6);
+    for schedule in schedules().into_iter().filter(|schedule| schedule.stages != Stages::None) {
+        let schedule = Schedule { crossover: 60, ..schedule };
+        let always = Schedule { crossover: 0, ..schedule.clone() };
+        let run = |schedule: &Schedule, lens: &[usize]| {
+            let plan = schedule.plan(lens, 6).unwrap();
+            let prompts: Vec<_> = lens.iter().map(|&len| prompt(len, 101, len as u64)).collect();
+            let mut scorer = GradientSaliency::default();
+            scorer.prepare(&model, &prompts, &plan).unwrap();
+            model.prefill(&prompts, &plan, &scorer, 0).unwrap()
+        };
+        let identity = run(&schedule, &[59, 3]);
+        assert!(identity.stages.is_empty());
+        let dense = run(&Schedule::dense(), &[59, 3]);
+        assert_eq!(everything(&model, &identity), everything(&model, &dense));
+        let (at, pruned) = (run(&schedule, &[60, 90]), run(&always, &[60, 90]));
+        assert!(!at.stages.is_empty());
+        assert_eq!(everything(&model, &at), everything(&model, &pruned));
+
+        // Beside a longer one, a short prompt goes through the stages whole.
+        let mixed = run(&schedule, &[59, 90]);
+        let short = run(&schedule, &[59]);
+        for (layer, alone) in mixed.cache.layers().iter().zip(short.cache.layers()) {
+            assert_eq!(layer.positions(0), alone.positions(0));
+        }
+        let logits = mixed.logits(&model).unwrap().narrow(0, 0, 1).unwrap();
+        assert!(difference(&logits, &short.logits(&model).unwrap()) < 1e-5);
     }
 }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod corpus;
+pub mod crossover;
 pub mod error;
 pub mod eval;
 pub mod fetch;

@@ -189,6 +189,11 @@ impl DecodePlan {
         Ok(Self { shape, kv_heads, group, split, q_len, out_len, k_len, v_len, workspace_len })
     }
 
+    /// What it is for.
+    pub fn shape(&self) -> &DecodeShape {
+        &self.shape
+    }
+
     /// The entries that a block takes.
     pub fn split(&self) -> usize {
         self.split

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`TensorView`] | a tensor's elements as a `CudaView`, its type and layout checked |
 //! | [`tensor`] | a `CudaSlice` as a tensor |
-//! | [`CudaVerbs`] | score, select and compact of a stage on tensors |
+//! | [`CudaVerbs`] | score, select and compact of a stage on tensors, and attention |
 //!
 //! [`crate::device::DeviceModel`] runs a whole model this way.
 //!
@@ -23,8 +23,11 @@
 //! GPU, as is the runner, on the host's verbs. `tests/cuda.rs` compares device and host where there
 //! is a device, and says so where there is none. It has run on none so far.
 
+mod attend;
+mod graph;
 mod tensor;
 mod verbs;
 
+pub(crate) use graph::StepGraph;
 pub use tensor::{TensorView, tensor};
 pub use verbs::{CudaKept, CudaPredictor, CudaVerbs};

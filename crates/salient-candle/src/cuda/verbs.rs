@@ -1,4 +1,4 @@
-//! Score, select and compact of a stage on tensors.
+//! Score, select and compact of a stage on tensors, and attention.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -15,13 +15,16 @@ use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::{DeviceElement, StatusWord, bytes_mut};
 use salient::host::score::{Per, PredictorWeights};
 use salient::kernels::Fault;
+use salient::kernels::attend::MAX_PREFILL_DIM;
 use salient::kernels::compact::{RowShape, RowsPlan};
 use salient::kernels::score::{KeynormPlan, MlpPlan, MlpWeights};
 use salient::kernels::select::SelectPlan;
 use salient::schedule::StagePlan;
 
 use super::tensor::{TensorView, no_bytes, tensor};
-use crate::device::{DevicePredictor, Verbs, check_rows, check_stage, misplaced, request};
+use crate::device::{
+    CachedKeys, DevicePredictor, Verbs, check_rows, check_stage, misplaced, request,
+};
 use crate::error::{Error, Result};
 
 /// A predictor's weights on a CUDA device, for hidden states of one type.
@@ -41,10 +44,10 @@ enum Weights {
 /// they are written, which safe code cannot leave out.
 #[derive(Debug)]
 pub struct CudaVerbs {
-    device: CudaDevice,
-    stream: Arc<CudaStream>,
-    status: StatusWord,
-    workspace: Option<CudaSlice<u8>>,
+    pub(super) device: CudaDevice,
+    pub(super) stream: Arc<CudaStream>,
+    pub(super) status: StatusWord,
+    pub(super) workspace: Option<CudaSlice<u8>>,
     /// The stream is another one on another thread, where the workspace may still be in use here.
     of_this_thread: PhantomData<*const ()>,
 }
@@ -145,14 +148,14 @@ impl CudaVerbs {
         tensor(scores, tokens, &self.device)
     }
 
-    fn zeros<T>(&self, len: usize) -> Result<CudaSlice<T>>
+    pub(super) fn zeros<T>(&self, len: usize) -> Result<CudaSlice<T>>
     where
         T: DeviceRepr + salient::cuda::cudarc::driver::ValidAsZeroBits,
     {
         Ok(self.stream.alloc_zeros(len).map_err(salient::Error::from)?)
     }
 
-    fn upload(&self, values: &[i32]) -> Result<CudaSlice<i32>> {
+    pub(super) fn upload(&self, values: &[i32]) -> Result<CudaSlice<i32>> {
         Ok(self.stream.clone_htod(values).map_err(salient::Error::from)?)
     }
 
@@ -261,6 +264,39 @@ impl Verbs for CudaVerbs {
         Ok(outs.into_iter().map(tensor).collect())
     }
 
+    fn attends(&self, dtype: DType, heads: usize, kv_heads: usize, dim: usize) -> bool {
+        let group =
+            if kv_heads > 0 && heads.is_multiple_of(kv_heads) { heads / kv_heads } else { 0 };
+        matches!(dtype, DType::F16 | DType::BF16)
+            && (1..=16).contains(&group)
+            && dim > 0
+            && dim <= MAX_PREFILL_DIM
+            && dim.is_multiple_of(8)
+    }
+
+    fn prefill(
+        &mut self,
+        q: &Tensor,
+        rows: &Ragged,
+        cached: &CachedKeys,
+        limits: Option<&Tensor>,
+        scale: f32,
+    ) -> Result<Tensor> {
+        match q.dtype() {
+            DType::F16 => self.prefill_of::<f16>(q, rows, cached, limits, scale),
+            DType::BF16 => self.prefill_of::<bf16>(q, rows, cached, limits, scale),
+            other => Err(no_attention(other)),
+        }
+    }
+
+    fn decode(&mut self, q: &Tensor, cached: &CachedKeys, scale: f32) -> Result<Tensor> {
+        match q.dtype() {
+            DType::F16 => self.decode_of::<f16>(q, cached, scale),
+            DType::BF16 => self.decode_of::<bf16>(q, cached, scale),
+            other => Err(no_attention(other)),
+        }
+    }
+
     fn finish(&mut self) -> Result<bool> {
         let status = self.status.read(&self.stream)?;
         status.check()?;
@@ -270,7 +306,7 @@ impl Verbs for CudaVerbs {
 
 /// A workspace of at least so many bytes, for the next launch. One that is too small is freed in the
 /// stream's order, after the launches that use it.
-fn room<'a>(
+pub(super) fn room<'a>(
     workspace: &'a mut Option<CudaSlice<u8>>,
     stream: &Arc<CudaStream>,
     bytes: usize,
@@ -323,6 +359,14 @@ impl<'a> OutView<'a> {
 fn no_predictor(dtype: DType) -> Error {
     Error::Unsupported {
         what: "type of hidden states that a predictor scores on a CUDA device",
+        name: dtype.as_str().into(),
+        supported: "f16, bf16",
+    }
+}
+
+fn no_attention(dtype: DType) -> Error {
+    Error::Unsupported {
+        what: "type of queries on a CUDA device",
         name: dtype.as_str().into(),
         supported: "f16, bf16",
     }

@@ -1,4 +1,5 @@
-//! Attention in candle's operations: a masked product, some queries at a time.
+//! Attention in candle's operations, for what the verbs do not take: a masked product, some queries at
+//! a time.
 
 use candle_core::{D, DType, Tensor};
 use salient::Ragged;
@@ -50,6 +51,7 @@ pub(super) fn attend(
             _ => continue,
         };
         let (kv_heads, cached, _) = keys.dims3()?;
+        let (keys, values) = (keys.contiguous()?, values.contiguous()?);
         let q = q.narrow(0, span.start, span.len)?.transpose(0, 1)?;
         let positions = positions.narrow(0, span.start, span.len)?;
         let step = (weights / (heads * cached)).max(1);

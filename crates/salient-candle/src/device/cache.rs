@@ -1,9 +1,9 @@
 //! A KV cache on a device that is ragged by layer and by sequence.
 
 use candle_core::Tensor;
-use salient::Ragged;
+use salient::{Ragged, Span};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Keys and values of every layer. Each layer has its own length per sequence, because stages drop
 /// tokens on the way up. Keys are stored after rotation to their original positions.
@@ -17,26 +17,47 @@ pub struct DeviceCache {
 /// One layer's keys and values.
 #[derive(Debug)]
 pub struct DeviceLayer {
-    /// A sequence has its tensors from its first token on.
-    sequences: Vec<Option<Sequence>>,
+    /// From the first token on.
+    store: Option<Store>,
+    spans: Vec<Span>,
+    /// Tokens that each span may grow to.
+    capacities: Vec<usize>,
 }
 
-/// Room for `capacity` tokens, of which the first `len` are there.
+/// Room for the tokens of all sequences.
 #[derive(Debug)]
-struct Sequence {
-    /// `[kv_heads, capacity, head_dim]`, as `values`.
+struct Store {
+    /// `[tokens, kv_heads, head_dim]`, as `values`.
     keys: Tensor,
     values: Tensor,
-    /// u32 `[capacity]`.
+    /// u32 `[tokens]`.
     positions: Tensor,
-    len: usize,
+}
+
+/// The keys and values that a layer attends to, every sequence in a span of its own.
+#[derive(Debug, Clone)]
+pub struct CachedKeys {
+    /// `[tokens, kv_heads, head_dim]`.
+    pub keys: Tensor,
+    /// `[tokens, kv_heads, head_dim]`.
+    pub values: Tensor,
+    /// u32 `[batch]`, the first token of every sequence.
+    pub starts: Tensor,
+    /// u32 `[batch]`, the keys of every sequence.
+    pub lens: Tensor,
+    /// No sequence has more keys.
+    pub capacity: usize,
 }
 
 impl DeviceCache {
     /// An empty cache of `layers` layers for `batch` sequences. `reserve` tokens per sequence can be
     /// appended later before anything has to move.
     pub(super) fn new(layers: usize, batch: usize, reserve: usize) -> Self {
-        let layer = || DeviceLayer { sequences: (0..batch).map(|_| None).collect() };
+        let layer = || DeviceLayer {
+            store: None,
+            spans: vec![Span { start: 0, len: 0 }; batch],
+            capacities: vec![0; batch],
+        };
         Self { layers: (0..layers).map(|_| layer()).collect(), next: vec![0; batch], reserve }
     }
 
@@ -57,9 +78,9 @@ impl DeviceCache {
 
     /// Bytes of memory taken by keys and values, room to grow included.
     pub fn allocated_bytes(&self) -> usize {
-        let sequences = self.layers.iter().flat_map(|layer| layer.sequences.iter().flatten());
+        let stores = self.layers.iter().flat_map(|layer| &layer.store);
         let bytes = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
-        sequences.map(|s| bytes(&s.keys) + bytes(&s.values)).sum()
+        stores.map(|store| bytes(&store.keys) + bytes(&store.values)).sum()
     }
 
     pub(super) fn advance(&mut self, rows: &Ragged) {
@@ -79,28 +100,48 @@ impl DeviceCache {
         positions: &Tensor,
     ) -> Result<()> {
         let reserve = self.reserve;
-        for (slot, span) in self.layers[layer].sequences.iter_mut().zip(rows.spans()) {
-            if span.len == 0 {
+        let layer = &mut self.layers[layer];
+        layer.make_room(rows, reserve, [keys, values, positions])?;
+        let store = layer.store.as_ref().ok_or_else(empty)?;
+        for (span, new) in layer.spans.iter_mut().zip(rows.spans()) {
+            if new.len == 0 {
                 continue;
             }
-            let part =
-                |t: &Tensor| t.narrow(0, span.start, span.len)?.transpose(0, 1)?.contiguous();
-            let (keys, values) = (part(keys)?, part(values)?);
-            let sequence = match slot.take() {
-                None => Sequence::with_room(&keys, positions, span.len + reserve)?,
-                Some(sequence) => sequence.grown(span.len, reserve)?,
-            };
-            let sequence = slot.insert(sequence);
-            sequence.put(&keys, &values, &positions.narrow(0, span.start, span.len)?)?;
+            for (to, from) in
+                [(&store.keys, keys), (&store.values, values), (&store.positions, positions)]
+            {
+                to.slice_set(&from.narrow(0, new.start, new.len)?.contiguous()?, 0, span.end())?;
+            }
+            span.len += new.len;
         }
         Ok(())
+    }
+
+    /// Room for so many more tokens of every sequence, so that nothing moves while they come. Every
+    /// layer has a token.
+    pub(super) fn make_room(&mut self, tokens: usize) -> Result<()> {
+        let rows = Ragged::from_lens(&vec![tokens; self.batch()])?;
+        for layer in &mut self.layers {
+            let Store { keys, values, positions } = layer.store()?;
+            let like = [keys.clone(), values.clone(), positions.clone()];
+            layer.make_room(&rows, 0, like.each_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Counts tokens that were written behind the last one of every sequence of every layer.
+    pub(super) fn count(&mut self, tokens: usize) {
+        self.next.iter_mut().for_each(|next| *next += tokens);
+        for span in self.layers.iter_mut().flat_map(|layer| &mut layer.spans) {
+            span.len += tokens;
+        }
     }
 }
 
 impl DeviceLayer {
     /// Cached tokens of one sequence.
     pub fn len(&self, sequence: usize) -> usize {
-        self.sequences[sequence].as_ref().map_or(0, |s| s.len)
+        self.spans[sequence].len
     }
 
     /// Whether one sequence has no cached token.
@@ -108,49 +149,89 @@ impl DeviceLayer {
         self.len(sequence) == 0
     }
 
-    /// One sequence's keys and values, `[kv_heads, len, head_dim]` each with room between the heads,
-    /// and the original positions, u32 `[len]`, ascending. None without a token.
+    /// One sequence's keys and values, `[kv_heads, len, head_dim]` each as they lie, and the original
+    /// positions, u32 `[len]`, ascending. None without a token.
     ///
     /// # Errors
     /// Those of candle.
     pub fn sequence(&self, sequence: usize) -> Result<Option<(Tensor, Tensor, Tensor)>> {
-        let Some(s) = &self.sequences[sequence] else { return Ok(None) };
-        let keys = s.keys.narrow(1, 0, s.len)?;
-        Ok(Some((keys, s.values.narrow(1, 0, s.len)?, s.positions.narrow(0, 0, s.len)?)))
+        let Span { start, len } = self.spans[sequence];
+        let Some(store) = self.store.as_ref().filter(|_| len > 0) else { return Ok(None) };
+        let part = |t: &Tensor| t.narrow(0, start, len)?.transpose(0, 1);
+        let positions = store.positions.narrow(0, start, len)?;
+        Ok(Some((part(&store.keys)?, part(&store.values)?, positions)))
+    }
+
+    /// The keys and values of all sequences, of which one has a token.
+    pub(super) fn cached(&self) -> Result<CachedKeys> {
+        let Store { keys, values, .. } = self.store()?;
+        let numbers = |of: fn(&Span) -> usize| {
+            let numbers: Vec<u32> = self.spans.iter().map(|span| of(span) as u32).collect();
+            Tensor::new(numbers, keys.device())
+        };
+        Ok(CachedKeys {
+            keys: keys.clone(),
+            values: values.clone(),
+            starts: numbers(|span| span.start)?,
+            lens: numbers(|span| span.len)?,
+            capacity: self.spans.iter().map(|span| span.len).max().unwrap_or(0),
+        })
+    }
+
+    /// u32 `[tokens]`, where each cached token stood; one sequence has a token.
+    pub(super) fn positions(&self) -> Result<&Tensor> {
+        Ok(&self.store()?.positions)
+    }
+
+    /// The most tokens that a sequence may grow to before it moves.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacities.iter().copied().max().unwrap_or(0)
+    }
+
+    fn store(&self) -> Result<&Store> {
+        self.store.as_ref().ok_or_else(empty)
+    }
+
+    /// Moves all sequences, if one has to, to spans with room for `rows` and `reserve` more tokens, of
+    /// the types and sizes of `like`.
+    fn make_room(&mut self, rows: &Ragged, reserve: usize, like: [&Tensor; 3]) -> Result<()> {
+        let mut grown = self.spans.iter().zip(&self.capacities).zip(rows.lens());
+        let fits = grown.all(|((span, &capacity), new)| span.len + new <= capacity);
+        if fits && self.store.is_some() {
+            return Ok(());
+        }
+        let mut start = 0;
+        let mut spans = Vec::with_capacity(self.spans.len());
+        for ((span, capacity), new) in self.spans.iter().zip(&mut self.capacities).zip(rows.lens())
+        {
+            // Growing by half keeps long answers from moving the cache at every step.
+            let slack = if span.len == 0 { reserve } else { reserve.max(span.len / 2) };
+            *capacity = span.len + new + slack;
+            spans.push(Span { start, len: span.len });
+            start += *capacity;
+        }
+        let room = |like: &Tensor| {
+            let shape = [&[start], &like.dims()[1..]].concat();
+            Tensor::zeros(shape, like.dtype(), like.device())
+        };
+        let [keys, values, positions] = like;
+        let moved = Store { keys: room(keys)?, values: room(values)?, positions: room(positions)? };
+        if let Some(store) = &self.store {
+            for (old, new) in self.spans.iter().zip(&spans).filter(|(old, _)| old.len > 0) {
+                for (to, from) in [
+                    (&moved.keys, &store.keys),
+                    (&moved.values, &store.values),
+                    (&moved.positions, &store.positions),
+                ] {
+                    to.slice_set(&from.narrow(0, old.start, old.len)?, 0, new.start)?;
+                }
+            }
+        }
+        (self.store, self.spans) = (Some(moved), spans);
+        Ok(())
     }
 }
 
-impl Sequence {
-    /// No token yet; of the types and sizes of these.
-    fn with_room(keys: &Tensor, positions: &Tensor, capacity: usize) -> Result<Self> {
-        let (kv_heads, _, dim) = keys.dims3()?;
-        let room = || Tensor::zeros((kv_heads, capacity, dim), keys.dtype(), keys.device());
-        let positions = Tensor::zeros(capacity, positions.dtype(), positions.device())?;
-        Ok(Self { keys: room()?, values: room()?, positions, len: 0 })
-    }
-
-    /// With room for `new` more tokens, moved if it has to be.
-    fn grown(self, new: usize, reserve: usize) -> Result<Self> {
-        let (_, capacity, _) = self.keys.dims3()?;
-        if self.len + new <= capacity {
-            return Ok(self);
-        }
-        // Growing by half keeps long answers from moving the cache at every step.
-        let slack = reserve.max(self.len / 2);
-        let mut moved = Self::with_room(&self.keys, &self.positions, self.len + new + slack)?;
-        moved.put(
-            &self.keys.narrow(1, 0, self.len)?.contiguous()?,
-            &self.values.narrow(1, 0, self.len)?.contiguous()?,
-            &self.positions.narrow(0, 0, self.len)?,
-        )?;
-        Ok(moved)
-    }
-
-    fn put(&mut self, keys: &Tensor, values: &Tensor, positions: &Tensor) -> Result<()> {
-        self.keys.slice_set(keys, 1, self.len)?;
-        self.values.slice_set(values, 1, self.len)?;
-        self.positions.slice_set(positions, 0, self.len)?;
-        self.len += positions.dim(0)?;
-        Ok(())
-    }
+fn empty() -> Error {
+    Error::Config { reason: "attention over a cache without a token".into() }
 }

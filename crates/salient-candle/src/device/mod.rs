@@ -3,9 +3,11 @@
 //!
 //! A [`DeviceModel`] follows the same [`Plan`] as a [`Model`] and keeps everything, the selections
 //! too, where its tensors are. All sizes are planned from prompt lengths, so a prefill waits for the
-//! device once, at its end. Score, select and compact go through [`Verbs`]: salient's kernels on a
-//! CUDA device, the host backend in host memory. Everything else, attention too, is candle's own
-//! operations; attention is a masked product, in parts so that its memory stays bounded.
+//! device once, at its end. Score, select, compact and attend go through [`Verbs`]: salient's kernels
+//! on a CUDA device, the host backend in host memory. Everything else is candle's own operations, and
+//! attention too where the kernels do not take it: in f32 on a CUDA device, and in layers with a
+//! sliding window, which after a stage counts positions and not rows. It is a masked product then, in
+//! parts so that its memory stays bounded.
 //!
 //! ```no_run
 //! use candle_core::{DType, Device};
@@ -39,6 +41,7 @@
 
 mod attend;
 mod cache;
+mod decoder;
 mod scorer;
 mod verbs;
 
@@ -48,7 +51,8 @@ use candle_core::{D, DType, Device, Tensor};
 use salient::Ragged;
 use salient::schedule::{KvAtStage, Plan, StagePlan};
 
-pub use cache::{DeviceCache, DeviceLayer};
+pub use cache::{CachedKeys, DeviceCache, DeviceLayer};
+pub use decoder::DeviceDecoder;
 pub use scorer::{DevicePredictor, DeviceScorer};
 pub use verbs::{HostVerbs, Verbs};
 #[cfg(feature = "cuda")]
@@ -187,53 +191,25 @@ impl DeviceModel {
         reserve: usize,
     ) -> Result<DevicePrefill> {
         match &self.device {
-            Device::Cpu => self.prefill_with(HostVerbs::default(), prompts, plan, scorer, reserve),
+            Device::Cpu => {
+                self.prefill_with(&mut HostVerbs::default(), prompts, plan, scorer, reserve)
+            }
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => {
-                let verbs = crate::cuda::CudaVerbs::new(device)?;
-                self.prefill_with(verbs, prompts, plan, scorer, reserve)
+                let mut verbs = crate::cuda::CudaVerbs::new(device)?;
+                self.prefill_with(&mut verbs, prompts, plan, scorer, reserve)
             }
             other => Err(unsupported(other)),
         }
     }
 
-    /// Runs further tokens of every sequence against a cache, at the positions that follow, and
-    /// appends them to it. Returns their final hidden states, `[tokens, hidden]`, packed.
+    /// The same with given verbs, so that they can be watched.
     ///
     /// # Errors
-    /// Those of [`Model::extend`].
-    pub fn extend(&self, tokens: &[Vec<u32>], cache: &mut DeviceCache) -> Result<Tensor> {
-        let next = cache.next_positions();
-        let lens = self.config.check_steps(tokens, next)?;
-        if lens.iter().all(|&len| len == 0) {
-            // Devices neither allocate nothing nor launch over it.
-            return Ok(self.embedding.narrow(0, 0, 0)?);
-        }
-        let positions = next
-            .iter()
-            .zip(&lens)
-            .flat_map(|(&next, &len)| next as u32..(next + len) as u32)
-            .collect();
-        let mut rows = self.rows(&tokens.concat(), positions, Ragged::from_lens(&lens)?)?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            rows.hidden = self.run_block(layer, block, cache, &rows)?;
-        }
-        cache.advance(&rows.ragged);
-        Ok(rows.hidden)
-    }
-
-    /// Logits of hidden states, `[n, hidden]` to `[n, vocab]`. The vocabulary is wide: pass the rows
-    /// that are needed.
-    ///
-    /// # Errors
-    /// Those of candle.
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(self.rms_norm(hidden, &self.norm)?.matmul(&self.head.t()?)?)
-    }
-
-    fn prefill_with<V: Verbs>(
+    /// Those of [`DeviceModel::prefill`], and of verbs for another device.
+    pub fn prefill_with<V: Verbs>(
         &self,
-        mut verbs: V,
+        verbs: &mut V,
         prompts: &[Vec<u32>],
         plan: &Plan,
         scorer: &DeviceScorer,
@@ -248,18 +224,68 @@ impl DeviceModel {
         let mut stages = Vec::with_capacity(plan.stages().len());
         for (layer, block) in self.blocks.iter().enumerate() {
             let Some((_, stage)) = plan.stage_at(layer) else {
-                rows.hidden = self.run_block(layer, block, &mut cache, &rows)?;
+                rows.hidden = self.run_block(layer, block, verbs, &mut cache, &rows)?;
                 continue;
             };
             let kv = plan.kv_at_stage();
-            stages
-                .push(self.run_stage(stage, block, kv, &mut verbs, scorer, &mut cache, &mut rows)?);
+            stages.push(self.run_stage(stage, block, kv, verbs, scorer, &mut cache, &mut rows)?);
         }
         if verbs.finish()? {
             return Err(Error::Scorer { scorer: scorer.name(), reason: "a score is NaN".into() });
         }
         let Rows { hidden, ragged, .. } = rows;
         Ok(DevicePrefill { hidden, rows: ragged, cache, stages, elapsed: start.elapsed() })
+    }
+
+    /// Runs further tokens of every sequence against a cache, at the positions that follow, and
+    /// appends them to it. Returns their final hidden states, `[tokens, hidden]`, packed.
+    ///
+    /// # Errors
+    /// Those of [`Model::extend`].
+    pub fn extend(&self, tokens: &[Vec<u32>], cache: &mut DeviceCache) -> Result<Tensor> {
+        match &self.device {
+            Device::Cpu => self.extend_with(&mut HostVerbs::default(), tokens, cache),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => {
+                self.extend_with(&mut crate::cuda::CudaVerbs::new(device)?, tokens, cache)
+            }
+            other => Err(unsupported(other)),
+        }
+    }
+
+    /// Logits of hidden states, `[n, hidden]` to `[n, vocab]`. The vocabulary is wide: pass the rows
+    /// that are needed.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.rms_norm(hidden, &self.norm)?.matmul(&self.head.t()?)?)
+    }
+
+    /// Nothing that the device could find fault with comes from it here, so nothing waits for it.
+    fn extend_with<V: Verbs>(
+        &self,
+        verbs: &mut V,
+        tokens: &[Vec<u32>],
+        cache: &mut DeviceCache,
+    ) -> Result<Tensor> {
+        let next = cache.next_positions();
+        let lens = self.config.check_steps(tokens, next)?;
+        if lens.iter().all(|&len| len == 0) {
+            // Devices neither allocate nothing nor launch over it.
+            return Ok(self.embedding.narrow(0, 0, 0)?);
+        }
+        let positions = next
+            .iter()
+            .zip(&lens)
+            .flat_map(|(&next, &len)| next as u32..(next + len) as u32)
+            .collect();
+        let mut rows = self.rows(&tokens.concat(), positions, Ragged::from_lens(&lens)?)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            rows.hidden = self.run_block(layer, block, verbs, cache, &rows)?;
+        }
+        cache.advance(&rows.ragged);
+        Ok(rows.hidden)
     }
 
     /// Rows of tokens, of which there is at least one.
@@ -271,10 +297,11 @@ impl DeviceModel {
     }
 
     /// The hidden states after a block.
-    fn run_block(
+    fn run_block<V: Verbs>(
         &self,
         layer: usize,
         block: &Block,
+        verbs: &mut V,
         cache: &mut DeviceCache,
         rows: &Rows,
     ) -> Result<Tensor> {
@@ -283,30 +310,51 @@ impl DeviceModel {
         let (k, v) = (project(Projection::Key)?, project(Projection::Value)?);
         cache.append(layer, &rows.ragged, &k, &v, &rows.positions)?;
         let q = project(Projection::Query)?;
-        self.finish_block(layer, block, cache, rows, &q, Queries::Last)
+        let attended = self.attention(layer, verbs, cache, rows, &q, None)?;
+        self.finish_block(block, &rows.hidden, &attended)
     }
 
-    /// Attention of `q` over the layer's cache, and the feed-forward network.
-    fn finish_block(
+    /// Attention of `q` over the layer's cache, `[rows, heads, head_dim]`. Each query sees so many of
+    /// its sequence's keys as `limits`, u32 `[rows]`, says, or is one of the last tokens.
+    fn attention<V: Verbs>(
         &self,
         layer: usize,
-        block: &Block,
+        verbs: &mut V,
         cache: &DeviceCache,
         rows: &Rows,
         q: &Tensor,
-        queries: Queries,
+        limits: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let config = &self.config;
-        let attention = Attention {
-            queries,
-            // One as wide as all positions hides nothing.
-            window: config.window_at(layer).filter(|&window| window < config.context),
-            scale: config.attention_scale(),
-            weights: WEIGHTS,
-        };
+        let scale = self.config.attention_scale();
         let cache = &cache.layers()[layer];
-        let attended = attend(q, &rows.ragged, &rows.positions, cache, attention)?;
-        let hidden = (&rows.hidden + attended.matmul(&block.output.t()?)?)?;
+        if !self.attends(layer, verbs) {
+            let queries = if limits.is_some() { Queries::Among } else { Queries::Last };
+            let window = self.window_at(layer);
+            let attention = Attention { queries, window, scale, weights: WEIGHTS };
+            return attend(q, &rows.ragged, &rows.positions, cache, attention);
+        }
+        let cached = cache.cached()?;
+        if limits.is_none() && rows.ragged.lens().all(|len| len == 1) {
+            return verbs.decode(q, &cached, scale);
+        }
+        verbs.prefill(q, &rows.ragged, &cached, limits, scale)
+    }
+
+    /// Whether the verbs take a layer's attention.
+    fn attends<V: Verbs>(&self, layer: usize, verbs: &V) -> bool {
+        let ModelConfig { heads, kv_heads, head_dim, .. } = self.config;
+        self.window_at(layer).is_none() && verbs.attends(self.dtype(), heads, kv_heads, head_dim)
+    }
+
+    /// How far back a query sees; one as wide as all positions hides nothing.
+    fn window_at(&self, layer: usize) -> Option<usize> {
+        self.config.window_at(layer).filter(|&window| window < self.config.context)
+    }
+
+    /// The hidden states after what follows attention.
+    fn finish_block(&self, block: &Block, hidden: &Tensor, attended: &Tensor) -> Result<Tensor> {
+        let attended = attended.flatten_from(1)?;
+        let hidden = (hidden + attended.matmul(&block.output.t()?)?)?;
         self.add_ffn(block, &hidden)
     }
 
@@ -335,24 +383,28 @@ impl DeviceModel {
         let scores = scorer.score(verbs, layer, &rows.hidden, keys.as_ref())?;
         let kept = verbs.select(&scores, &rows.ragged, stage)?;
 
-        let reused = keys.as_ref().filter(|_| kv == KvAtStage::Pruned);
+        // Under `incoming`, how many of its sequence's keys each token sees; else keys that there are.
+        let fourth = match kv {
+            KvAtStage::Incoming => Some(counted(&rows.ragged, &self.device)?),
+            KvAtStage::Pruned => keys.clone(),
+        };
         let mut tensors = vec![&rows.hidden, &normed, &rows.positions];
-        tensors.extend(reused);
+        tensors.extend(&fourth);
         let mut gathered = verbs.rows(&kept, &tensors)?.into_iter();
         let (Some(hidden), Some(kept_normed), Some(positions)) =
             (gathered.next(), gathered.next(), gathered.next())
         else {
             unreachable!("as many tensors come back as went in");
         };
-        let reused = gathered.next();
+        let fourth = gathered.next();
         let survivors = Rows { hidden, positions, ragged: stage.rows.clone() };
         let incoming = std::mem::replace(rows, survivors);
 
         let q = project(Projection::Query, &kept_normed, &rows.positions)?;
-        let (from, normed, keys, queries) = match kv {
+        let (from, normed, keys, limits) = match kv {
             // The block caches all incoming tokens, and the kept ones ask.
-            KvAtStage::Incoming => (&incoming, &normed, keys, Queries::Among),
-            KvAtStage::Pruned => (&*rows, &kept_normed, reused, Queries::Last),
+            KvAtStage::Incoming => (&incoming, &normed, keys, fourth),
+            KvAtStage::Pruned => (&*rows, &kept_normed, fourth, None),
         };
         let k = match keys {
             Some(keys) => keys,
@@ -360,7 +412,8 @@ impl DeviceModel {
         };
         let v = project(Projection::Value, normed, &from.positions)?;
         cache.append(layer, &from.ragged, &k, &v, &from.positions)?;
-        rows.hidden = self.finish_block(layer, block, cache, rows, &q, queries)?;
+        let attended = self.attention(layer, verbs, cache, rows, &q, limits.as_ref())?;
+        rows.hidden = self.finish_block(block, &rows.hidden, &attended)?;
         Ok(DeviceStage {
             layer,
             incoming: incoming.ragged,
@@ -424,6 +477,12 @@ impl DeviceModel {
     fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         Ok(candle_nn::ops::rms_norm(x, weight, self.config.rms_eps as f32)?)
     }
+}
+
+/// How many tokens of its sequence come up to and with each, u32 `[rows]`.
+fn counted(rows: &Ragged, device: &Device) -> Result<Tensor> {
+    let counts: Vec<u32> = rows.lens().flat_map(|len| 1..=len as u32).collect();
+    Ok(Tensor::new(counts, device)?)
 }
 
 /// The rows of several tensors, one after the other; there is at least one.

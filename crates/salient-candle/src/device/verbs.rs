@@ -1,18 +1,19 @@
 //! The verbs of a stage on tensors.
 
 use candle_core::{DType, Tensor};
+use salient::host::attend::{self, Attention, KeyLists, Keys, RowLimit};
 use salient::host::score::{self, Per};
 use salient::host::select::{self, Budget, PerSequence, Protect, Request, Selection};
 use salient::schedule::StagePlan;
-use salient::{Ragged, View};
+use salient::{Ragged, Span, View, ViewMut};
 
-use super::DevicePredictor;
+use super::{CachedKeys, DevicePredictor};
 #[cfg(feature = "cuda")]
 use crate::error::Error;
 use crate::error::Result;
 
-/// Score, select and compact as a stage needs them, on tensors of one device. What one call returns
-/// may be passed to the next before the device has made it.
+/// Score, select and compact as a stage needs them, and attention over cached keys, on tensors of one
+/// device. What one call returns may be passed to the next before the device has made it.
 pub trait Verbs {
     /// Which tokens a selection kept.
     type Kept;
@@ -40,6 +41,34 @@ pub trait Verbs {
     /// # Errors
     /// For tensors of another device or layout, or with another number of rows.
     fn rows(&mut self, kept: &Self::Kept, tensors: &[&Tensor]) -> Result<Vec<Tensor>>;
+
+    /// Whether [`Verbs::prefill`] and [`Verbs::decode`] take tensors of this type with so many query
+    /// heads, KV heads and channels per head.
+    fn attends(&self, dtype: DType, heads: usize, kv_heads: usize, dim: usize) -> bool;
+
+    /// Attention of queries `[rows, heads, head_dim]`, packed as `rows` says, over cached keys, with
+    /// logits scaled by `scale`: as many of the same type. Query i of a sequence sees so many of its
+    /// keys as `limits`, u32 `[rows]`, says; without, the queries are the last tokens of their
+    /// sequences, and each sees itself and all before it.
+    ///
+    /// # Errors
+    /// For tensors of another device, type or layout than the kernel takes, and lengths that do not
+    /// fit together.
+    fn prefill(
+        &mut self,
+        q: &Tensor,
+        rows: &Ragged,
+        cached: &CachedKeys,
+        limits: Option<&Tensor>,
+        scale: f32,
+    ) -> Result<Tensor>;
+
+    /// Attention of one query per sequence, `[batch, heads, head_dim]`, over all of its cached keys.
+    /// Their numbers are read where the tensors are.
+    ///
+    /// # Errors
+    /// As [`Verbs::prefill`].
+    fn decode(&mut self, q: &Tensor, cached: &CachedKeys, scale: f32) -> Result<Tensor>;
 
     /// Waits for the device and says whether a score was NaN so far.
     ///
@@ -99,9 +128,62 @@ impl Verbs for HostVerbs {
         tensors.iter().map(gather).collect()
     }
 
+    fn attends(&self, _: DType, heads: usize, kv_heads: usize, _: usize) -> bool {
+        kv_heads > 0 && heads.is_multiple_of(kv_heads)
+    }
+
+    fn prefill(
+        &mut self,
+        q: &Tensor,
+        rows: &Ragged,
+        cached: &CachedKeys,
+        limits: Option<&Tensor>,
+        scale: f32,
+    ) -> Result<Tensor> {
+        let limits = limits.map(|limits| limits.to_vec1::<u32>()).transpose()?;
+        let limits: Option<Vec<i32>> =
+            limits.map(|limits| limits.into_iter().map(|limit| limit as i32).collect());
+        let limit = limits.as_deref().map_or(RowLimit::Causal, RowLimit::PerRow);
+        attended(q, cached, |q, keys, out| {
+            attend::prefill(q, rows, keys, limit, &Attention::new(scale), out, None)
+        })
+    }
+
+    fn decode(&mut self, q: &Tensor, cached: &CachedKeys, scale: f32) -> Result<Tensor> {
+        attended(q, cached, |q, keys, out| {
+            attend::decode(q, keys, KeyLists::Dense, &Attention::new(scale), out, None)
+        })
+    }
+
     fn finish(&mut self) -> Result<bool> {
         Ok(self.saw_nan)
     }
+}
+
+/// Runs attention in f32, and rounds to the type of the queries.
+fn attended(
+    q: &Tensor,
+    cached: &CachedKeys,
+    run: impl FnOnce(View<'_, f32>, &Keys<'_, f32>, ViewMut<'_, f32>) -> salient::Result<()>,
+) -> Result<Tensor> {
+    let (rows, heads, dim) = q.dims3()?;
+    let (_, kv_heads, _) = cached.keys.dims3()?;
+    let (keys, values, queries) = (values(&cached.keys)?, values(&cached.values)?, values(q)?);
+    let (starts, lens) = (cached.starts.to_vec1::<u32>()?, cached.lens.to_vec1::<u32>()?);
+    let spans: Vec<Span> = starts
+        .into_iter()
+        .zip(lens)
+        .map(|(start, len)| Span { start: start as usize, len: len as usize })
+        .collect();
+    let keys = Keys::Contiguous {
+        k: View::token_major(&keys, kv_heads, dim),
+        v: View::token_major(&values, kv_heads, dim),
+        spans: &spans,
+    };
+    let mut out = vec![0.0; rows * heads * dim];
+    let to = ViewMut::token_major(&mut out, heads, dim);
+    run(View::token_major(&queries, heads, dim), &keys, to)?;
+    Ok(Tensor::from_vec(out, (rows, heads, dim), q.device())?.to_dtype(q.dtype())?)
 }
 
 /// What a stage asks of a selection.

@@ -111,6 +111,9 @@ impl Scorer for GradientSaliency {
 
     fn prepare(&mut self, model: &Model, prompts: &[Vec<u32>], plan: &Plan) -> Result<()> {
         self.by_stage.clear();
+        if plan.stages().is_empty() {
+            return Ok(());
+        }
         for (sequence, prompt) in prompts.iter().enumerate() {
             let mut by_layer = saliency(model, prompt, self.reduction)?;
             for stage in plan.stages() {

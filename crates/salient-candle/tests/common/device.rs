@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use salient::schedule::Schedule;
 use salient_candle::device::{DeviceModel, DevicePrefill, DeviceScorer, DeviceStage};
 use salient_candle::scorer::{Scorer, StageInput};
-use salient_candle::{Model, Result};
+use salient_candle::{Error, Model, Result};
 
 use super::common::{difference, prompt};
 
@@ -68,6 +68,46 @@ impl OnDevice<'_> {
             self.near(&logits, &model.predict(&expected).unwrap());
         }
         same_caches(&actual, &expected.cache);
+    }
+
+    /// A decoder chooses what steps over a cache of the same prefill choose, and leaves the same cache.
+    pub fn decodes_as_it_extends(&self, model: &Model, schedule: &Schedule, lens: &[usize]) {
+        const STEPS: usize = 9;
+        let config = model.config();
+        let prompts: Vec<Vec<u32>> =
+            lens.iter().enumerate().map(|(i, &len)| prompt(len, config.vocab, i as u64)).collect();
+        let plan = schedule.plan(lens, config.layers).unwrap();
+        let on_device = DeviceModel::new(model, self.device, self.dtype).unwrap();
+        // A cache that has to grow, and one that has room.
+        let prefill =
+            |reserve| on_device.prefill(&prompts, &plan, &DeviceScorer::KeyNorm, reserve).unwrap();
+        let (mut by_steps, by_decoder) = (prefill(STEPS), prefill(0));
+        let choose = |logits: Tensor| logits.argmax(1).unwrap().to_vec1::<u32>().unwrap();
+        let first = choose(by_steps.logits(&on_device).unwrap());
+        let mut decoder = on_device.decoder(by_decoder.cache, &first, STEPS).unwrap();
+        let mut tokens = first;
+        for step in 0..STEPS {
+            let one_each: Vec<Vec<u32>> = tokens.iter().map(|&token| vec![token]).collect();
+            let hidden = on_device.extend(&one_each, &mut by_steps.cache).unwrap();
+            tokens = choose(on_device.logits(&hidden).unwrap());
+            assert_eq!(decoder.step().unwrap(), tokens, "step {step}");
+        }
+        assert!(matches!(decoder.step(), Err(Error::ContextExceeded { .. })));
+        let (decoded, extended) = (decoder.into_cache(), by_steps.cache);
+        assert_eq!(decoded.next_positions(), extended.next_positions());
+        for (decoded, extended) in decoded.layers().iter().zip(extended.layers()) {
+            for sequence in 0..lens.len() {
+                let [decoded, extended] = [decoded, extended].map(|layer| {
+                    let (k, v, at) = layer.sequence(sequence).unwrap().unwrap();
+                    let values = [k, v].map(|t| {
+                        let t = t.to_dtype(DType::F32).unwrap();
+                        t.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+                    });
+                    (values, positions(&at))
+                });
+                assert_eq!(decoded, extended, "sequence {sequence}");
+            }
+        }
     }
 
     fn near(&self, actual: &Tensor, expected: &Tensor) {

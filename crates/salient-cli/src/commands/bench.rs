@@ -14,7 +14,7 @@ use salient_cli::plot::{Axis, Chart, Point, Series};
 use salient_cli::{Error, interrupt, output, plot};
 use serde::Serialize;
 
-use super::model::ModelArguments;
+use super::model::{CrossoverArgument, ModelArguments};
 use super::scorers::ScorerName;
 use super::{figures_row, table};
 use crate::Global;
@@ -37,6 +37,8 @@ pub(crate) struct Arguments {
     /// Schedules beside the dense one; see `salient generate --help`.
     #[arg(long, value_name = "SCHEDULE", default_values = ["sdtp", "late"])]
     schedule: Vec<Schedule>,
+    #[command(flatten)]
+    crossover: CrossoverArgument,
     /// What matters; see `salient generate --help`.
     #[arg(long, value_name = "SCORER", default_value = "last-query:max:17")]
     scorer: ScorerName,
@@ -153,6 +155,7 @@ fn measure(
     let mut plans =
         vec![("dense".to_owned(), Schedule::dense().plan(&lens, model.config().layers)?)];
     for schedule in &arguments.schedule {
+        let schedule = arguments.crossover.apply(schedule.clone());
         plans.push((schedule.to_string(), schedule.plan(&lens, model.config().layers)?));
     }
     let mut rows = Vec::new();

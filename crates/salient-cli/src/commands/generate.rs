@@ -15,7 +15,8 @@ use crate::Global;
 
 /// Answer a prompt, dropping the tokens that do not matter on the way up the layers.
 ///
-/// Prints the answer as it comes, then what the prefill kept and took.
+/// Prints the answer as it comes, then what the prefill kept and took. Prompts of fewer than 1024 tokens
+/// are not pruned, since it is on record from there on that it pays; --crossover says otherwise.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -72,6 +73,8 @@ struct StageFigures {
 struct Document {
     model: String,
     prompt_tokens: usize,
+    /// Shorter prompts are not pruned.
+    crossover: usize,
     dense: Option<Answer>,
     pruned: Answer,
     /// What the operation counts of the prefills allow.
@@ -82,7 +85,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     let loaded = arguments.model.load(global)?;
     let prompt = arguments.prompt.tokens(&loaded)?;
     let layers = loaded.model.config().layers;
-    let plan = arguments.prune.schedule.plan(&[prompt.len()], layers)?;
+    let schedule = arguments.prune.schedule_that_pays();
+    let plan = schedule.plan(&[prompt.len()], layers)?;
     let options = GenerateOptions {
         max_tokens: arguments.max_tokens,
         stop: loaded.tokenizer.stop().to_vec(),
@@ -112,13 +116,9 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     let document = Document {
         model: arguments.model.model.clone(),
         prompt_tokens: prompt.len(),
+        crossover: schedule.crossover,
         dense,
-        pruned: figures(
-            run,
-            &plan,
-            arguments.prune.schedule.to_string(),
-            Some(arguments.prune.scorer.to_string()),
-        ),
+        pruned: figures(run, &plan, schedule.to_string(), Some(arguments.prune.scorer.to_string())),
         speedup_bound: salient::cost::speedup_bound(&loaded.model.config().shape(), &plan)?,
     };
     if global.json {
@@ -216,6 +216,10 @@ fn print(document: &Document) -> anyhow::Result<()> {
     let mut out = output::stdout();
     writeln!(out, "\n{} prompt tokens", document.prompt_tokens)?;
     let pruned = &document.pruned;
+    if document.prompt_tokens < document.crossover {
+        let crossover = document.crossover;
+        writeln!(out, "not pruned: below the crossover of {crossover} tokens (--crossover)")?;
+    }
     if !pruned.stages.is_empty() {
         let mut stages = table(&["stage", "layer", "tokens in", "kept", "of prompt"]);
         for (i, stage) in pruned.stages.iter().enumerate() {

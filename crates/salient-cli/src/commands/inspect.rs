@@ -30,7 +30,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     }
     let loaded = arguments.model.load(global)?;
     let prompt = arguments.prompt.tokens(&loaded)?;
-    let plan = arguments.prune.schedule.plan(&[prompt.len()], loaded.model.config().layers)?;
+    let schedule = arguments.prune.schedule();
+    let plan = schedule.plan(&[prompt.len()], loaded.model.config().layers)?;
     let mut scorer = arguments.prune.scorer(&loaded.model)?;
     let prompts = [prompt];
     let spinner = output::spinner(global.quiet, format!("reading {} tokens", prompts[0].len()));
@@ -41,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     let facts = [
         ("model", arguments.model.model.clone()),
         ("scorer", arguments.prune.scorer.to_string()),
-        ("schedule", arguments.prune.schedule.to_string()),
+        ("schedule", schedule.to_string()),
         ("prompt", format!("{} tokens", prompts[0].len())),
         ("prefill", format!("{:.3} s", prefill.elapsed.as_secs_f64())),
     ];

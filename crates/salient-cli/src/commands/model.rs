@@ -8,6 +8,7 @@ use anyhow::Context;
 use salient::schedule::Schedule;
 use salient_candle::scorer::Scorer;
 use salient_candle::{Loaded, Message, Model};
+use salient_cli::crossover::CROSSOVER;
 use salient_cli::{Error, fetch, output};
 
 use super::scorers::ScorerName;
@@ -37,9 +38,11 @@ impl ModelArguments {
 pub(crate) struct PruneArguments {
     /// When and how much: `late`, `sdtp`, `dense`, START:STEP:STAGES:RATIO[:FLOOR],
     /// LAYER=RATIO[,...], LAYER=COUNTt[,...], target:START:STEP:STAGES:RATIO; then
-    /// @sinks=N,local=F,kv=incoming.
+    /// @sinks=N,local=F,kv=incoming,crossover=N.
     #[arg(long, value_name = "SCHEDULE", default_value = "late")]
-    pub(crate) schedule: Schedule,
+    schedule: Schedule,
+    #[command(flatten)]
+    crossover: CrossoverArgument,
     /// What matters: last-query[:mean|max|max-normalised][:POOL], window-N[:...],
     /// pyramid-infer, lazyllm, key-norm, random[:SEED], sinks+recent, saliency[:signed|:norm],
     /// predictor:FILE.
@@ -48,8 +51,42 @@ pub(crate) struct PruneArguments {
 }
 
 impl PruneArguments {
+    pub(crate) fn schedule(&self) -> Schedule {
+        self.crossover.apply(self.schedule.clone())
+    }
+
+    /// Where nothing says from which length on to prune, from the recorded one.
+    pub(crate) fn schedule_that_pays(&self) -> Schedule {
+        self.crossover.apply_or_recorded(self.schedule.clone())
+    }
+
     pub(crate) fn scorer(&self, model: &Model) -> anyhow::Result<Box<dyn Scorer>> {
         self.scorer.build(model)
+    }
+}
+
+/// From which length on prompts are pruned.
+#[derive(clap::Args)]
+pub(crate) struct CrossoverArgument {
+    /// Keep every token of a prompt that is shorter, which then runs as without pruning: the schedule's
+    /// @crossover=N. 0 prunes every prompt.
+    #[arg(long, value_name = "TOKENS")]
+    crossover: Option<usize>,
+}
+
+impl CrossoverArgument {
+    /// The schedule with this crossover, if there is one.
+    pub(crate) fn apply(&self, schedule: Schedule) -> Schedule {
+        let crossover = self.crossover.unwrap_or(schedule.crossover);
+        Schedule { crossover, ..schedule }
+    }
+
+    /// The same, and where neither says one, the recorded one.
+    pub(crate) fn apply_or_recorded(&self, schedule: Schedule) -> Schedule {
+        match (self.crossover, schedule.crossover) {
+            (None, 0) => Schedule { crossover: CROSSOVER, ..schedule },
+            _ => self.apply(schedule),
+        }
     }
 }
 

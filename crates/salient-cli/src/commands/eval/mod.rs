@@ -21,7 +21,7 @@ use salient_cli::stats::Estimate;
 use salient_cli::{Error, interrupt, output, plot};
 use sha2::{Digest, Sha256};
 
-use super::model::ModelArguments;
+use super::model::{CrossoverArgument, ModelArguments};
 use super::scorers::ScorerName;
 use super::{figures_row, table};
 use crate::Global;
@@ -46,6 +46,8 @@ pub(crate) struct Arguments {
     /// When and how much, as for `generate`; may be repeated.
     #[arg(long = "schedule", value_name = "SCHEDULE", default_value = "late")]
     schedules: Vec<Schedule>,
+    #[command(flatten)]
+    crossover: CrossoverArgument,
     /// Also the schedule target:14:2:8:RATIO, which keeps this fraction of the prompt in the end;
     /// may be repeated.
     #[arg(long = "ratio", value_name = "RATIO")]
@@ -174,6 +176,8 @@ fn prunings(arguments: &Arguments) -> anyhow::Result<Vec<Pruning>> {
         let stages = Stages::Target { start: 14, step: 2, stages: 8, ratio: *ratio };
         schedules.push(Schedule { stages, ..Schedule::late() });
     }
+    let schedules = schedules.into_iter().map(|schedule| arguments.crossover.apply(schedule));
+    let schedules = unique(schedules.collect());
     let mut scorers = arguments.scorers.clone();
     if scorers.is_empty() {
         let names = DEFAULT_SCORERS.map(|name| name.parse().map_err(Error::Usage));
@@ -182,7 +186,7 @@ fn prunings(arguments: &Arguments) -> anyhow::Result<Vec<Pruning>> {
     let mut prunings = Vec::new();
     for name in unique(scorers) {
         let scorer = identity(&name)?;
-        for schedule in unique(schedules.clone()) {
+        for schedule in schedules.clone() {
             prunings.push(Pruning { name: name.clone(), scorer: scorer.clone(), schedule });
         }
     }

@@ -1,0 +1,231 @@
+//! Prefill of a model of 32 layers and 4096 channels on a CUDA device, dense and pruned, with the share
+//! of each verb. Random weights in bf16: time does not depend on them. Prints a line of JSON for every
+//! length and schedule:
+//!
+//! ```sh
+//! cargo bench -p salient-candle --features cuda --bench device_prefill [-- LENGTH...]
+//! ```
+//!
+//! Memory is that of the weights (14.5 GB), of the dense cache (131,072 bytes a token, 17.2 GB at
+//! 131,072 tokens), and of hidden states and what a block makes of them (8 GB at that length).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use salient::cuda::cudarc::driver::sys::CUevent_flags_enum as EventFlags;
+use salient::cuda::cudarc::driver::{CudaEvent, CudaStream};
+use salient::cuda::{Backend, probe};
+use salient::host::score::PredictorWeights;
+use salient::schedule::{Plan, Schedule, StagePlan};
+use salient::{Error as SalientError, Ragged};
+use salient_candle::cuda::{CudaKept, CudaVerbs};
+use salient_candle::device::{CachedKeys, DeviceModel, DevicePredictor, DeviceScorer, Verbs};
+use salient_candle::{Family, Model, ModelConfig, Result};
+use serde_json::json;
+
+const LENGTHS: [usize; 4] = [4096, 16_384, 65_536, 131_072];
+const WARM_UP: usize = 1;
+const RUNS: usize = 5;
+const PREDICTOR: usize = 1024;
+
+fn main() -> Result<()> {
+    // cargo bench says `--bench`.
+    let lengths: Vec<usize> = std::env::args().filter_map(|word| word.parse().ok()).collect();
+    let lengths = if lengths.is_empty() { LENGTHS.to_vec() } else { lengths };
+    let backend = probe();
+    if !matches!(backend, Backend::Cuda(_)) {
+        eprintln!("error: this needs a device; the backend is {backend}");
+        std::process::exit(1);
+    }
+    let device = Device::new_cuda(0)?;
+    let model = model(&device, lengths.iter().copied().max().unwrap_or(0))?;
+    for length in lengths {
+        let mut dense = None;
+        for schedule in [Schedule::dense(), Schedule::sdtp(), Schedule::late()] {
+            let plan = schedule.plan(&[length], model.config().layers)?;
+            let (seconds, verbs) = measure(&model, &plan)?;
+            let dense = *dense.get_or_insert(seconds[1]);
+            let pruning: f64 =
+                verbs.iter().filter(|(name, _)| **name != "attend").map(|v| v.1).sum();
+            let line = json!({
+                "case": format!("prefill/{length}, 32 x 4096, 32/8 x 128 bf16"),
+                "who": format!("salient, {schedule}"),
+                "seconds": seconds,
+                "runs": RUNS,
+                "speedup": dense / seconds[1],
+                "speedup_bound": salient::cost::speedup_bound(&model.config().shape(), &plan)?,
+                "verbs": verbs,
+                "share_of_pruning": pruning / seconds[1],
+            });
+            println!("{line}");
+        }
+    }
+    Ok(())
+}
+
+/// Quartiles of the whole prefill, and the median run's time in each verb, in seconds.
+fn measure(model: &DeviceModel, plan: &Plan) -> Result<([f64; 3], BTreeMap<&'static str, f64>)> {
+    let vocab = model.config().vocab as u32;
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let prompts = [plan
+        .lens()
+        .iter()
+        .flat_map(|&len| 0..len)
+        .map(|_| random.random_range(0..vocab))
+        .collect()];
+    let scorer = scorer(model, plan)?;
+    let mut runs = Vec::new();
+    for run in 0..WARM_UP + RUNS {
+        let mut verbs = Timed::new(model.device())?;
+        let clock = Instant::now();
+        // It waits for the device at its end.
+        let prefill = model.prefill_with(&mut verbs, &prompts, plan, &scorer, 0)?;
+        let seconds = clock.elapsed().as_secs_f64();
+        drop(prefill);
+        if run >= WARM_UP {
+            runs.push((seconds, verbs.seconds()?));
+        }
+    }
+    runs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let quartiles = [1, 2, 3].map(|quarter| runs[quarter * RUNS / 4].0);
+    Ok((quartiles, runs.swap_remove(RUNS / 2).1))
+}
+
+fn scorer(model: &DeviceModel, plan: &Plan) -> Result<DeviceScorer> {
+    let hidden = model.config().hidden;
+    let mut random = ChaCha8Rng::seed_from_u64(2);
+    let mut numbers = |len: usize, fan: usize| -> Vec<f32> {
+        let spread = (fan as f32).powf(-0.5);
+        (0..len).map(|_| spread * (random.random::<f32>() * 2.0 - 1.0)).collect()
+    };
+    let mut predictors = BTreeMap::new();
+    for stage in plan.stages() {
+        let weights = PredictorWeights {
+            w1: numbers(PREDICTOR * hidden, hidden),
+            b1: numbers(PREDICTOR, 4),
+            w2: numbers(PREDICTOR, PREDICTOR),
+            b2: numbers(1, 1),
+            norm: Some((vec![1.0; hidden], 1e-5)),
+        };
+        predictors.insert(stage.layer, weights);
+    }
+    DeviceScorer::learned(predictors, model)
+}
+
+fn model(device: &Device, context: usize) -> Result<DeviceModel> {
+    let config = ModelConfig {
+        family: Family::Llama,
+        layers: 32,
+        hidden: 4096,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        ffn: 14_336,
+        vocab: 32_000,
+        context,
+        rms_eps: 1e-5,
+        rope_theta: 500_000.0,
+        rope_scaling: None,
+        sliding_window: None,
+        sliding_from: 0,
+        attention_bias: false,
+        qk_norm: false,
+        tied: false,
+    };
+    // Made there, in the type that they keep: the host holds none.
+    let model = Model::new(config, |name, shape| {
+        let fan = shape[shape.len() - 1] as f64;
+        let (mean, spread) = if name.contains("norm") { (1.0, 0.0) } else { (0.0, fan.powf(-0.5)) };
+        let weights = Tensor::randn(mean as f32, spread as f32, shape, device)?;
+        Ok(weights.to_dtype(DType::BF16)?)
+    })?;
+    DeviceModel::new(&model, device, DType::BF16)
+}
+
+/// The verbs, with an event before and after each call.
+struct Timed {
+    verbs: CudaVerbs,
+    stream: Arc<CudaStream>,
+    calls: Vec<(&'static str, CudaEvent, CudaEvent)>,
+}
+
+impl Timed {
+    fn new(device: &Device) -> Result<Self> {
+        let device = device.as_cuda_device()?;
+        let (verbs, stream) = (CudaVerbs::new(device)?, device.cuda_stream());
+        Ok(Self { verbs, stream, calls: Vec::new() })
+    }
+
+    fn timed<R>(
+        &mut self,
+        verb: &'static str,
+        call: impl FnOnce(&mut CudaVerbs) -> Result<R>,
+    ) -> Result<R> {
+        let start = self.event()?;
+        let result = call(&mut self.verbs)?;
+        self.calls.push((verb, start, self.event()?));
+        Ok(result)
+    }
+
+    fn event(&self) -> Result<CudaEvent> {
+        let flags = Some(EventFlags::CU_EVENT_DEFAULT);
+        Ok(self.stream.record_event(flags).map_err(SalientError::from)?)
+    }
+
+    /// By verb; the stream has come to its end.
+    fn seconds(&self) -> Result<BTreeMap<&'static str, f64>> {
+        let mut seconds = BTreeMap::new();
+        for (verb, start, end) in &self.calls {
+            let milliseconds = start.elapsed_ms(end).map_err(SalientError::from)?;
+            *seconds.entry(*verb).or_insert(0.0) += f64::from(milliseconds) / 1e3;
+        }
+        Ok(seconds)
+    }
+}
+
+impl Verbs for Timed {
+    type Kept = CudaKept;
+
+    fn mlp(&mut self, predictor: &DevicePredictor, hidden: &Tensor) -> Result<Tensor> {
+        self.timed("score", |verbs| verbs.mlp(predictor, hidden))
+    }
+
+    fn keynorm(&mut self, keys: &Tensor) -> Result<Tensor> {
+        self.timed("score", |verbs| verbs.keynorm(keys))
+    }
+
+    fn select(&mut self, scores: &Tensor, rows: &Ragged, stage: &StagePlan) -> Result<CudaKept> {
+        self.timed("select", |verbs| verbs.select(scores, rows, stage))
+    }
+
+    fn rows(&mut self, kept: &CudaKept, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
+        self.timed("compact", |verbs| verbs.rows(kept, tensors))
+    }
+
+    fn attends(&self, dtype: DType, heads: usize, kv_heads: usize, dim: usize) -> bool {
+        self.verbs.attends(dtype, heads, kv_heads, dim)
+    }
+
+    fn prefill(
+        &mut self,
+        q: &Tensor,
+        rows: &Ragged,
+        cached: &CachedKeys,
+        limits: Option<&Tensor>,
+        scale: f32,
+    ) -> Result<Tensor> {
+        self.timed("attend", |verbs| verbs.prefill(q, rows, cached, limits, scale))
+    }
+
+    fn decode(&mut self, q: &Tensor, cached: &CachedKeys, scale: f32) -> Result<Tensor> {
+        self.timed("attend", |verbs| verbs.decode(q, cached, scale))
+    }
+
+    fn finish(&mut self) -> Result<bool> {
+        self.verbs.finish()
+    }
+}

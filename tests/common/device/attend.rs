@@ -1,0 +1,316 @@
+//! **attend** of the device backend, for the conformance suite.
+
+use half::{bf16, f16};
+use salient::cuda::DeviceElement;
+use salient::cuda::attend::{AttendOutputs, DecodeInputs, PrefillInputs, decode, prefill};
+use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
+use salient::kernels::attend::{
+    DecodeCache, DecodeLists, DecodePlan, DecodeShape, PrefillPlan, PrefillShape, Sees,
+    check_decode_keys,
+};
+use salient::{DType, Element, Error, Layout, Ragged, Result, Span, View, ViewMut};
+use salient_oracle::implementation::{AttendDecode, AttendPrefill};
+
+use super::{Device, Upload};
+
+/// Room behind the longest list.
+const SPARE: usize = 3;
+
+/// Runs a method in the type of the elements, where the kernels take it.
+macro_rules! in_16_bits {
+    ($device:ident.$method:ident, $q:expr, $keys:expr, $($rest:expr),*) => {
+        match T::DTYPE {
+            DType::F16 => $device.$method::<f16>(cast($q), &cast_keys($keys), $($rest),*),
+            DType::Bf16 => $device.$method::<bf16>(cast($q), &cast_keys($keys), $($rest),*),
+            // The plan says that it does not.
+            DType::F32 => $device.$method::<f32>(cast($q), &cast_keys($keys), $($rest),*),
+            other => panic!("a type that the suite does not ask for: {other:?}"),
+        }
+    };
+}
+
+impl AttendPrefill for Device {
+    const ROUNDS_WEIGHTS: bool = true;
+
+    fn prefill<T: Element>(
+        &self,
+        q: View<'_, T>,
+        queries: &Ragged,
+        keys: &Keys<'_, T>,
+        limit: RowLimit<'_>,
+        attention: &Attention<'_>,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        in_16_bits!(self.prefill_of, q, keys, queries, limit, attention, out, lse)
+    }
+
+    fn takes_prefill<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
+        let q = Layout::token_major(out.heads, out.dim);
+        let queries = Ragged::from_lens(&[]).expect("no queries");
+        prefill_plan([q, out], &queries, keys, Sees::All, &Attention::new(1.0)).is_ok()
+    }
+}
+
+impl AttendDecode for Device {
+    fn decode<T: Element>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, T>,
+        lists: KeyLists<'_>,
+        attention: &Attention<'_>,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        in_16_bits!(self.decode_of, q, keys, lists, attention, out, lse)
+    }
+
+    fn takes_decode<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
+        let q = Layout::token_major(out.heads, out.dim);
+        decode_plan([q, out], keys, KeyLists::Dense, &Attention::new(1.0)).is_ok()
+    }
+}
+
+impl Device {
+    #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
+    fn prefill_of<T: DeviceElement + Default>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, T>,
+        queries: &Ragged,
+        limit: RowLimit<'_>,
+        attention: &Attention<'_>,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        let (firsts, limits, sees) = match limit {
+            RowLimit::Causal => (None, None, Sees::Causal),
+            RowLimit::Full => (None, None, Sees::All),
+            RowLimit::PerRow(limit) => (None, Some(limit), Sees::Rows),
+            RowLimit::Between { first, limit } => (Some(first), Some(limit), Sees::Rows),
+        };
+        let plan = prefill_plan([q.layout, out.layout], queries, keys, sees, attention)?;
+        let sinks = self.sinks(attention, q.layout.heads)?;
+        let (k, v) = tensors(keys);
+        let (q, k, v) = (self.upload(q.data)?, self.upload(k)?, self.upload(v)?);
+        let [starts, lens] = self.spans(keys)?;
+        let starts = starts.expect("keys that a plan took are contiguous");
+        let cu_queries = self.upload(queries.cu_seqlens())?;
+        let upload = |rows: Option<&[i32]>| rows.map(|rows| self.upload(rows)).transpose();
+        let (firsts, limits) = (upload(firsts)?, upload(limits)?);
+        let lens = lens.expect("every sequence has a length");
+        let mut results = Results::new(self, &*out.data, lse.as_deref())?;
+        self.with_status(|status| {
+            let inputs = PrefillInputs {
+                q: q.view(),
+                k: k.view(),
+                v: v.view(),
+                cu_queries: cu_queries.view(),
+                key_starts: starts.view(),
+                key_lens: lens.view(),
+                firsts: firsts.as_ref().map(Upload::view),
+                limits: limits.as_ref().map(Upload::view),
+                sinks: sinks.as_ref().map(Upload::view),
+            };
+            prefill(&self.stream, &plan, &inputs, &mut results.views(), status)
+        })?
+        .check()?;
+        results.download(self, out.data, lse)
+    }
+
+    fn decode_of<T: DeviceElement + Default>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, T>,
+        lists: KeyLists<'_>,
+        attention: &Attention<'_>,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        let plan = decode_plan([q.layout, out.layout], keys, lists, attention)?;
+        let sinks = self.sinks(attention, q.layout.heads)?;
+        let (k, v) = tensors(keys);
+        let (q, k, v) = (self.upload(q.data)?, self.upload(k)?, self.upload(v)?);
+        let [starts, lens] = self.spans(keys)?;
+        let lens = lens.expect("every sequence has a length");
+        let table = match *keys {
+            Keys::Contiguous { .. } => None,
+            Keys::Paged { page_table, .. } => Some(self.upload(page_table)?),
+        };
+        let lists = match lists {
+            KeyLists::Dense => None,
+            KeyLists::Shared { keys, lists } | KeyLists::PerHead { keys, lists } => {
+                let padded = lists.spans().flat_map(|span| {
+                    let behind = std::iter::repeat_n(-1, plan.shape().capacity - span.len);
+                    keys[span.range()].iter().copied().chain(behind)
+                });
+                let lens: Vec<i32> = lists.lens().map(|len| len as i32).collect();
+                Some((self.upload(&padded.collect::<Vec<_>>())?, self.upload(&lens)?))
+            }
+        };
+        let mut workspace = self.zeros(plan.workspace_bytes())?;
+        let mut results = Results::new(self, &*out.data, lse.as_deref())?;
+        self.with_status(|status| {
+            let inputs = DecodeInputs {
+                q: q.view(),
+                k: k.view(),
+                v: v.view(),
+                lens: lens.view(),
+                span_starts: starts.as_ref().map(Upload::view),
+                page_table: table.as_ref().map(Upload::view),
+                kept: lists.as_ref().map(|(kept, _)| kept.view()),
+                kept_lens: lists.as_ref().map(|(_, lens)| lens.view()),
+                sinks: sinks.as_ref().map(Upload::view),
+            };
+            let mut workspace = workspace.view_mut();
+            let (outputs, workspace) = (&mut results.views(), Some(&mut workspace));
+            decode(&self.stream, &plan, &inputs, outputs, workspace, status)
+        })?
+        .check()?;
+        results.download(self, out.data, lse)
+    }
+
+    fn sinks(&self, attention: &Attention<'_>, heads: usize) -> Result<Option<Upload<f32>>> {
+        attention.check_sinks(heads)?;
+        attention.sinks.map(|sinks| self.upload(sinks)).transpose()
+    }
+
+    /// Where the keys of every sequence start, if they are contiguous, and how many there are.
+    fn spans<T: Element>(&self, keys: &Keys<'_, T>) -> Result<[Option<Upload<i32>>; 2]> {
+        let upload = |values: Vec<usize>| {
+            let overflow = |_| Error::Overflow { what: "spans" };
+            let values = values.into_iter().map(i32::try_from).collect::<Result<Vec<_>, _>>();
+            self.upload(&values.map_err(overflow)?).map(Some)
+        };
+        Ok(match *keys {
+            Keys::Contiguous { spans, .. } => [
+                upload(spans.iter().map(|span| span.start).collect())?,
+                upload(spans.iter().map(|span| span.len).collect())?,
+            ],
+            Keys::Paged { lens, .. } => [None, upload(lens.to_vec())?],
+        })
+    }
+}
+
+/// What a launch writes: copies, so that an error leaves the originals as they are.
+struct Results {
+    out: Upload<f32>,
+    lse: Option<Upload<f32>>,
+}
+
+impl Results {
+    fn new(device: &Device, out: &[f32], lse: Option<&[f32]>) -> Result<Self> {
+        let lse = lse.map(|lse| device.upload(lse)).transpose()?;
+        Ok(Self { out: device.upload(out)?, lse })
+    }
+
+    fn views(&mut self) -> AttendOutputs<'_, f32> {
+        let lse = self.lse.as_mut().map(Upload::view_mut);
+        AttendOutputs { out: self.out.view_mut(), lse }
+    }
+
+    fn download(self, device: &Device, out: &mut [f32], lse: Option<&mut [f32]>) -> Result<()> {
+        out.copy_from_slice(&device.download(&self.out)?);
+        if let (Some(to), Some(from)) = (lse, &self.lse) {
+            to.copy_from_slice(&device.download(from)?);
+        }
+        Ok(())
+    }
+}
+
+fn prefill_plan<T: Element>(
+    [q, out]: [Layout; 2],
+    queries: &Ragged,
+    keys: &Keys<'_, T>,
+    sees: Sees,
+    attention: &Attention<'_>,
+) -> Result<PrefillPlan> {
+    let Keys::Contiguous { k, v, spans } = *keys else {
+        let (what, value) = ("kinds of caches", 2.0);
+        return Err(Error::OutOfRange { what, value, expected: "contiguous keys" });
+    };
+    let (expected, actual) = (queries.batch(), spans.len());
+    // Of a plan without queries, any keys.
+    if expected != actual && expected > 0 {
+        return Err(Error::LengthMismatch { what: "sequences of keys", expected, actual });
+    }
+    let shape = PrefillShape {
+        batch: queries.batch(),
+        queries: queries.total(),
+        max_queries: queries.lens().max().unwrap_or(0),
+        keys: tokens(spans),
+        dtype: T::DTYPE,
+        out_dtype: DType::F32,
+        q,
+        k: k.layout,
+        v: v.layout,
+        out,
+    };
+    PrefillPlan::new(shape, attention.scalars(), sees)
+}
+
+fn decode_plan<T: Element>(
+    [q, out]: [Layout; 2],
+    keys: &Keys<'_, T>,
+    lists: KeyLists<'_>,
+    attention: &Attention<'_>,
+) -> Result<DecodePlan> {
+    check_decode_keys(keys, &lists)?;
+    let (batch, longest, cache) = match *keys {
+        Keys::Contiguous { k, v, spans } => {
+            let (k, v, tokens) = (k.layout, v.layout, tokens(spans));
+            let cache = DecodeCache::Contiguous { k, v, tokens };
+            (spans.len(), spans.iter().map(|span| span.len).max(), cache)
+        }
+        Keys::Paged { k, v, layout, page_table, lens } => {
+            let pages = layout.pages(k.len().min(v.len())).unwrap_or(0);
+            let max_pages = page_table.len().checked_div(lens.len()).unwrap_or(0);
+            let cache = DecodeCache::Paged { layout, max_pages, pages };
+            (lens.len(), lens.iter().max().copied(), cache)
+        }
+    };
+    let (lists, longest) = match lists {
+        KeyLists::Dense => (DecodeLists::Dense, longest),
+        KeyLists::Shared { lists, .. } => (DecodeLists::Shared, lists.lens().max()),
+        KeyLists::PerHead { lists, .. } => (DecodeLists::PerHead, lists.lens().max()),
+    };
+    let (capacity, dtype, out_dtype) = (longest.unwrap_or(0) + SPARE, T::DTYPE, DType::F32);
+    let attention = attention.scalars();
+    DecodePlan::new(DecodeShape {
+        batch,
+        q,
+        out,
+        cache,
+        lists,
+        capacity,
+        dtype,
+        out_dtype,
+        attention,
+    })
+}
+
+/// Rows that hold all spans.
+fn tokens(spans: &[Span]) -> usize {
+    spans.iter().map(|span| span.start.saturating_add(span.len)).max().unwrap_or(0)
+}
+
+fn tensors<'a, T: Element>(keys: &Keys<'a, T>) -> (&'a [T], &'a [T]) {
+    match *keys {
+        Keys::Contiguous { k, v, .. } => (k.data, v.data),
+        Keys::Paged { k, v, .. } => (k, v),
+    }
+}
+
+fn cast<T: Element, U: Element>(view: View<'_, T>) -> View<'_, U> {
+    View { data: bytemuck::cast_slice(view.data), layout: view.layout }
+}
+
+fn cast_keys<'a, T: Element, U: Element>(keys: &Keys<'a, T>) -> Keys<'a, U> {
+    match *keys {
+        Keys::Contiguous { k, v, spans } => Keys::Contiguous { k: cast(k), v: cast(v), spans },
+        Keys::Paged { k, v, layout, page_table, lens } => {
+            let (k, v) = (bytemuck::cast_slice(k), bytemuck::cast_slice(v));
+            Keys::Paged { k, v, layout, page_table, lens }
+        }
+    }
+}
