@@ -37,7 +37,7 @@ enum {
 };
 
 // Element types.
-enum { SALIENT_F32 = 0, SALIENT_F16 = 1, SALIENT_BF16 = 2 };
+enum { SALIENT_F32 = 0, SALIENT_F16 = 1, SALIENT_BF16 = 2, SALIENT_F8E4M3 = 3 };
 
 // ---- score ----
 

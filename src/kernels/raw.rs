@@ -40,6 +40,7 @@ pub const SALIENT_STATUS_PAGE: u32 = 64;
 pub const SALIENT_F32: i32 = 0;
 pub const SALIENT_F16: i32 = 1;
 pub const SALIENT_BF16: i32 = 2;
+pub const SALIENT_F8E4M3: i32 = 3;
 /// The predictor: scores\[t\] = b2 + sum over n of w2\[n\] * gelu(rstd\[t\] * (x\[t\] . w1\[n\]) + b1\[n\]). Partial sums of every tile of columns lie in `partials` and are added in order.
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]

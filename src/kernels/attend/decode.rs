@@ -1,7 +1,9 @@
 //! One query per sequence.
 
 use super::super::validate::Pages;
-use super::super::{Buffer, check_tokens, dtype_code, lists_len, product, raw, to_i32, to_i64};
+use super::super::{
+    Buffer, check_16_bits, check_tokens, dtype_code, lists_len, product, raw, to_i32, to_i64,
+};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result, check_len};
 use crate::host::attend::{Attention, KeyLists, Keys};
@@ -113,11 +115,13 @@ impl DecodePlan {
         let DecodeShape { batch, q, out, cache, lists, capacity, dtype, out_dtype, attention } =
             shape;
         attention.check()?;
-        if dtype == DType::F32 {
-            return out_of_range("bits of a key", 32, "16: f16 or bf16");
-        }
+        check_16_bits("bits of a key", dtype)?;
         if out_dtype != DType::F32 && out_dtype != dtype {
-            return out_of_range("bits of an output", 16, "of the keys' type, or 32");
+            return out_of_range(
+                "bits of an output",
+                8 * out_dtype.size(),
+                "of the keys' type, or 32",
+            );
         }
         let (kv_heads, dim) = match cache {
             DecodeCache::Contiguous { k, v, .. } => {
@@ -270,7 +274,7 @@ pub fn decode_params(
         buffer.holds(what, len)?;
         buffer.placed::<core::ffi::c_void>(what, size, align)
     };
-    let out_size = if out_dtype == DType::F32 { 4 } else { 2 };
+    let out_size = out_dtype.size();
     let bytes = |buffer: Buffer, size| Buffer::new(buffer.address, buffer.len.saturating_mul(size));
     for (what, input) in [("q", buffers.q), ("k", buffers.k), ("v", buffers.v)] {
         bytes(buffers.out, out_size).apart("out", bytes(input, 2), what)?;
@@ -505,6 +509,7 @@ mod tests {
         let bad = [
             DecodeShape { dtype: DType::F32, ..good },
             DecodeShape { out_dtype: DType::F16, ..good },
+            DecodeShape { out_dtype: DType::F8E4M3, ..good },
             DecodeShape { q: Layout::token_major(7, 64), ..good },
             DecodeShape { out: Layout::token_major(4, 64), ..good },
             DecodeShape { out: Layout { token_stride: 0, ..good.out }, ..good },

@@ -1,7 +1,8 @@
 //! **prefill**: plans and checks.
 
 use super::super::{
-    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, to_i32, to_i64,
+    ALIGNMENT, Buffer, at_least_one, check_16_bits, check_tokens, dtype_code, product, raw, to_i32,
+    to_i64,
 };
 use crate::dtype::DType;
 use crate::error::{Error, Result, check_len};
@@ -71,11 +72,13 @@ impl PrefillPlan {
         attention.check()?;
         let out_of_range =
             |what, value, expected| Err(Error::OutOfRange { what, value: value as f64, expected });
-        if dtype == DType::F32 {
-            return out_of_range("bits of a query", 32, "16: f16 or bf16");
-        }
+        check_16_bits("bits of a query", dtype)?;
         if out_dtype != dtype && out_dtype != DType::F32 {
-            return out_of_range("bits of an output", 16, "those of queries, or f32");
+            return out_of_range(
+                "bits of an output",
+                8 * out_dtype.size(),
+                "those of queries, or f32",
+            );
         }
         at_least_one("KV heads", k.heads)?;
         if !q.heads.is_multiple_of(k.heads) {
@@ -94,7 +97,7 @@ impl PrefillPlan {
             ("strides of q", q, 2),
             ("strides of k", k, 2),
             ("strides of v", v, 2),
-            ("strides of out", out, bytes_of(out_dtype)),
+            ("strides of out", out, out_dtype.size()),
         ] {
             for stride in [layout.token_stride, layout.head_stride] {
                 to_i64(what, product(what, &[stride, size])?)?;
@@ -164,7 +167,7 @@ pub fn prefill_params(
     buffers: &PrefillBuffers,
 ) -> Result<raw::SalientPrefillParams> {
     let PrefillPlan { shape, attention, sees, lens, lse_len } = *plan;
-    let size = bytes_of(shape.out_dtype);
+    let size = shape.out_dtype.size();
     let tensors = [
         ("q", buffers.q, lens[0], 2),
         ("k", buffers.k, lens[1], 2),
@@ -222,10 +225,6 @@ pub fn prefill_params(
         out.apart("out", in_bytes(*buffer, *size), what)?;
     }
     Ok(params)
-}
-
-fn bytes_of(dtype: DType) -> usize {
-    if dtype == DType::F32 { 4 } else { 2 }
 }
 
 /// Both fit, or there were no plan.
@@ -329,8 +328,10 @@ mod tests {
         };
         assert!(new(&|_| ()).is_ok());
         assert!(new(&|s| s.out_dtype = DType::Bf16).is_ok());
-        let changes: [&dyn Fn(&mut PrefillShape); 13] = [
+        let changes: [&dyn Fn(&mut PrefillShape); 15] = [
             &|s| s.dtype = DType::F32,
+            &|s| s.dtype = DType::F8E4M3,
+            &|s| s.out_dtype = DType::F8E4M3,
             &|s| s.out_dtype = DType::F16,
             &|s| s.k.heads = 0,
             &|s| s.k.heads = 3,
