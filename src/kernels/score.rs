@@ -1,5 +1,15 @@
 //! **score**: the predictor's weights as a device holds them, plans and checks.
 
+mod expected;
+mod indexer;
+
+pub use expected::{
+    ExpectedBuffers, ExpectedPlan, ExpectedShape, ExpectedTensors, ExpectedWeights, expected_params,
+};
+pub use indexer::{
+    IndexerBuffers, IndexerPlan, IndexerShape, MAX_INDEXER_DIM, MAX_INDEXER_HEADS, indexer_params,
+};
+
 use super::{
     ALIGNMENT, Buffer, at_least_one, check_16_bits, check_tokens, dtype_code, product, raw, to_i32,
     to_i64,

@@ -23,6 +23,8 @@
 #endif
 #define salient_mlp SALIENT_LAUNCHER(mlp)
 #define salient_keynorm SALIENT_LAUNCHER(keynorm)
+#define salient_expected SALIENT_LAUNCHER(expected)
+#define salient_indexer SALIENT_LAUNCHER(indexer)
 #define salient_decode SALIENT_LAUNCHER(decode)
 #define salient_select SALIENT_LAUNCHER(select)
 #define salient_rows SALIENT_LAUNCHER(rows)

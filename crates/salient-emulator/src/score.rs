@@ -1,5 +1,11 @@
 //! **score** on the emulated kernels.
 
+mod expected;
+mod indexer;
+
+pub use expected::ExpectedRun;
+pub use indexer::IndexerRun;
+
 use std::ffi::{c_int, c_void};
 
 use salient::host::score::{Per, PredictorWeights};

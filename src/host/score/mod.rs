@@ -40,6 +40,7 @@ mod statistics;
 mod strips;
 
 pub use attention::{columns, last_query, window};
+pub(crate) use expected::check_statistics;
 pub use expected::{ExpectedAttention, expected};
 pub use indexer::{IndexerKeys, IndexerQueries, Logits, indexer};
 pub(crate) use mlp::{Folded, check_finite};

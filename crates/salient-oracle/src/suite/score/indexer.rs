@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::sample::select;
+use salient::dtype::F8E4M3;
 use salient::host::attend::RowLimit;
 use salient::host::score::{IndexerKeys, IndexerQueries, Logits};
 use salient::{Element, Layout, Ragged, Result, View};
@@ -203,6 +204,7 @@ impl Case {
         self.check_built(on, &self.build::<f32>(), "");
         self.check_built(on, &self.build::<f16>(), "");
         self.check_built(on, &self.build::<bf16>(), "");
+        self.check_built(on, &self.build::<F8E4M3>(), "");
     }
 
     /// The same of given numbers.
@@ -269,7 +271,8 @@ pub fn windows(on: &impl ScoreIndexer) {
 
 /// A sequence has the same logits again, alone and in a batch; a query alone and among others.
 pub fn neighbours_change_nothing(on: &impl ScoreIndexer) {
-    let case = Case { sees: Sees::Full, ..Case::new(21, &[(20, 65), (3, 0), (45, 300), (1, 1)]) };
+    let lens = [(20, 65), (3, 0), (45, 300), (1, 1)];
+    let case = Case { sees: Sees::Full, heads: 24, ..Case::new(21, &lens) };
     let built = case.build::<bf16>();
     let run = |case: &Case, built: &Built<bf16>| {
         case.run(on, built).unwrap_or_else(|e| panic!("indexer: {case:?}: {e}"))
@@ -281,9 +284,9 @@ pub fn neighbours_change_nothing(on: &impl ScoreIndexer) {
             let alone = Case { lens: vec![(picked.len(), keys.len)], ..case.clone() };
             let first = queries.start + picked.start;
             let part = Built {
-                q: built.q[first * 8 * 32..][..picked.len() * 8 * 32].to_vec(),
+                q: built.q[first * 24 * 32..][..picked.len() * 24 * 32].to_vec(),
                 k: built.k[keys.start * 32..][..keys.len * 32].to_vec(),
-                weights: built.weights[first * 8..][..picked.len() * 8].to_vec(),
+                weights: built.weights[first * 24..][..picked.len() * 24].to_vec(),
                 ..built.clone()
             };
             for (i, row) in run(&alone, &part).chunks(keys.len.max(1)).enumerate() {
