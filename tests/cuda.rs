@@ -10,6 +10,8 @@ fn every_launcher_links() {
     let launchers = [
         raw::salient_mlp as *const (),
         raw::salient_keynorm as *const (),
+        raw::salient_expected as *const (),
+        raw::salient_indexer as *const (),
         raw::salient_select as *const (),
         raw::salient_rows as *const (),
         raw::salient_rows_in_place as *const (),

@@ -1,4 +1,7 @@
-//! **score**: the predictor.
+//! **score**: the predictor; expected attention; an indexer.
+
+mod expected;
+mod indexer;
 
 use half::bf16;
 use salient::Result;
@@ -14,6 +17,8 @@ pub(super) fn run(bench: &mut Bench) {
     let (tokens, hidden, width) = if bench.small { (130, 256, 40) } else { (16384, 4096, 1024) };
     let case = format!("score/[{tokens}, {hidden}] bf16 to {width} to 1");
     bench.attempt(&case, "salient", |bench| one(bench, &case, tokens, hidden, width));
+    expected::run(bench);
+    indexer::run(bench);
 }
 
 fn one(bench: &mut Bench, case: &str, tokens: usize, hidden: usize, width: usize) -> Result<()> {

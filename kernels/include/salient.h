@@ -104,7 +104,7 @@ typedef struct SalientExpectedParams {
     float* scores;              // [total], the mean over KV heads, or [kv_heads, total] if per_kv_head
     SalientStatus* status;
     float* logits;              // [q_heads, total]
-    float* totals;              // [batch, q_heads, 2] largest logit, sum of exponentials
+    float* totals;              // [batch, q_heads, 2] largest logit, 1 / sum of exponentials
     float* norms;               // [kv_heads, total]; null if v is
     SalientStrides k_strides;
     SalientStrides v_strides;   // any

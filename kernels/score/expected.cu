@@ -6,7 +6,7 @@
 // product is triangular, so that half of its blocks are not there.
 //
 // Then, in launches of their own: the largest logit and the sum of exponentials of every sequence and
-// query head; the norms of values (salient_keynorm); and the scores.
+// query head, inverted; the norms of values (salient_keynorm); and the scores.
 #include "common/launch.cuh"
 #include "common/status.cuh"
 #include "ptx/async_copy.cuh"
@@ -97,7 +97,7 @@ __device__ __forceinline__ void find_infinite(const Rows<T, DIM, TILES>& keys, f
 }
 
 template <typename T, int DIM>
-__global__ void __launch_bounds__(THREADS, DIM <= 128 ? 2 : 1) logits(SalientExpectedParams p) {
+__global__ void __launch_bounds__(THREADS, 2) logits(SalientExpectedParams p) {
     using C = Chunks<T, DIM>;
     constexpr int TILES = C::TILES;
     auto& shared = shared_memory<typename C::Shared>();
@@ -179,8 +179,11 @@ __global__ void __launch_bounds__(THREADS, DIM <= 128 ? 2 : 1) logits(SalientExp
             for (int m = 0; m < TILES; m++) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
+                    // Not to be kept for all heads.
+                    int pair = static_cast<int>(keys.operand[m][chunk][i]);
+                    reconsider(pair);
                     float values[2];
-                    unpack<T>(keys.operand[m][chunk][i], values);
+                    unpack<T>(static_cast<uint32_t>(pair), values);
                     sums[2 * m + i % 2] += values[0] * d[m][i / 2][2 * (i % 2)];
                     sums[2 * m + i % 2] += values[1] * d[m][i / 2][2 * (i % 2) + 1];
                 }
@@ -232,7 +235,7 @@ __global__ void __launch_bounds__(THREADS) totals(SalientExpectedParams p) {
     sum = reduce(shared, sum, turn, [](float a, float b) { return a + b; });
     float* to = p.totals + 2 * static_cast<int64_t>(blockIdx.x);
     store_if(threadIdx.x == 0, to, largest);
-    store_if(threadIdx.x == 0, to + 1, sum);
+    store_if(threadIdx.x == 0, to + 1, 1.0f / sum);
 }
 
 // A thread has a token, of one KV head or of all.
@@ -251,10 +254,10 @@ __global__ void __launch_bounds__(THREADS) scores(SalientExpectedParams p) {
         float attention = 0.0f;
         for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
             const float* total = p.totals + 2 * (static_cast<int64_t>(sequence) * p.q_heads + head);
-            float largest = load(total), whole = load(total + 1);
+            float largest = load(total), factor = load(total + 1);
             float logit = load_if(counts, p.logits + static_cast<int64_t>(head) * p.total + token,
                                   0.0f);
-            attention += counts ? expf(logit - largest) / whole : 0.0f;
+            attention += counts ? expf(logit - largest) * factor : 0.0f;
         }
         bool weighs = exists && p.norms != nullptr;
         // The norm, negated, as a score of keys.

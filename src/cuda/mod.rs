@@ -5,6 +5,8 @@
 //! |---|---|
 //! | [`score::mlp`] | scores hidden states with a trained [`score::Predictor`] |
 //! | [`score::keynorm`] | scores keys by their norms |
+//! | [`score::expected`] | scores keys by the attention that [`score::Statistics`] of queries expect |
+//! | [`score::indexer`] | logits of a lightning indexer |
 //! | [`select::select`] | decides which tokens stay |
 //! | [`compact::rows`], [`compact::rows_in_place`] | move rows of several tensors |
 //! | [`compact::kv`] | moves keys and values of all layers, contiguous or paged, in place |

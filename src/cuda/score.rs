@@ -1,5 +1,11 @@
 //! **score** on a device.
 
+mod expected;
+mod indexer;
+
+pub use expected::{ExpectedInputs, Statistics, expected};
+pub use indexer::{IndexerInputs, indexer};
+
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};

@@ -1,5 +1,10 @@
 //! The device backend as an implementation of the conformance suite.
 
+#[path = "device/expected.rs"]
+mod expected;
+#[path = "device/indexer.rs"]
+mod indexer;
+
 use std::sync::Arc;
 
 use half::{bf16, f16};
