@@ -18,6 +18,16 @@ fn score() {
 }
 
 #[test]
+fn expected() {
+    suite::score::expected::all(&Host);
+}
+
+#[test]
+fn indexer() {
+    suite::score::indexer::all(&Host);
+}
+
+#[test]
 fn compact() {
     suite::compact::all(&Host);
 }

@@ -12,6 +12,8 @@ fn every_launcher_links() {
         raw::salient_keynorm as *const (),
         raw::salient_pool as *const (),
         raw::salient_attention_score as *const (),
+        raw::salient_expected as *const (),
+        raw::salient_indexer as *const (),
         raw::salient_select as *const (),
         raw::salient_rows as *const (),
         raw::salient_rows_in_place as *const (),

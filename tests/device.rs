@@ -110,6 +110,16 @@ fn attention_conforms() {
 }
 
 #[test]
+fn scores_of_statistics_and_indexers_conform() {
+    on_device("scores_of_statistics_and_indexers_conform", || {
+        let device = Device::new(Variant::Auto)?;
+        suite::score::expected::all(&device);
+        suite::score::indexer::all(&device);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_stride_skips_and_tokens_that_do_not_exist_score_minus_infinity() {
     on_device("a_stride_skips_and_tokens_that_do_not_exist_score_minus_infinity", || {
         let device = Device::new(Variant::Auto)?;

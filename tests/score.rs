@@ -6,8 +6,9 @@ mod host;
 #[path = "common/pools.rs"]
 mod pools;
 
+use half::bf16;
 use proptest::prelude::*;
-use salient_oracle::suite::score::{Case, Queries, cases};
+use salient_oracle::suite::score::{Case, Queries, cases, expected, indexer};
 
 use host::Host;
 use pools::in_pools;
@@ -17,6 +18,16 @@ proptest! {
 
     #[test]
     fn equals_the_oracle(case in cases(120)) {
+        case.check(&Host);
+    }
+
+    #[test]
+    fn expected_attention_equals_the_oracle(case in expected::cases(120)) {
+        case.check(&Host);
+    }
+
+    #[test]
+    fn an_indexer_equals_the_oracle(case in indexer::cases(120)) {
         case.check(&Host);
     }
 }
@@ -31,6 +42,17 @@ proptest! {
             let case = Case { queries, dim: case.dim + 40, ..case.clone() };
             in_pools(|| bits(&case.scores::<f32>(&Host)));
         }
+    }
+
+    #[test]
+    fn nor_does_it_for_expected_attention(case in expected::cases(2000)) {
+        in_pools(|| bits(&case.scores::<bf16>(&Host)));
+    }
+
+    #[test]
+    fn nor_does_it_for_an_indexer(case in indexer::cases(2000)) {
+        let built = case.build::<bf16>();
+        in_pools(|| bits(&case.run(&Host, &built).unwrap()));
     }
 }
 

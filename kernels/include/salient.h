@@ -157,6 +157,79 @@ enum { SALIENT_MAX_WINDOW = 128, SALIENT_SCORE_TILE = 128 };
 
 int salient_attention_score(const SalientAttentionScoreParams* params, SalientStream stream);
 
+// Expected attention: of query head g, x[t] = sum over channels j of k[t, j] * (mean[j] + sum over i of
+// product[i, j] * k[t, i]), softmax over the tokens of a sequence behind its sinks, 0 for those; then
+// the mean over a group's heads plus epsilon, times the norm of the token's value.
+//
+// `weights` holds, for every set and query head, chunks of 16 columns of the product, with the channels
+// in the order of score/keys.cuh: the columns' 16 means in f32, one f32 that x is to be multiplied by,
+// 12 bytes of nothing, then, with a product, for each block of 16 rows up to the columns' own and each
+// of the 2 (f16) or 3 (bf16) terms that an element is the sum of, a 16 x 16 block as mma.m16n8k16 takes
+// its second operand: 16 bytes a lane. The product is upper triangular; rows and columns beyond dim are
+// 0, up to a multiple of 32.
+typedef struct SalientExpectedParams {
+    const void* k;              // [total, kv_heads, dim]; 16-byte aligned
+    const void* v;              // [total, kv_heads, value_dim]; or null: norms are 1
+    const void* weights;        // [sets, q_heads, head_bytes]; 16-byte aligned
+    const int32_t* cu_seqlens;  // [batch + 1]
+    float* scores;              // [total], the mean over KV heads, or [kv_heads, total] if per_kv_head
+    SalientStatus* status;
+    float* logits;              // [q_heads, total]
+    float* totals;              // [batch, q_heads, 2] largest logit, 1 / sum of exponentials
+    float* norms;               // [kv_heads, total]; null if v is
+    SalientStrides k_strides;
+    SalientStrides v_strides;   // any
+    int64_t head_bytes;         // of a head in weights
+    float epsilon;
+    int32_t sinks;              // first tokens of a sequence that the softmax leaves out
+    int32_t sets;               // 1, or batch: weights of every sequence's own
+    int32_t product;            // 0: there is none
+    int32_t per_kv_head;
+    int32_t batch;
+    int32_t q_heads;
+    int32_t kv_heads;
+    int32_t dim;                // a multiple of 8, up to 256
+    int32_t value_dim;
+    int32_t total;
+    int32_t max_len;            // no sequence is longer; a longer one is a LENGTHS fault
+    int32_t dtype;              // of k and v: f16 or bf16
+} SalientExpectedParams;
+
+int salient_expected(const SalientExpectedParams* params, SalientStream stream);
+
+// The lightning indexer: logit[m, n] = scales[n] * sum over heads h of weights[m, h] * ReLU(q[m, h] .
+// k[n]) for the keys n of its sequence that query m sees, -infinity for others. Which those are is told
+// as for prefill.
+typedef struct SalientIndexerParams {
+    const void* q;              // [queries, heads, dim]; 16-byte aligned
+    const float* weights;       // [queries, heads]
+    const void* k;              // [keys, dim], rows k_stride elements apart; 16-byte aligned
+    const float* scales;        // [keys]; or null: 1
+    const int32_t* cu_queries;  // [batch + 1]
+    const int32_t* cu_keys;     // [batch + 1]
+    const int32_t* firsts;      // [queries]; null: 0
+    const int32_t* limits;      // [queries]; null unless sees is SALIENT_SEES_ROWS
+    float* logits;              // [queries, out_stride]; if that is 0, [keys], where the one query or
+                                // none of a sequence has its row where the sequence's keys lie
+    SalientStatus* status;      // INDEX: a first row or limit beyond the keys; row: the query
+    SalientStrides q_strides;
+    int64_t k_stride;           // a multiple of 16 bytes
+    int64_t out_stride;
+    int32_t sees;               // SALIENT_SEES_*
+    int32_t batch;
+    int32_t heads;              // up to SALIENT_INDEXER_MAX_HEADS
+    int32_t dim;                // a multiple of 16, up to SALIENT_INDEXER_MAX_DIM
+    int32_t queries;
+    int32_t keys;
+    int32_t max_queries;        // no sequence has more; one that has is a LENGTHS fault
+    int32_t max_keys;           // the same
+    int32_t dtype;              // of q and k: f16, bf16 or e4m3
+} SalientIndexerParams;
+
+enum { SALIENT_INDEXER_MAX_HEADS = 64, SALIENT_INDEXER_MAX_DIM = 128 };
+
+int salient_indexer(const SalientIndexerParams* params, SalientStream stream);
+
 // ---- select ----
 
 enum { SALIENT_BUDGET_COUNT = 0, SALIENT_BUDGET_RATIO = 1, SALIENT_BUDGET_THRESHOLD = 2 };

@@ -7,6 +7,8 @@
 //! | [`score::keynorm`] | scores keys by their norms |
 //! | [`score::attention`] | scores tokens by the attention that the last queries, or all, pay them |
 //! | [`score::pool`] | pools scores along tokens |
+//! | [`score::expected`] | scores keys by the attention that [`score::Statistics`] of queries expect |
+//! | [`score::indexer`] | logits of a lightning indexer |
 //! | [`select::select`] | decides which tokens stay |
 //! | [`compact::rows`], [`compact::rows_in_place`] | move rows of several tensors |
 //! | [`compact::kv`] | moves keys and values of all layers, contiguous or paged, in place |

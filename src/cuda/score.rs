@@ -1,8 +1,12 @@
 //! **score** on a device.
 
 mod attention;
+mod expected;
+mod indexer;
 
 pub use attention::{AttentionInputs, attention, pool};
+pub use expected::{ExpectedInputs, Statistics, expected};
+pub use indexer::{IndexerInputs, indexer};
 
 use std::sync::Arc;
 

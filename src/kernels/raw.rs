@@ -427,6 +427,259 @@ const _: () = {
 };
 pub const SALIENT_MAX_WINDOW: i32 = 128;
 pub const SALIENT_SCORE_TILE: i32 = 128;
+/// Expected attention: of query head g, x\[t\] = sum over channels j of k\[t, j\] * (mean\[j\] + sum over i of product\[i, j\] * k\[t, i\]), softmax over the tokens of a sequence behind its sinks, 0 for those; then the mean over a group's heads plus epsilon, times the norm of the token's value. `weights` holds, for every set and query head, chunks of 16 columns of the product, with the channels in the order of score/keys.cuh: the columns' 16 means in f32, one f32 that x is to be multiplied by, 12 bytes of nothing, then, with a product, for each block of 16 rows up to the columns' own and each of the 2 (f16) or 3 (bf16) terms that an element is the sum of, a 16 x 16 block as mma.m16n8k16 takes its second operand: 16 bytes a lane. The product is upper triangular; rows and columns beyond dim are 0, up to a multiple of 32.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientExpectedParams {
+    /// \[total, kv_heads, dim\]; 16-byte aligned
+    pub k: *const ::core::ffi::c_void,
+    /// \[total, kv_heads, value_dim\]; or null: norms are 1
+    pub v: *const ::core::ffi::c_void,
+    /// \[sets, q_heads, head_bytes\]; 16-byte aligned
+    pub weights: *const ::core::ffi::c_void,
+    /// \[batch + 1\]
+    pub cu_seqlens: *const i32,
+    /// \[total\], the mean over KV heads, or \[kv_heads, total\] if per_kv_head
+    pub scores: *mut f32,
+    pub status: *mut SalientStatus,
+    /// \[q_heads, total\]
+    pub logits: *mut f32,
+    /// \[batch, q_heads, 2\] largest logit, 1 / sum of exponentials
+    pub totals: *mut f32,
+    /// \[kv_heads, total\]; null if v is
+    pub norms: *mut f32,
+    pub k_strides: SalientStrides,
+    /// any
+    pub v_strides: SalientStrides,
+    /// of a head in weights
+    pub head_bytes: i64,
+    pub epsilon: f32,
+    /// first tokens of a sequence that the softmax leaves out
+    pub sinks: i32,
+    /// 1, or batch: weights of every sequence's own
+    pub sets: i32,
+    /// 0: there is none
+    pub product: i32,
+    pub per_kv_head: i32,
+    pub batch: i32,
+    pub q_heads: i32,
+    pub kv_heads: i32,
+    /// a multiple of 8, up to 256
+    pub dim: i32,
+    pub value_dim: i32,
+    pub total: i32,
+    /// no sequence is longer; a longer one is a LENGTHS fault
+    pub max_len: i32,
+    /// of k and v: f16 or bf16
+    pub dtype: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    [
+        "Size of SalientExpectedParams",
+    ][::core::mem::size_of::<SalientExpectedParams>() - 168usize];
+    [
+        "Alignment of SalientExpectedParams",
+    ][::core::mem::align_of::<SalientExpectedParams>() - 8usize];
+    [
+        "Offset of field: SalientExpectedParams::k",
+    ][::core::mem::offset_of!(SalientExpectedParams, k) - 0usize];
+    [
+        "Offset of field: SalientExpectedParams::v",
+    ][::core::mem::offset_of!(SalientExpectedParams, v) - 8usize];
+    [
+        "Offset of field: SalientExpectedParams::weights",
+    ][::core::mem::offset_of!(SalientExpectedParams, weights) - 16usize];
+    [
+        "Offset of field: SalientExpectedParams::cu_seqlens",
+    ][::core::mem::offset_of!(SalientExpectedParams, cu_seqlens) - 24usize];
+    [
+        "Offset of field: SalientExpectedParams::scores",
+    ][::core::mem::offset_of!(SalientExpectedParams, scores) - 32usize];
+    [
+        "Offset of field: SalientExpectedParams::status",
+    ][::core::mem::offset_of!(SalientExpectedParams, status) - 40usize];
+    [
+        "Offset of field: SalientExpectedParams::logits",
+    ][::core::mem::offset_of!(SalientExpectedParams, logits) - 48usize];
+    [
+        "Offset of field: SalientExpectedParams::totals",
+    ][::core::mem::offset_of!(SalientExpectedParams, totals) - 56usize];
+    [
+        "Offset of field: SalientExpectedParams::norms",
+    ][::core::mem::offset_of!(SalientExpectedParams, norms) - 64usize];
+    [
+        "Offset of field: SalientExpectedParams::k_strides",
+    ][::core::mem::offset_of!(SalientExpectedParams, k_strides) - 72usize];
+    [
+        "Offset of field: SalientExpectedParams::v_strides",
+    ][::core::mem::offset_of!(SalientExpectedParams, v_strides) - 88usize];
+    [
+        "Offset of field: SalientExpectedParams::head_bytes",
+    ][::core::mem::offset_of!(SalientExpectedParams, head_bytes) - 104usize];
+    [
+        "Offset of field: SalientExpectedParams::epsilon",
+    ][::core::mem::offset_of!(SalientExpectedParams, epsilon) - 112usize];
+    [
+        "Offset of field: SalientExpectedParams::sinks",
+    ][::core::mem::offset_of!(SalientExpectedParams, sinks) - 116usize];
+    [
+        "Offset of field: SalientExpectedParams::sets",
+    ][::core::mem::offset_of!(SalientExpectedParams, sets) - 120usize];
+    [
+        "Offset of field: SalientExpectedParams::product",
+    ][::core::mem::offset_of!(SalientExpectedParams, product) - 124usize];
+    [
+        "Offset of field: SalientExpectedParams::per_kv_head",
+    ][::core::mem::offset_of!(SalientExpectedParams, per_kv_head) - 128usize];
+    [
+        "Offset of field: SalientExpectedParams::batch",
+    ][::core::mem::offset_of!(SalientExpectedParams, batch) - 132usize];
+    [
+        "Offset of field: SalientExpectedParams::q_heads",
+    ][::core::mem::offset_of!(SalientExpectedParams, q_heads) - 136usize];
+    [
+        "Offset of field: SalientExpectedParams::kv_heads",
+    ][::core::mem::offset_of!(SalientExpectedParams, kv_heads) - 140usize];
+    [
+        "Offset of field: SalientExpectedParams::dim",
+    ][::core::mem::offset_of!(SalientExpectedParams, dim) - 144usize];
+    [
+        "Offset of field: SalientExpectedParams::value_dim",
+    ][::core::mem::offset_of!(SalientExpectedParams, value_dim) - 148usize];
+    [
+        "Offset of field: SalientExpectedParams::total",
+    ][::core::mem::offset_of!(SalientExpectedParams, total) - 152usize];
+    [
+        "Offset of field: SalientExpectedParams::max_len",
+    ][::core::mem::offset_of!(SalientExpectedParams, max_len) - 156usize];
+    [
+        "Offset of field: SalientExpectedParams::dtype",
+    ][::core::mem::offset_of!(SalientExpectedParams, dtype) - 160usize];
+};
+/// The lightning indexer: logit\[m, n\] = scales\[n\] * sum over heads h of weights\[m, h\] * ReLU(q\[m, h\] . k\[n\]) for the keys n of its sequence that query m sees, -infinity for others. Which those are is told as for prefill.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientIndexerParams {
+    /// \[queries, heads, dim\]; 16-byte aligned
+    pub q: *const ::core::ffi::c_void,
+    /// \[queries, heads\]
+    pub weights: *const f32,
+    /// \[keys, dim\], rows k_stride elements apart; 16-byte aligned
+    pub k: *const ::core::ffi::c_void,
+    /// \[keys\]; or null: 1
+    pub scales: *const f32,
+    /// \[batch + 1\]
+    pub cu_queries: *const i32,
+    /// \[batch + 1\]
+    pub cu_keys: *const i32,
+    /// \[queries\]; null: 0
+    pub firsts: *const i32,
+    /// \[queries\]; null unless sees is SALIENT_SEES_ROWS
+    pub limits: *const i32,
+    /// \[queries, out_stride\]; if that is 0, \[keys\], where the one query or none of a sequence has its row where the sequence's keys lie
+    pub logits: *mut f32,
+    /// INDEX: a first row or limit beyond the keys; row: the query
+    pub status: *mut SalientStatus,
+    pub q_strides: SalientStrides,
+    /// a multiple of 16 bytes
+    pub k_stride: i64,
+    pub out_stride: i64,
+    /// SALIENT_SEES_*
+    pub sees: i32,
+    pub batch: i32,
+    /// up to SALIENT_INDEXER_MAX_HEADS
+    pub heads: i32,
+    /// a multiple of 16, up to SALIENT_INDEXER_MAX_DIM
+    pub dim: i32,
+    pub queries: i32,
+    pub keys: i32,
+    /// no sequence has more; one that has is a LENGTHS fault
+    pub max_queries: i32,
+    /// the same
+    pub max_keys: i32,
+    /// of q and k: f16, bf16 or e4m3
+    pub dtype: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    [
+        "Size of SalientIndexerParams",
+    ][::core::mem::size_of::<SalientIndexerParams>() - 152usize];
+    [
+        "Alignment of SalientIndexerParams",
+    ][::core::mem::align_of::<SalientIndexerParams>() - 8usize];
+    [
+        "Offset of field: SalientIndexerParams::q",
+    ][::core::mem::offset_of!(SalientIndexerParams, q) - 0usize];
+    [
+        "Offset of field: SalientIndexerParams::weights",
+    ][::core::mem::offset_of!(SalientIndexerParams, weights) - 8usize];
+    [
+        "Offset of field: SalientIndexerParams::k",
+    ][::core::mem::offset_of!(SalientIndexerParams, k) - 16usize];
+    [
+        "Offset of field: SalientIndexerParams::scales",
+    ][::core::mem::offset_of!(SalientIndexerParams, scales) - 24usize];
+    [
+        "Offset of field: SalientIndexerParams::cu_queries",
+    ][::core::mem::offset_of!(SalientIndexerParams, cu_queries) - 32usize];
+    [
+        "Offset of field: SalientIndexerParams::cu_keys",
+    ][::core::mem::offset_of!(SalientIndexerParams, cu_keys) - 40usize];
+    [
+        "Offset of field: SalientIndexerParams::firsts",
+    ][::core::mem::offset_of!(SalientIndexerParams, firsts) - 48usize];
+    [
+        "Offset of field: SalientIndexerParams::limits",
+    ][::core::mem::offset_of!(SalientIndexerParams, limits) - 56usize];
+    [
+        "Offset of field: SalientIndexerParams::logits",
+    ][::core::mem::offset_of!(SalientIndexerParams, logits) - 64usize];
+    [
+        "Offset of field: SalientIndexerParams::status",
+    ][::core::mem::offset_of!(SalientIndexerParams, status) - 72usize];
+    [
+        "Offset of field: SalientIndexerParams::q_strides",
+    ][::core::mem::offset_of!(SalientIndexerParams, q_strides) - 80usize];
+    [
+        "Offset of field: SalientIndexerParams::k_stride",
+    ][::core::mem::offset_of!(SalientIndexerParams, k_stride) - 96usize];
+    [
+        "Offset of field: SalientIndexerParams::out_stride",
+    ][::core::mem::offset_of!(SalientIndexerParams, out_stride) - 104usize];
+    [
+        "Offset of field: SalientIndexerParams::sees",
+    ][::core::mem::offset_of!(SalientIndexerParams, sees) - 112usize];
+    [
+        "Offset of field: SalientIndexerParams::batch",
+    ][::core::mem::offset_of!(SalientIndexerParams, batch) - 116usize];
+    [
+        "Offset of field: SalientIndexerParams::heads",
+    ][::core::mem::offset_of!(SalientIndexerParams, heads) - 120usize];
+    [
+        "Offset of field: SalientIndexerParams::dim",
+    ][::core::mem::offset_of!(SalientIndexerParams, dim) - 124usize];
+    [
+        "Offset of field: SalientIndexerParams::queries",
+    ][::core::mem::offset_of!(SalientIndexerParams, queries) - 128usize];
+    [
+        "Offset of field: SalientIndexerParams::keys",
+    ][::core::mem::offset_of!(SalientIndexerParams, keys) - 132usize];
+    [
+        "Offset of field: SalientIndexerParams::max_queries",
+    ][::core::mem::offset_of!(SalientIndexerParams, max_queries) - 136usize];
+    [
+        "Offset of field: SalientIndexerParams::max_keys",
+    ][::core::mem::offset_of!(SalientIndexerParams, max_keys) - 140usize];
+    [
+        "Offset of field: SalientIndexerParams::dtype",
+    ][::core::mem::offset_of!(SalientIndexerParams, dtype) - 144usize];
+};
+pub const SALIENT_INDEXER_MAX_HEADS: i32 = 64;
+pub const SALIENT_INDEXER_MAX_DIM: i32 = 128;
 pub const SALIENT_BUDGET_COUNT: i32 = 0;
 pub const SALIENT_BUDGET_RATIO: i32 = 1;
 pub const SALIENT_BUDGET_THRESHOLD: i32 = 2;
@@ -1290,6 +1543,14 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     pub fn salient_attention_score(
         params: *const SalientAttentionScoreParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    pub fn salient_expected(
+        params: *const SalientExpectedParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    pub fn salient_indexer(
+        params: *const SalientIndexerParams,
         stream: SalientStream,
     ) -> ::core::ffi::c_int;
     pub fn salient_select(

@@ -1,10 +1,18 @@
 //! **score**: the predictor's weights as a device holds them, plans and checks.
 
 mod attention;
+mod expected;
+mod indexer;
 
 pub use attention::{
     AttentionBuffers, AttentionPlan, AttentionShape, MAX_SCORE_DIM, MAX_WINDOW, PoolBuffers,
     PoolPlan, attention_params, check_attention, pool_params,
+};
+pub use expected::{
+    ExpectedBuffers, ExpectedPlan, ExpectedShape, ExpectedTensors, ExpectedWeights, expected_params,
+};
+pub use indexer::{
+    IndexerBuffers, IndexerPlan, IndexerShape, MAX_INDEXER_DIM, MAX_INDEXER_HEADS, indexer_params,
 };
 
 use super::{

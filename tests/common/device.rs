@@ -4,6 +4,10 @@
 mod attend;
 #[path = "device/attention.rs"]
 mod attention;
+#[path = "device/expected.rs"]
+mod expected;
+#[path = "device/indexer.rs"]
+mod indexer;
 
 use std::sync::Arc;
 

@@ -2,12 +2,16 @@
 
 use salient::host::attend::{self, Attention, KeyLists, Keys, RowLimit};
 use salient::host::compact::{self, KvMut, PagedKvMut, RowTensor, RowTensorMut};
-use salient::host::score::{self, AttentionScore, Per, Pool, Predictor, PredictorWeights};
+use salient::host::score::{
+    self, AttentionScore, ExpectedAttention, IndexerKeys, IndexerQueries, Logits, Per, Pool,
+    Predictor, PredictorWeights, QueryStatistics,
+};
 use salient::host::select::{self, Request, Selection};
 use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 use salient_oracle::compact::Kept;
 use salient_oracle::implementation::{
-    AttendDecode, AttendPrefill, Compact, Score, ScoreAttention, ScorePositions, Select,
+    AttendDecode, AttendPrefill, Compact, Score, ScoreAttention, ScoreExpected, ScoreIndexer,
+    ScorePositions, Select,
 };
 use salient_oracle::select::Selected;
 
@@ -154,6 +158,32 @@ impl ScoreAttention for Host {
 
     fn pool(&self, scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()> {
         score::pool(scores, rows, pool, out)
+    }
+}
+
+impl ScoreExpected for Host {
+    fn expected<T: Element>(
+        &self,
+        k: View<'_, T>,
+        v: Option<View<'_, T>>,
+        rows: &Ragged,
+        statistics: &[QueryStatistics],
+        options: &ExpectedAttention,
+        out: &mut [f32],
+    ) -> Result<()> {
+        score::expected(k, v, rows, statistics, options, out)
+    }
+}
+
+impl ScoreIndexer for Host {
+    fn indexer<T: Element>(
+        &self,
+        queries: &IndexerQueries<'_, T>,
+        keys: &IndexerKeys<'_, T>,
+        logits: Logits,
+        out: &mut [f32],
+    ) -> Result<()> {
+        score::indexer(queries, keys, logits, out)
     }
 }
 

@@ -25,6 +25,8 @@
 #define salient_keynorm SALIENT_LAUNCHER(keynorm)
 #define salient_pool SALIENT_LAUNCHER(pool)
 #define salient_attention_score SALIENT_LAUNCHER(attention_score)
+#define salient_expected SALIENT_LAUNCHER(expected)
+#define salient_indexer SALIENT_LAUNCHER(indexer)
 #define salient_decode SALIENT_LAUNCHER(decode)
 #define salient_select SALIENT_LAUNCHER(select)
 #define salient_rows SALIENT_LAUNCHER(rows)

@@ -36,7 +36,7 @@ pub use compact::{KvOutputs, KvRun, KvStore, RowsOutputs, RowsRun, UNWRITTEN};
 pub use emulated::Emulated;
 pub use launch::{Device, Fault, Launched};
 pub use memory::Buffer;
-pub use score::AttentionRun;
+pub use score::{AttentionRun, ExpectedRun, IndexerRun};
 pub use select::{SelectOutputs, SelectRun, position_of};
 pub use traffic::{BufferTraffic, Requests, SharedTraffic, Traffic};
 pub use validate::ValidateRun;

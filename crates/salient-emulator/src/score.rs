@@ -1,8 +1,12 @@
 //! **score** on the emulated kernels.
 
 mod attention;
+mod expected;
+mod indexer;
 
 pub use attention::AttentionRun;
+pub use expected::ExpectedRun;
+pub use indexer::IndexerRun;
 
 use std::ffi::{c_int, c_void};
 

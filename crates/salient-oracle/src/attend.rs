@@ -52,7 +52,7 @@ pub fn decode<R: Real, T: Element>(
 }
 
 /// The key rows that query `i` of a sequence sees.
-fn seen(
+pub(crate) fn seen(
     limit: RowLimit<'_>,
     queries: Span,
     i: usize,
@@ -208,21 +208,7 @@ impl AttendPrefill for Oracle {
     ) -> Result<()> {
         same("sequences", batch(keys), queries.batch())?;
         check(q, queries.total(), keys, attention, &out, lse.as_deref())?;
-        let lists = match limit {
-            RowLimit::Causal | RowLimit::Full => vec![],
-            RowLimit::PerRow(limit) => vec![limit],
-            RowLimit::Between { first, limit } => vec![first, limit],
-        };
-        for list in lists {
-            same("row limits", queries.total(), list.len())?;
-            for (sequence, span) in queries.spans().enumerate() {
-                for &row in &list[span.range()] {
-                    let right =
-                        usize::try_from(row).is_ok_and(|row| row <= keys_of(keys, sequence));
-                    in_range("row limit", row.into(), right, "within the keys")?;
-                }
-            }
-        }
+        check_limits(limit, queries, |sequence| keys_of(keys, sequence))?;
         write(prefill::<f64, T>(q, queries, keys, limit, attention, Weights::Exact), out, lse);
         Ok(())
     }
@@ -255,6 +241,29 @@ impl AttendDecode for Oracle {
         write(decode::<f64, T>(q, keys, lists, attention, Weights::Exact), out, lse);
         Ok(())
     }
+}
+
+/// Checks row limits against the keys that each sequence has.
+pub(crate) fn check_limits(
+    limit: RowLimit<'_>,
+    queries: &Ragged,
+    keys: impl Fn(usize) -> usize,
+) -> Result<()> {
+    let lists = match limit {
+        RowLimit::Causal | RowLimit::Full => vec![],
+        RowLimit::PerRow(limit) => vec![limit],
+        RowLimit::Between { first, limit } => vec![first, limit],
+    };
+    for list in lists {
+        same("row limits", queries.total(), list.len())?;
+        for (sequence, span) in queries.spans().enumerate() {
+            for &row in &list[span.range()] {
+                let right = usize::try_from(row).is_ok_and(|row| row <= keys(sequence));
+                in_range("row limit", row.into(), right, "within the keys")?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_list(list: &[i32], limit: usize) -> Result<()> {

@@ -3,7 +3,10 @@
 use std::fmt::Debug;
 
 use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
-use salient::host::score::{AttentionScore, Per, Pool, PredictorWeights};
+use salient::host::score::{
+    AttentionScore, ExpectedAttention, IndexerKeys, IndexerQueries, Logits, Per, Pool,
+    PredictorWeights, QueryStatistics,
+};
 use salient::host::select::Request;
 use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 
@@ -129,6 +132,63 @@ pub trait ScorePositions {
     /// # Errors
     /// On lengths that disagree.
     fn position(&self, rows: &Ragged, out: &mut [f32]) -> Result<()>;
+}
+
+/// An implementation of **score** from query statistics. Every error leaves `out` as it was.
+pub trait ScoreExpected {
+    /// Expected attention to the keys, weighed by the norms of the values: `out` is `[total]` or
+    /// `[kv_heads, total]`.
+    ///
+    /// # Errors
+    /// On shapes that disagree and options out of range.
+    fn expected<T: Element>(
+        &self,
+        k: View<'_, T>,
+        v: Option<View<'_, T>>,
+        rows: &Ragged,
+        statistics: &[QueryStatistics],
+        options: &ExpectedAttention,
+        out: &mut [f32],
+    ) -> Result<()>;
+
+    /// Whether [`ScoreExpected::expected`] takes keys and values that lie like this; without a word,
+    /// all.
+    fn takes_expected<T: Element>(&self, k: Layout, v: Option<Layout>) -> bool {
+        let _ = (k, v);
+        true
+    }
+
+    /// The cases that the suite runs on it.
+    fn expected_sample(&self) -> Sample {
+        Sample::ALL
+    }
+}
+
+/// An implementation of **score** by an indexer. Every error leaves `out` as it was.
+pub trait ScoreIndexer {
+    /// The logits of queries and keys, where `logits` says.
+    ///
+    /// # Errors
+    /// On shapes that disagree and row limits beyond the keys.
+    fn indexer<T: Element>(
+        &self,
+        queries: &IndexerQueries<'_, T>,
+        keys: &IndexerKeys<'_, T>,
+        logits: Logits,
+        out: &mut [f32],
+    ) -> Result<()>;
+
+    /// Whether [`ScoreIndexer::indexer`] takes queries and keys that lie like this; without a word,
+    /// all.
+    fn takes_indexer<T: Element>(&self, q: Layout, k: Layout) -> bool {
+        let _ = (q, k);
+        true
+    }
+
+    /// The cases that the suite runs on it.
+    fn indexer_sample(&self) -> Sample {
+        Sample::ALL
+    }
 }
 
 /// A share of the suite's cases, for implementations that take long over each: other seeds, other

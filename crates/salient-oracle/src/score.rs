@@ -1,5 +1,11 @@
 //! **score**, by the definitions.
 
+mod expected;
+mod indexer;
+
+pub use expected::expected;
+pub use indexer::indexer;
+
 use salient::host::score::{
     AttentionScore, HeadReduce, Per, Pool, PoolKind, PredictorWeights, QueryWeights,
 };

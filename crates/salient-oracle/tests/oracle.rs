@@ -18,6 +18,16 @@ fn score() {
 }
 
 #[test]
+fn expected() {
+    suite::score::expected::all(&Oracle);
+}
+
+#[test]
+fn indexer() {
+    suite::score::indexer::all(&Oracle);
+}
+
+#[test]
 fn prefill() {
     suite::attend::prefill(&Oracle);
 }

@@ -40,6 +40,50 @@ pub enum RowLimit<'a> {
     },
 }
 
+impl RowLimit<'_> {
+    /// Per query, the rows it sees, of sequences with so many keys; none begins beyond its end.
+    pub(crate) fn visible(
+        self,
+        queries: &Ragged,
+        keys: impl Fn(usize) -> usize,
+    ) -> Result<Vec<Range<u32>>> {
+        let lists = match self {
+            Self::Causal | Self::Full => [None, None],
+            Self::PerRow(limit) => [None, Some(("row limits", limit))],
+            Self::Between { first, limit } => {
+                [Some(("first rows", first)), Some(("row limits", limit))]
+            }
+        };
+        for (what, list) in lists.into_iter().flatten() {
+            check_len(what, queries.total(), list.len())?;
+            for (sequence, span) in queries.spans().enumerate() {
+                let len = keys(sequence);
+                let beyond = |&&row: &&i32| usize::try_from(row).map_or(true, |row| row > len);
+                if let Some(&row) = list[span.range()].iter().find(beyond) {
+                    let expected = "no less than 0 and no more than the number of key rows";
+                    return Err(Error::OutOfRange { what, value: row.into(), expected });
+                }
+            }
+        }
+        let mut visible = Vec::with_capacity(queries.total());
+        for (sequence, span) in queries.spans().enumerate() {
+            let len = keys(sequence);
+            visible.extend((0..span.len).map(|i| {
+                let (first, limit) = match self {
+                    Self::Causal => (0, (len + i + 1).saturating_sub(span.len)),
+                    Self::Full => (0, len),
+                    Self::PerRow(limit) => (0, limit[span.start + i] as usize),
+                    Self::Between { first, limit } => {
+                        (first[span.start + i] as usize, limit[span.start + i] as usize)
+                    }
+                };
+                first.min(limit) as u32..limit as u32
+            }));
+        }
+        Ok(visible)
+    }
+}
+
 /// Row tiles per block at most: every key tile is widened and packed once for all of them.
 const MAX_ROW_TILES: usize = 8;
 
@@ -69,7 +113,10 @@ pub fn prefill<T: Element>(
 ) -> Result<()> {
     check_len("sequences of keys", queries.batch(), keys.batch())?;
     check(queries.total(), &q, keys, attention, &out, lse.as_deref())?;
-    let visible = visible_rows(queries, keys, limit, attention)?;
+    let mut visible = limit.visible(queries, |sequence| keys.len(sequence))?;
+    for rows in &mut visible {
+        rows.start = rows.start.max(attention.first(rows.end as usize) as u32).min(rows.end);
+    }
     let logits = Logits::new(attention);
     let problem = Problem { q, queries, keys, visible: &visible, attention, logits };
     let outs = out.into_rows("out", queries.total())?;
@@ -86,50 +133,6 @@ pub fn prefill<T: Element>(
             .for_each_init(Scratch::default, |scratch, block| problem.run(block, scratch));
     }
     Ok(())
-}
-
-/// Per query, the rows it sees.
-fn visible_rows<T: Element>(
-    queries: &Ragged,
-    keys: &Keys<'_, T>,
-    limit: RowLimit<'_>,
-    attention: &Attention,
-) -> Result<Vec<Range<u32>>> {
-    let lists = match limit {
-        RowLimit::Causal | RowLimit::Full => [None, None],
-        RowLimit::PerRow(limit) => [None, Some(("row limits", limit))],
-        RowLimit::Between { first, limit } => {
-            [Some(("first rows", first)), Some(("row limits", limit))]
-        }
-    };
-    for (what, list) in lists.into_iter().flatten() {
-        check_len(what, queries.total(), list.len())?;
-        for (sequence, span) in queries.spans().enumerate() {
-            let len = keys.len(sequence);
-            let beyond = |&&row: &&i32| usize::try_from(row).map_or(true, |row| row > len);
-            if let Some(&row) = list[span.range()].iter().find(beyond) {
-                let expected = "no less than 0 and no more than the number of key rows";
-                return Err(Error::OutOfRange { what, value: row.into(), expected });
-            }
-        }
-    }
-    let mut visible = Vec::with_capacity(queries.total());
-    for (sequence, span) in queries.spans().enumerate() {
-        let len = keys.len(sequence);
-        visible.extend((0..span.len).map(|i| {
-            let (first, limit) = match limit {
-                RowLimit::Causal => (0, (len + i + 1).saturating_sub(span.len)),
-                RowLimit::Full => (0, len),
-                RowLimit::PerRow(limit) => (0, limit[span.start + i] as usize),
-                RowLimit::Between { first, limit } => {
-                    (first[span.start + i] as usize, limit[span.start + i] as usize)
-                }
-            };
-            let first = first.max(attention.first(limit)).min(limit);
-            first as u32..limit as u32
-        }));
-    }
-    Ok(visible)
 }
 
 struct Problem<'a, T> {

@@ -7,6 +7,8 @@
 //! | [`last_query`] | attention of the last query | LazyLLM, FastV, TOVA |
 //! | [`window`] | attention of the last queries | SnapKV, PyramidInfer |
 //! | [`columns`] | attention of every query | H2O |
+//! | [`expected`] | keys, values and what is known of queries | Expected Attention |
+//! | [`indexer`] | queries and keys of an indexer | DeepSeek-V3.2 |
 //! | [`keynorm`] | norms of keys | kvpress `KnormPress` |
 //! | [`position`] | nothing: later is higher | StreamingLLM |
 //! | [`random`] | nothing | the baseline |
@@ -30,15 +32,22 @@
 //! neighbours in the batch. A NaN in q or k makes NaN of the scores that it reaches.
 
 mod attention;
+mod expected;
+mod indexer;
 mod mlp;
 mod simple;
+mod statistics;
 mod strips;
 
 pub(crate) use attention::check_heads;
 pub use attention::{columns, last_query, window};
+pub(crate) use expected::check_statistics;
+pub use expected::{ExpectedAttention, expected};
+pub use indexer::{IndexerKeys, IndexerQueries, Logits, indexer};
 pub(crate) use mlp::{Folded, check_finite};
 pub use mlp::{Predictor, PredictorWeights, mlp};
 pub use simple::{keynorm, pool, position, random};
+pub use statistics::{QueryStatistics, Rotary, RotaryPairs};
 
 use crate::error::{Error, Result};
 

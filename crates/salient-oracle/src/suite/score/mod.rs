@@ -1,5 +1,7 @@
 //! The suite of **score**: the relative rule against the oracle, and what must hold bit for bit.
 
+pub mod expected;
+pub mod indexer;
 mod predictor;
 
 use half::{bf16, f16};
