@@ -12,23 +12,14 @@ struct alignas(8) Pair {
     float at[2];
 };
 
-// The least and largest over the lanes of a warp.
-__device__ __forceinline__ int warp_min(int x) {
-    return static_cast<int>(__reduce_min_sync(FULL_WARP, static_cast<uint32_t>(x)));
-}
-__device__ __forceinline__ int warp_max(int x) {
-    return static_cast<int>(__reduce_max_sync(FULL_WARP, static_cast<uint32_t>(x)));
-}
-
 // What a logit is multiplied with before the exponential, once it is in its final form.
 __device__ __forceinline__ float natural_scale(const SalientPrefillParams& p) {
     return p.softcap > 0.0f ? p.softcap : p.scale > 0.0f ? p.scale : 1.0f;
 }
 
-// A warp's rows and what flows through them.
-template <typename T, int DIM>
+// A warp's rows and what flows through them; the products are those of sm_80.
+template <typename T, typename Tile>
 struct Warp {
-    using Tile = PrefillTile<DIM>;
     static constexpr int M = Tile::M, N = Tile::N, C = Tile::C;
 
     const SalientPrefillParams& p;
@@ -39,9 +30,8 @@ struct Warp {
     float largest[M][2];
     float sums[M][2] = {};  // of the weights in this thread's columns
 
-    __device__ Warp(const SalientPrefillParams& p, typename Tile::Shared& shared)
-        : p(p), shared(shared) {
-        row = static_cast<int>(warp_id()) * Tile::WARP_ROWS;
+    __device__ Warp(const SalientPrefillParams& p, typename Tile::Shared& shared, int row)
+        : p(p), shared(shared), row(row) {
         lane = static_cast<int>(lane_id());
 #pragma unroll
         for (int i = 0; i < M; i++) largest[i][0] = largest[i][1] = -INFINITY;
@@ -60,7 +50,7 @@ struct Warp {
             }
         }
 #pragma unroll
-        for (int k = 0; k < DIM / 16; k++) {
+        for (int k = 0; k < C / 2; k++) {
             uint32_t q[M][4];
 #pragma unroll
             for (int i = 0; i < M; i++) {
@@ -118,9 +108,9 @@ struct Warp {
         }
     }
 
-    // Logits become weights, as fragments of their product with values; what was summed up so far is
-    // brought to the new largest logit.
-    __device__ void weigh(float (&logits)[M][N][4], uint32_t (&weights)[M][N / 2][4]) {
+    // Logits become weights, and what they add up to so far is brought to the new largest logit; the
+    // output is still to be multiplied with `shrink`.
+    __device__ void weigh(float (&logits)[M][N][4], float (&shrink)[M][2]) {
         float scale = natural_scale(p) * LOG2_E;
 #pragma unroll
         for (int i = 0; i < M; i++) {
@@ -135,21 +125,43 @@ struct Warp {
                 most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 2));
                 // A row that has seen nothing yet has no weights to shift.
                 float shift = most == -INFINITY ? 0.0f : most * scale;
-                float shrink = exp2_approx(fmaf(largest[i][h], scale, -shift));
+                shrink[i][h] = exp2_approx(fmaf(largest[i][h], scale, -shift));
                 largest[i][h] = most;
-                float sum = sums[i][h] * shrink;
+                float sum = sums[i][h] * shrink[i][h];
 #pragma unroll
                 for (int j = 0; j < N; j++) {
                     float low = exp2_approx(fmaf(logits[i][j][2 * h], scale, -shift));
                     float high = exp2_approx(fmaf(logits[i][j][2 * h + 1], scale, -shift));
                     sum += low + high;
-                    weights[i][j / 2][j % 2 * 2 + h] = pack<T>(low, high);
+                    logits[i][j][2 * h] = low;
+                    logits[i][j][2 * h + 1] = high;
                 }
                 sums[i][h] = sum;
+            }
+        }
+    }
+
+    __device__ void rescale(const float (&shrink)[M][2]) {
 #pragma unroll
-                for (int c = 0; c < C; c++) {
-                    out[i][c][2 * h] *= shrink;
-                    out[i][c][2 * h + 1] *= shrink;
+        for (int i = 0; i < M; i++) {
+#pragma unroll
+            for (int c = 0; c < C; c++) {
+#pragma unroll
+                for (int e = 0; e < 4; e++) out[i][c][e] *= shrink[i][e / 2];
+            }
+        }
+    }
+
+    // Weights as fragments of their product with values.
+    __device__ void round(const float (&exact)[M][N][4], uint32_t (&weights)[M][N / 2][4]) const {
+#pragma unroll
+        for (int i = 0; i < M; i++) {
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    weights[i][j / 2][j % 2 * 2 + h] =
+                        pack<T>(exact[i][j][2 * h], exact[i][j][2 * h + 1]);
                 }
             }
         }
@@ -181,7 +193,11 @@ struct Warp {
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     uint32_t values[2] = {words[2 * half], words[2 * half + 1]};
-                    if (APART) add_infinite(values, tile + 16 * k, c + half);
+                    if (APART) {
+                        add_infinite(values, tile + 16 * k, c + half);
+                        values[0] = finite<T>(values[0]);
+                        values[1] = finite<T>(values[1]);
+                    }
 #pragma unroll
                     for (int i = 0; i < M; i++) {
                         multiply_add<T>(out[i][c + half], weights[i][k], values);
@@ -204,15 +220,14 @@ struct Warp {
         return ones;
     }
 
-    // Adds the values that are not finite where they are seen, and takes them out.
-    __device__ void add_infinite(uint32_t (&values)[2], int first_key, int c) {
+    // Adds those values of a fragment that are not finite where they are seen.
+    __device__ void add_infinite(const uint32_t (&values)[2], int first_key, int c) {
         reconsider(lane);
         uint32_t positive[2], negative[2];
 #pragma unroll
         for (int w = 0; w < 2; w++) {
             positive[w] = ones_where_infinite<T>(values[w], 0);
             negative[w] = ones_where_infinite<T>(values[w], 1);
-            values[w] &= ~((not_finite<T>(values[w]) >> 15) * 0xffffu);
         }
 #pragma unroll
         for (int i = 0; i < M; i++) {
@@ -295,8 +310,8 @@ struct Warp {
         }
         __syncwarp();
 #pragma unroll 4
-        for (int i = lane; i < Tile::WARP_ROWS * C; i += 32) {
-            int r = row + i / C, c = i % C;
+        for (int i = lane; i < Tile::WARP_ROWS * Tile::WIDTH; i += 32) {
+            int r = row + i / Tile::WIDTH, c = i % Tile::WIDTH;
             Vector vector = shared_load(shared.q + Tile::at(r, c));
             bool exists = at.first + r < at.queries.len && 8 * c < p.dim;
             T* to = static_cast<T*>(p.out) + at.head * p.out_strides.head +
