@@ -46,8 +46,8 @@ __device__ __forceinline__ uint64_t advance(uint64_t descriptor, uint32_t bytes)
 // Whether the device runs code for sm_90a, and the program has it.
 inline bool has_warpgroups(SalientStream stream) { return capability(stream) == 90; }
 
-inline void warpgroup_fence() { salient_emulated_warpgroup_fence(); }
-inline void warpgroup_commit() { salient_emulated_warpgroup_commit(); }
+inline void warpgroup_fence(SALIENT_SITE) { salient_emulated_warpgroup_fence(site); }
+inline void warpgroup_commit(SALIENT_SITE) { salient_emulated_warpgroup_commit(site); }
 
 template <int PENDING>
 inline void warpgroup_wait(SALIENT_SITE) {
@@ -77,12 +77,12 @@ inline void warpgroup_multiply(float (&d)[TILES][4], const uint32_t (&a)[4], uin
 
 template <int REGISTERS>
 inline void registers_increase(SALIENT_SITE) {
-    salient_emulated_set_registers(REGISTERS, 1, site);
+    salient_emulated_set_registers(REGISTERS, site);
 }
 
 template <int REGISTERS>
 inline void registers_decrease(SALIENT_SITE) {
-    salient_emulated_set_registers(REGISTERS, 0, site);
+    salient_emulated_set_registers(REGISTERS, site);
 }
 
 #else

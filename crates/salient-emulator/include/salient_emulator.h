@@ -149,11 +149,11 @@ int salient_emulated_tensor_map(uint64_t* map, const void* address, const uint64
 void salient_emulated_tensor_copy(void* shared, const uint64_t* map, const int32_t* at,
                                   uint32_t rank, void* barrier, emulated::Site site);
 
-void salient_emulated_warpgroup_fence();
+void salient_emulated_warpgroup_fence(emulated::Site site);
 void salient_emulated_warpgroup_multiply(const emulated::Multiply* multiply, emulated::Site site);
-void salient_emulated_warpgroup_commit();
+void salient_emulated_warpgroup_commit(emulated::Site site);
 void salient_emulated_warpgroup_wait(uint32_t pending, emulated::Site site);
-void salient_emulated_set_registers(uint32_t registers, uint32_t increase, emulated::Site site);
+void salient_emulated_set_registers(uint32_t registers, emulated::Site site);
 
 // Whether the launch runs this mutant.
 int salient_emulated_mutated(const char* name);

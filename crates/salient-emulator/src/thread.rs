@@ -120,6 +120,35 @@ pub(crate) struct Votes {
     pub(crate) any: u32,
 }
 
+/// One thread's part in a multiply of its warpgroup.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Multiply {
+    pub(crate) d: *mut f32,
+    /// Null if a lies in shared memory.
+    pub(crate) a: *const [u32; 4],
+    pub(crate) a_descriptor: u64,
+    pub(crate) b_descriptor: u64,
+    pub(crate) n: u32,
+    pub(crate) bf16: u32,
+    pub(crate) a_transposed: u32,
+    pub(crate) b_transposed: u32,
+    pub(crate) accumulate: u32,
+}
+
+impl Multiply {
+    /// Whether it is another thread's part in the same multiply.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let parts = |multiply: &Self| {
+            let Self { a, a_descriptor, b_descriptor, n, bf16, .. } = *multiply;
+            let Self { a_transposed, b_transposed, accumulate, .. } = *multiply;
+            let operands = (a.is_null(), a_descriptor, a_transposed, b_descriptor, b_transposed);
+            (operands, n, bf16, accumulate)
+        };
+        parts(self) == parts(other)
+    }
+}
+
 impl Collective {
     /// Operations of the matrix unit; a multiply-add is two.
     pub(crate) fn matrix_operations(self) -> u64 {

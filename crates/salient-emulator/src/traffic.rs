@@ -25,6 +25,15 @@ pub struct Requests {
     pub least_sectors: u64,
 }
 
+impl Requests {
+    fn count(&mut self, bytes: usize, sectors: usize) {
+        self.requests += 1;
+        self.bytes += bytes as u64;
+        self.sectors += sectors as u64;
+        self.least_sectors += bytes.div_ceil(SECTOR) as u64;
+    }
+}
+
 /// What went between one buffer and the processors. Caches are not modelled: what is read twice
 /// counts twice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -153,6 +162,18 @@ impl Recorder {
         lanes[lane].push(Touch { address, bytes: bytes as u16, active });
     }
 
+    /// A tensor copy, of the bytes that it finds in its tensor.
+    pub(crate) fn count_copy(
+        &mut self,
+        ranges: Vec<(usize, usize)>,
+        allocations: &[Allocation],
+    ) {
+        let first = ranges.first().and_then(|&(from, _)| find(allocations, from));
+        let Some(buffer) = first else { return };
+        let (bytes, sectors) = distinct(ranges);
+        self.buffers.entry(buffer).or_default().read.count(bytes, sectors);
+    }
+
     pub(crate) fn count_matrix_operations(&mut self, operations: u64) {
         self.matrix_operations += operations;
     }
@@ -201,11 +222,8 @@ impl Recorder {
                 return;
             }
         };
-        let (bytes, sectors) = distinct(touches);
-        requests.requests += 1;
-        requests.bytes += bytes as u64;
-        requests.sectors += sectors as u64;
-        requests.least_sectors += bytes.div_ceil(SECTOR) as u64;
+        let (bytes, sectors) = distinct(ranges(touches));
+        requests.count(bytes, sectors);
     }
 
     /// The counts by name.
@@ -245,10 +263,13 @@ pub(crate) fn find(allocations: &[Allocation], address: usize) -> Option<usize> 
     (address < allocations[index].end).then_some(index)
 }
 
+/// The bytes of one request.
+fn ranges(touches: &[Touch]) -> Vec<(usize, usize)> {
+    touches.iter().map(|t| (t.address, t.address + t.bytes as usize)).collect()
+}
+
 /// Distinct bytes and sectors of one request.
-fn distinct(touches: &[Touch]) -> (usize, usize) {
-    let mut ranges: Vec<(usize, usize)> =
-        touches.iter().map(|t| (t.address, t.address + t.bytes as usize)).collect();
+fn distinct(mut ranges: Vec<(usize, usize)>) -> (usize, usize) {
     ranges.sort_unstable();
     let (mut bytes, mut sectors) = (0, 0);
     let (mut end, mut next_sector) = (0, 0);
@@ -291,17 +312,21 @@ fn bank_passes(touches: &[Touch]) -> (u64, u64) {
 mod tests {
     use super::*;
 
+    fn touched(addresses: impl IntoIterator<Item = usize>, bytes: u16) -> Vec<(usize, usize)> {
+        ranges(&touches(addresses, bytes))
+    }
+
     fn touches(addresses: impl IntoIterator<Item = usize>, bytes: u16) -> Vec<Touch> {
         addresses.into_iter().map(|address| Touch { address, bytes, active: true }).collect()
     }
 
     #[test]
     fn sectors_and_bytes_are_counted_once() {
-        assert_eq!(distinct(&touches((0..32).map(|i| 4 * i), 4)), (128, 4));
-        assert_eq!(distinct(&touches((0..32).map(|i| 128 * i), 4)), (128, 32));
-        assert_eq!(distinct(&touches([64; 32], 4)), (4, 1));
-        assert_eq!(distinct(&touches((0..32).map(|i| 8 + 4 * i), 4)), (128, 5));
-        assert_eq!(distinct(&touches((0..32).map(|i| 16 * i), 16)), (512, 16));
+        assert_eq!(distinct(touched((0..32).map(|i| 4 * i), 4)), (128, 4));
+        assert_eq!(distinct(touched((0..32).map(|i| 128 * i), 4)), (128, 32));
+        assert_eq!(distinct(touched([64; 32], 4)), (4, 1));
+        assert_eq!(distinct(touched((0..32).map(|i| 8 + 4 * i), 4)), (128, 5));
+        assert_eq!(distinct(touched((0..32).map(|i| 16 * i), 16)), (512, 16));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{AsyncCopy, TEAM, Team, Wait};
 use crate::thread::{Access, Barrier, Collective, Complete, Site, Votes};
 
 /// Runs a hook's work on the team of the running thread.
-fn with_team<R>(work: impl FnOnce(&mut Team) -> R) -> R {
+pub(super) fn with_team<R>(work: impl FnOnce(&mut Team) -> R) -> R {
     let team = TEAM.get();
     assert!(!team.is_null(), "a hook was called outside a kernel");
     // SAFETY: hooks run in a coroutine of this team while the scheduler borrows nothing of it, and
@@ -16,14 +16,14 @@ fn with_team<R>(work: impl FnOnce(&mut Team) -> R) -> R {
 }
 
 /// Lets the scheduler go on with another thread.
-fn suspend() {
+pub(super) fn suspend() {
     let yielder = with_team(|team| team.lanes[team.current].yielder);
     // SAFETY: the yielder is that of the running coroutine, which set it when it began.
     unsafe { &*yielder }.suspend(());
 }
 
 /// Ends the launch: the running thread is never resumed.
-fn stop(what: &str) -> ! {
+pub(super) fn stop(what: &str) -> ! {
     with_team(|team| team.set_fault(what));
     loop {
         suspend();

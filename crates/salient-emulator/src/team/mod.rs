@@ -2,13 +2,20 @@
 //! CUDA thread is a coroutine; those that can go on are resumed in random order, round after round.
 
 mod hooks;
+mod matrix;
+mod mbarrier;
+mod tensor;
+mod warpgroup;
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_void;
 
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
+use self::mbarrier::{Mbarriers, NAMED, Named};
+use self::tensor::TensorCopy;
+use self::warpgroup::Warpgroup;
 use crate::launch::Launch;
 use crate::memory::POISON;
 use crate::random::Random;
@@ -36,6 +43,13 @@ pub(crate) struct Team {
     /// Of each warp, the lanes that wait in a collective.
     waiting: Vec<u32>,
     shared: Shared,
+    mbarriers: Mbarriers,
+    /// Of each block, `NAMED`.
+    named: Vec<Named>,
+    /// Copies on their way.
+    copies: Vec<TensorCopy>,
+    /// By number, those that have done something as such.
+    warpgroups: BTreeMap<usize, Warpgroup>,
     ready: Vec<u32>,
     current: usize,
     /// Whether any thread did more than pause in this round.
@@ -51,6 +65,9 @@ enum Wait {
     Nothing,
     Meeting,
     Collective { mask: u32, kind: Collective, site: Site, data: *mut c_void },
+    Mbarrier { site: Site },
+    /// For the other threads of the warpgroup to start a multiply.
+    Warpgroup { site: Site },
     Ended,
 }
 
@@ -88,18 +105,20 @@ struct Shared {
 }
 
 /// The alignment of shared memory.
-#[repr(C, align(128))]
+const LINE: usize = 1024;
+
+#[repr(C, align(1024))]
 #[derive(Clone)]
-struct Line([u8; 128]);
+struct Line([u8; LINE]);
 
 impl Shared {
     fn new(blocks: usize, used: usize) -> Self {
         // A line between blocks keeps a small overrun from being the neighbour's.
-        let lines = used.div_ceil(128) + 1;
-        let mut bytes = vec![Line([POISON; 128]); blocks * lines];
+        let lines = used.div_ceil(LINE) + 1;
+        let mut bytes = vec![Line([POISON; LINE]); blocks * lines];
         let base = bytes.as_mut_ptr().cast::<u8>();
-        let bases = (0..blocks).map(|block| base.wrapping_add(block * lines * 128)).collect();
-        Self { bytes, stride: lines * 128, used, bases }
+        let bases = (0..blocks).map(|block| base.wrapping_add(block * lines * LINE)).collect();
+        Self { bytes, stride: lines * LINE, used, bases }
     }
 
     /// A block's number and the place in its shared memory, as one number.
@@ -108,10 +127,15 @@ impl Shared {
         offset / self.stride * BLOCK_STRIDE + offset % self.stride
     }
 
+    /// The place in its block's shared memory.
+    fn offset(&self, address: usize) -> usize {
+        address.wrapping_sub(self.bytes.as_ptr() as usize) % self.stride
+    }
+
     fn contains(&self, address: usize, bytes: usize) -> bool {
         let base = self.bytes.as_ptr() as usize;
-        let inside = address >= base && address < base + self.bytes.len() * 128;
-        inside && (address - base) % self.stride + bytes <= self.used
+        let inside = address >= base && address < base + self.bytes.len() * LINE;
+        inside && self.offset(address) + bytes <= self.used
     }
 }
 
@@ -178,6 +202,10 @@ impl Team {
             cluster: meeting(threads.len() as u32),
             waiting: vec![0; threads.len() / 32],
             shared,
+            mbarriers: Mbarriers::new(),
+            named: vec![Named::default(); per_team as usize * NAMED],
+            copies: Vec::new(),
+            warpgroups: BTreeMap::new(),
             ready: (0..threads.len() as u32).collect(),
             current: 0,
             progress: false,
@@ -227,10 +255,17 @@ impl Team {
             let (arrived, size) = (self.cluster.arrived.len(), self.cluster.size);
             lines.push(format!("the cluster barrier at {site} has {arrived} of {size} threads"));
         }
+        lines.extend(self.barrier_hangs());
         for (thread, lane) in self.lanes.iter().enumerate() {
-            if let Wait::Collective { mask, kind, site, .. } = lane.wait {
-                let name = self.name(thread);
-                lines.push(format!("{name} waits at {site} in {kind:?} of lanes {mask:#010x}"));
+            let name = self.name(thread);
+            match lane.wait {
+                Wait::Collective { mask, kind, site, .. } => {
+                    lines.push(format!("{name} waits at {site} in {kind:?} of lanes {mask:#010x}"));
+                }
+                Wait::Warpgroup { site } => {
+                    lines.push(format!("{name} waits at {site} for its warpgroup"));
+                }
+                _ => {}
             }
         }
         let more = lines.len().saturating_sub(8);
@@ -251,6 +286,12 @@ impl Team {
             self.lanes[thread as usize].wait = Wait::Nothing;
             self.ready.push(thread);
         }
+    }
+
+    /// Whether bytes lie in the shared memory of the running thread's block.
+    fn owns_shared(&self, address: usize, bytes: usize) -> bool {
+        let base = self.threads[self.current].shared as usize;
+        address >= base && address - base + bytes <= self.shared.used
     }
 
     /// Whether an access is allowed, and where.
@@ -328,6 +369,10 @@ unsafe fn schedule(team: *mut Team, stacks: &mut Vec<FiberStack>) {
             // SAFETY: no coroutine runs between rounds.
             let team = unsafe { &mut *team };
             round.clear();
+            team.perform_copies();
+            if team.fault.is_some() {
+                break 'rounds;
+            }
             std::mem::swap(&mut round, &mut team.ready);
             team.random.shuffle(&mut round);
             idle = if team.progress { 0 } else { idle + 1 };
@@ -362,6 +407,12 @@ unsafe fn schedule(team: *mut Team, stacks: &mut Vec<FiberStack>) {
                 break 'rounds;
             }
         }
+    }
+    // SAFETY: no coroutine runs any more.
+    let team = unsafe { &mut *team };
+    if team.fault.is_none() {
+        team.check_copies();
+        team.check_warpgroups();
     }
     for fiber in fibers.into_iter().flatten() {
         abandon(fiber);
