@@ -8,5 +8,6 @@ pub use decode::{
     decode_params,
 };
 pub use prefill::{
-    MAX_PREFILL_DIM, PrefillBuffers, PrefillPlan, PrefillShape, Sees, prefill_params,
+    MAX_PREFILL_DIM, PrefillBuffers, PrefillPlan, PrefillShape, PrefillVariant, Sees,
+    prefill_params,
 };
