@@ -11,9 +11,9 @@
 
 namespace salient {
 
-// How 16-byte units of shared memory are permuted: bits 4 and up of an address, log2(bytes / 16) of
-// them, are XORed with as many from bit 7 up (PTX ISA: Swizzling Modes). The pattern of `bytes`
-// wide rows repeats every 8 rows, and a tile begins where it does.
+// How 16-byte units of shared memory are permuted within rows that are so many bytes wide: bits 4 and
+// up of an address are XORed with as many from bit 7 up, 1, 2 or 3 of them (PTX ISA: Swizzling
+// Modes). The pattern repeats every 8 rows, and a tile begins where it does.
 enum class Swizzle : uint32_t { NONE = 0, BYTES_32 = 32, BYTES_64 = 64, BYTES_128 = 128 };
 
 // What a tensor copy knows of its tensor: a CUtensorMap. A kernel takes it inside a parameter that
@@ -28,11 +28,11 @@ enum class Keep { LONG, BRIEFLY };
 
 // A tensor of 16-bit elements and the box of it that one copy moves, innermost dimension first.
 struct TensorBox {
-    const void* address;              // 16-byte aligned
-    uint64_t sizes[MAX_RANK];         // elements, at least 1
-    uint64_t strides[MAX_RANK];       // bytes, multiples of 16; that of dimension 0 is not read
-    uint32_t box[MAX_RANK];           // elements, 1 to 256; that of dimension 0 makes a multiple of
-                                      // 16 bytes, no more than the swizzle is wide if there is one
+    const void* address;          // 16-byte aligned
+    uint64_t sizes[MAX_RANK];     // elements, at least 1
+    uint64_t strides[MAX_RANK];   // bytes, multiples of 16; that of dimension 0 is not read
+    uint32_t box[MAX_RANK];       // elements, 1 to 256; those of dimension 0 as wide as the swizzle,
+                                  // or without one a multiple of 16 bytes
     Swizzle swizzle;
 };
 
@@ -63,6 +63,8 @@ inline void copy_tensor(void* shared, const TensorMap& map, const int32_t (&at)[
 // the host; gives a cudaError_t.
 inline int make_tensor_map(TensorMap& map, const TensorBox& tensor, int rank) {
     static_assert(sizeof(TensorMap) == sizeof(CUtensorMap), "");
+    auto width = static_cast<uint32_t>(tensor.swizzle);
+    if (width != 0 && width != tensor.box[0] * sizeof(uint16_t)) return INVALID_VALUE;
     using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
                                 const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
                                 const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,

@@ -21,6 +21,10 @@ pub fn launcher(probe: Probe) -> Launcher {
         Probe::Copies => salient_probe_copies,
         Probe::Cluster => salient_probe_cluster,
         Probe::Conversions => salient_probe_conversions,
+        Probe::NamedBarriers => salient_probe_named_barriers,
+        Probe::TensorCopies => salient_probe_tensor_copies,
+        Probe::Pipeline => salient_probe_pipeline,
+        Probe::Multiplies => salient_probe_multiplies,
     }
 }
 
@@ -51,6 +55,26 @@ unsafe extern "C" {
     fn salient_probe_cluster(input: *const u32, output: *mut u32, stream: *mut c_void) -> c_int;
     fn salient_probe_conversions(input: *const u32, output: *mut u32, stream: *mut c_void)
     -> c_int;
+    fn salient_probe_named_barriers(
+        input: *const u32,
+        output: *mut u32,
+        stream: *mut c_void,
+    ) -> c_int;
+    fn salient_probe_tensor_copies(
+        input: *const u32,
+        output: *mut u32,
+        stream: *mut c_void,
+    ) -> c_int;
+    fn salient_probe_pipeline(input: *const u32, output: *mut u32, stream: *mut c_void) -> c_int;
+    fn salient_probe_multiplies(input: *const u32, output: *mut u32, stream: *mut c_void) -> c_int;
+    /// A tile of 64 x 64 f16 times its transpose, wrong in one of the ways of
+    /// `probes/hopper_faults.cu`.
+    pub fn salient_probe_square(
+        input: *const u32,
+        output: *mut u32,
+        wrong: c_int,
+        stream: *mut c_void,
+    ) -> c_int;
     /// Reverses 128 words, wrong in one of the ways of `probes/faults.cu`.
     pub fn salient_probe_reverse(
         input: *const u32,

@@ -163,11 +163,7 @@ impl Recorder {
     }
 
     /// A tensor copy, of the bytes that it finds in its tensor.
-    pub(crate) fn count_copy(
-        &mut self,
-        ranges: Vec<(usize, usize)>,
-        allocations: &[Allocation],
-    ) {
+    pub(crate) fn count_copy(&mut self, ranges: Vec<(usize, usize)>, allocations: &[Allocation]) {
         let first = ranges.first().and_then(|&(from, _)| find(allocations, from));
         let Some(buffer) = first else { return };
         let (bytes, sectors) = distinct(ranges);

@@ -32,11 +32,9 @@ fn every_probe_does_what_the_manual_says() {
     // its own copy of the CUDA runtime, as every CUDA program does on its start.
     let library = unsafe { Library::new(&path) }.unwrap_or_else(|e| panic!("{path:?}: {e}"));
     let context = CudaContext::new(0).expect("the probed driver has a device");
-    let major = context.compute_capability().expect("a device has a capability").0;
-    for probe in Probe::ALL {
-        if probe != Probe::Cluster || major >= 9 {
-            probe.check(&answer(&context.per_thread_stream(), &library, probe));
-        }
+    let (major, minor) = context.compute_capability().expect("a device has a capability");
+    for probe in Probe::ALL.into_iter().filter(|probe| probe.runs_on(10 * major + minor)) {
+        probe.check(&answer(&context.per_thread_stream(), &library, probe));
     }
 }
 

@@ -81,14 +81,27 @@ impl Team {
         Ok(())
     }
 
+    /// A barrier whose bytes and those that came are not the same when all threads have ended.
+    pub(super) fn check_mbarriers(&mut self) {
+        let wrong = self.mbarriers.iter().find(|(_, barrier)| barrier.bytes != 0);
+        if let Some((&address, barrier)) = wrong {
+            let (place, bytes) = (self.shared.offset(address), barrier.bytes);
+            self.set_fault(&format!(
+                "the barrier at byte {place} of shared memory expects {bytes} bytes more when its \
+                 block has ended"
+            ));
+        }
+    }
+
     /// What is missing where threads wait at barriers in shared memory or named ones.
     pub(super) fn barrier_hangs(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (&address, barrier) in &self.mbarriers {
-            let sites = barrier.waiting.iter().filter_map(|&lane| match self.lanes[lane as usize].wait {
-                Wait::Mbarrier { site } => Some(site),
-                _ => None,
-            });
+            let sites =
+                barrier.waiting.iter().filter_map(|&lane| match self.lanes[lane as usize].wait {
+                    Wait::Mbarrier { site } => Some(site),
+                    _ => None,
+                });
             if let Some(site) = sites.last() {
                 lines.push(format!(
                     "{} threads wait at {site} for phase {} of the barrier at byte {} of shared \

@@ -64,10 +64,19 @@ pub(crate) struct Team {
 enum Wait {
     Nothing,
     Meeting,
-    Collective { mask: u32, kind: Collective, site: Site, data: *mut c_void },
-    Mbarrier { site: Site },
+    Collective {
+        mask: u32,
+        kind: Collective,
+        site: Site,
+        data: *mut c_void,
+    },
+    Mbarrier {
+        site: Site,
+    },
     /// For the other threads of the warpgroup to start a multiply.
-    Warpgroup { site: Site },
+    Warpgroup {
+        site: Site,
+    },
     Ended,
 }
 
@@ -412,6 +421,7 @@ unsafe fn schedule(team: *mut Team, stacks: &mut Vec<FiberStack>) {
     let team = unsafe { &mut *team };
     if team.fault.is_none() {
         team.check_copies();
+        team.check_mbarriers();
         team.check_warpgroups();
     }
     for fiber in fibers.into_iter().flatten() {

@@ -64,7 +64,7 @@ pub(super) fn swizzled(address: usize, swizzle: u32) -> usize {
 }
 
 impl TensorMap {
-    /// As cuTensorMapEncodeTiled checks it.
+    /// What `make_tensor_map` and cuTensorMapEncodeTiled ask for.
     fn is_valid(&self) -> bool {
         let rank = self.rank as usize;
         (1..=MAX_RANK).contains(&rank)
@@ -77,6 +77,7 @@ impl TensorMap {
                 .all(|stride| stride.is_multiple_of(UNIT as u64) && *stride < 1 << 40)
             && self.extent[..rank].iter().all(|extent| (1..=256).contains(extent))
             && self.width().is_multiple_of(UNIT)
+            && (self.swizzle == 0 || self.width() == self.swizzle as usize)
     }
 
     fn to_words(self) -> [u64; 16] {
@@ -248,7 +249,9 @@ impl Team {
         if let Some(copy) = self.copies.first() {
             let (lane, site) = (copy.lane, copy.site);
             self.current = lane;
-            self.set_fault(&format!("{site}: a tensor copy is on its way when its block has ended"));
+            self.set_fault(&format!(
+                "{site}: a tensor copy is on its way when its block has ended"
+            ));
         }
     }
 }

@@ -15,8 +15,9 @@ use crate::thread::{Multiply, Site};
 /// Threads of a warpgroup.
 pub(super) const SIZE: usize = 128;
 
-/// NaN, in accumulators of multiplies that are on their way.
-const POISON: u32 = 0x7fda_da7a;
+/// In accumulators of multiplies that are on their way: a signalling NaN, which arithmetic changes into
+/// a quiet one.
+const POISON: u32 = 0x7f9a_da7a;
 
 /// Registers of a processor.
 const REGISTERS: u32 = 1 << 16;
@@ -177,8 +178,9 @@ impl Warpgroup {
             let number = multiply.accumulators;
             let accumulators = self.accumulators.iter_mut().find(|a| a.number == number);
             let values = &mut accumulators.expect("nobody has them back yet").values;
-            operations +=
-                multiply.run(values, shared).map_err(|what| format!("{}: {what}", multiply.site))?;
+            operations += multiply
+                .run(values, shared)
+                .map_err(|what| format!("{}: {what}", multiply.site))?;
         }
         Ok(operations)
     }
@@ -327,7 +329,7 @@ impl Team {
     pub(super) fn check_warpgroups(&mut self) {
         let threads = self.launch().shape.threads;
         let per_block = threads as usize / SIZE;
-        let per_thread = REGISTERS / threads / 8 * 8;
+        let per_thread = (REGISTERS / threads / 8 * 8).min(256);
         let mut totals = BTreeMap::new();
         let mut wrong = None;
         for (&number, warpgroup) in &self.warpgroups {

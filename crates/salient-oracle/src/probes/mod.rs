@@ -1,7 +1,9 @@
 //! What CUDA's built-ins and the wrappers of `kernels/ptx/` do, by the PTX manual.
 //!
-//! A probe is a small kernel of `crates/salient-emulator/probes/ptx.cu`, with its input and the check
-//! of its output here: the emulator and a device answer for the same.
+//! A probe is a small kernel of `crates/salient-emulator/probes/`, with its input and the check of its
+//! output here: the emulator and a device answer for the same.
+
+mod hopper;
 
 use half::{bf16, f16};
 
@@ -30,11 +32,20 @@ pub enum Probe {
     Cluster,
     /// Every f16 and every bf16 as f32, `[2, 65536]`.
     Conversions,
+    /// `bar.sync` and `bar.arrive`: 128 words, changed about.
+    NamedBarriers,
+    /// `cp.async.bulk.tensor` of every swizzle, across the edges of a tensor: what shared memory holds.
+    TensorCopies,
+    /// `mbarrier`: 7 tiles of 96 words on their way through two stages, each reversed.
+    Pipeline,
+    /// `wgmma.mma_async` of every swizzle and major, f16 and bf16, from shared memory and registers:
+    /// ten sections, images of shared memory to fragments of f32.
+    Multiplies,
 }
 
 impl Probe {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Warp,
         Self::Matrices,
         Self::MatricesTransposed,
@@ -46,6 +57,10 @@ impl Probe {
         Self::Copies,
         Self::Cluster,
         Self::Conversions,
+        Self::NamedBarriers,
+        Self::TensorCopies,
+        Self::Pipeline,
+        Self::Multiplies,
     ];
 
     /// The name of its launcher: `int launcher(const uint32_t* in, uint32_t* out, SalientStream)`.
@@ -62,6 +77,19 @@ impl Probe {
             Self::Copies => "salient_probe_copies",
             Self::Cluster => "salient_probe_cluster",
             Self::Conversions => "salient_probe_conversions",
+            Self::NamedBarriers => "salient_probe_named_barriers",
+            Self::TensorCopies => "salient_probe_tensor_copies",
+            Self::Pipeline => "salient_probe_pipeline",
+            Self::Multiplies => "salient_probe_multiplies",
+        }
+    }
+
+    /// Whether a device of this compute capability has what it probes, 80 for 8.0.
+    pub fn runs_on(self, capability: i32) -> bool {
+        match self {
+            Self::TensorCopies | Self::Pipeline | Self::Multiplies => capability == 90,
+            Self::Cluster => capability >= 90,
+            _ => true,
         }
     }
 
@@ -82,6 +110,10 @@ impl Probe {
             Self::ProductBf16 => fragments(|x| bf16::from_f32(x).to_bits()),
             Self::Copies => (0..512).collect(),
             Self::Cluster | Self::Conversions => Vec::new(),
+            Self::NamedBarriers => (0..128).collect(),
+            Self::TensorCopies => hopper::tensor(),
+            Self::Pipeline => (0..hopper::PIPELINE_WORDS as u32).collect(),
+            Self::Multiplies => hopper::operands(),
         }
     }
 
@@ -95,6 +127,10 @@ impl Probe {
             Self::Copies => 512,
             Self::Cluster => 32,
             Self::Conversions => 2 << 16,
+            Self::NamedBarriers => 128,
+            Self::TensorCopies => hopper::COPIED_WORDS,
+            Self::Pipeline => hopper::PIPELINE_WORDS,
+            Self::Multiplies => hopper::PRODUCT_WORDS,
         }
     }
 
@@ -115,6 +151,10 @@ impl Probe {
             Self::Copies => check_copies(output),
             Self::Cluster => check_cluster(output),
             Self::Conversions => check_conversions(output),
+            Self::NamedBarriers => hopper::check_named_barriers(output),
+            Self::TensorCopies => hopper::check_tensor_copies(output),
+            Self::Pipeline => hopper::check_pipeline(output),
+            Self::Multiplies => hopper::check_multiplies(output),
         }
     }
 }
