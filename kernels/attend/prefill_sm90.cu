@@ -15,24 +15,20 @@ namespace {
 
 using namespace prefilling;
 
-// Numbers of named barriers, of each of which there is one per group: its turn, and its own warps.
-constexpr uint32_t TURN = 1;
-
 // A thread of a warpgroup that multiplies.
 template <typename T, int DIM>
 struct Multiplier {
     using Tile = Sm90Tile<DIM>;
     using Rows = Warp<T, Tile>;
     static constexpr int N = Tile::N, C = Tile::C, GROUPS = Tile::GROUPS;
-    static constexpr uint32_t OWN = TURN + GROUPS;
+    static constexpr uint32_t OWN = TURN + GROUPS;  // the barrier of the group's own warps
     // Bytes from a stage to the next, and from 8 rows to the next 8.
     static constexpr uint32_t STAGE = Tile::PANELS * Tile::PANEL, ATOM = 1024;
 
     const SalientPrefillParams& p;
     typename Tile::Shared& shared;
     uint32_t group = threadIdx.x / 128 - 1;
-    uint32_t slot = 0;     // key tiles so far
-    uint32_t cleaned = 0;  // a bit per stage: the parity of its cleanings so far
+    uint32_t slot = 0;  // key tiles so far
 
     __device__ void run() {
         // The first turn is that of group 0.
@@ -58,9 +54,9 @@ struct Multiplier {
         int first = none ? INT32_MAX : first_tile<Tile>(mine);
 
         int tile = first_tile<Tile>(block.any);
-        for (; tile < min_of(first, block.any.limit); tile += Tile::KEYS) pass_by(block, tile);
+        for (; tile < min_of(first, block.any.limit); tile += Tile::KEYS) pass_by();
         if (!none) tile = attend(rows, block, tile, mine.limit);
-        for (; tile < block.any.limit; tile += Tile::KEYS) pass_by(block, tile);
+        for (; tile < block.any.limit; tile += Tile::KEYS) pass_by();
 
         // All warps of the group are done with its queries.
         named_barrier_sync(OWN + group, 128);
@@ -76,12 +72,12 @@ struct Multiplier {
     }
 
     // A tile that no row of the group sees.
-    __device__ void pass_by(const Together& block, int tile) {
+    __device__ void pass_by() {
         wait_for_keys(slot);
         warp_arrive(shared.k_free + stage_of<Tile>(slot));
         wait_for_turn();
         pass_turn();
-        wait_for_values(block, tile, slot);
+        wait_for_values(slot);
         warp_arrive(shared.v_free + stage_of<Tile>(slot));
         slot++;
     }
@@ -102,7 +98,7 @@ struct Multiplier {
             wait_for_keys(slot + 1);
             wait_for_turn();
             start_logits(logits[0], slot + 1);
-            wait_for_values(block, tile, slot);
+            wait_for_values(slot);
             start_values(rows, weights[0], slot);
             pass_turn();
             finish_logits<1>(logits[0], slot + 1);
@@ -113,7 +109,7 @@ struct Multiplier {
             tile = next;
             slot++;
         }
-        wait_for_values(block, tile, slot);
+        wait_for_values(slot);
         start_values(rows, weights[0], slot);
         finish_values(rows, block, tile, slot);
         slot++;
@@ -124,15 +120,9 @@ struct Multiplier {
         mbarrier_wait(shared.k_full + stage_of<Tile>(slot), phase_of<Tile>(slot));
     }
 
-    __device__ void wait_for_values(const Together& block, int tile, uint32_t slot) {
-        int stage = stage_of<Tile>(slot);
-        if (!SALIENT_MUTATED("prefill90/barrier")) {
-            mbarrier_wait(shared.v_full + stage, phase_of<Tile>(slot));
-        }
-        if (is_edge<Tile>(block.all, tile)) {
-            mbarrier_wait(shared.v_clean + stage, cleaned >> stage & 1);
-            cleaned ^= 1u << stage;
-        }
+    __device__ void wait_for_values(uint32_t slot) const {
+        if (SALIENT_MUTATED("prefill90/barrier")) return;
+        mbarrier_wait(shared.v_full + stage_of<Tile>(slot), phase_of<Tile>(slot));
     }
 
     __device__ void start_logits(float (&logits)[N][4], uint32_t slot) const {

@@ -44,7 +44,7 @@ struct Sm90Tile {
         Vector v[STAGES][KEYS * WIDTH];
         Mbarrier q_full, q_free;
         Mbarrier k_full[STAGES], k_free[STAGES];
-        Mbarrier v_full[STAGES], v_free[STAGES], v_clean[STAGES];
+        Mbarrier v_full[STAGES], v_free[STAGES], v_raw[STAGES];
         Work work;
         Seen groups[GROUPS];  // what any row of a group sees
         Seen rows[ROWS];
@@ -72,6 +72,9 @@ __device__ __forceinline__ uint32_t phase_of(uint32_t slot) {
     return slot / Tile::STAGES % 2;
 }
 
+// Numbers of named barriers, of some of which there is one per group.
+enum : uint32_t { CLEAN = 1, TURN = 2 };
+
 // By one lane of every warp, once all have done what they announce.
 __device__ __forceinline__ void warp_arrive(Mbarrier* barrier) {
     __syncwarp();
@@ -90,7 +93,7 @@ __device__ __forceinline__ void init_barriers(typename Sm90Tile<DIM>::Shared& sh
             mbarrier_init(shared.k_free + stage, WARPS);
             mbarrier_init(shared.v_full + stage, 1);
             mbarrier_init(shared.v_free + stage, WARPS);
-            mbarrier_init(shared.v_clean + stage, Tile::CLEANERS);
+            mbarrier_init(shared.v_raw + stage, 1);
         }
         mbarrier_init_fence();
     }
@@ -196,7 +199,9 @@ struct Fetcher {
         for (int tile = first; sees && tile < work.rows.any.limit; tile += Tile::KEYS) {
             int row = work.keys.start + tile;
             if (tile > first) fetch_tile(shared.k, shared.k_full, shared.k_free, a.k, head, row);
-            fetch_tile(shared.v, shared.v_full, shared.v_free, a.v, head, row);
+            bool edge = is_edge<Tile>(work.rows.all, tile);
+            fetch_tile(shared.v, edge ? shared.v_raw : shared.v_full, shared.v_free, a.v, head,
+                       row);
             slot++;
         }
     }
@@ -223,15 +228,15 @@ struct Fetcher {
     }
 };
 
-// The warps that clean values: a weight of 0 makes NaN of one that is not finite. In tiles that some
-// row does not see whole they write zeros over such values, and over all that belongs to no key that
-// any row sees; and they tell if they found any in the rest.
+// The warps that clean values, for a weight of 0 makes NaN of one that is not finite. Tiles that some
+// row does not see whole come to them first. They write zeros over such values, and over all that
+// belongs to no key that any row sees; and they tell if they found any in the rest.
 template <typename T, int DIM>
 __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
     using Tile = Sm90Tile<DIM>;
     int lane = static_cast<int>(lane_id());
     int cleaner = static_cast<int>(warp_id()) - Tile::FETCHERS;
-    uint32_t slot = 0;
+    uint32_t slot = 0, cleaned = 0;  // a bit per stage: the parity of its cleanings so far
     for (uint32_t taken = 0;; taken++) {
         mbarrier_wait(&shared.q_full, taken % 2);
         Work work = shared_load(&shared.work);
@@ -240,7 +245,8 @@ __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
         for (int tile = first_tile<Tile>(any); tile < any.limit; tile += Tile::KEYS, slot++) {
             if (!is_edge<Tile>(work.rows.all, tile)) continue;
             int stage = stage_of<Tile>(slot);
-            mbarrier_wait(shared.v_full + stage, phase_of<Tile>(slot));
+            mbarrier_wait(shared.v_raw + stage, cleaned >> stage & 1);
+            cleaned ^= 1u << stage;
             uint32_t found = 0;
             for (int i = 32 * cleaner; i < Tile::KEYS * Tile::WIDTH; i += 32 * Tile::CLEANERS) {
                 int key = tile + (i + lane) / 8 % Tile::KEYS;
@@ -260,7 +266,8 @@ __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
             bool any_found = __any_sync(FULL_WARP, found != 0);
             shared_store_if(lane == 0, &shared.infinite[stage][cleaner], uint32_t{any_found});
             async_proxy_fence();
-            warp_arrive(shared.v_clean + stage);
+            named_barrier_sync(CLEAN, 32 * Tile::CLEANERS);
+            if (cleaner == 0 && lane == 0) mbarrier_arrive(shared.v_full + stage);
         }
         warp_arrive(&shared.q_free);
     }
