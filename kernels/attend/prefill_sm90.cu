@@ -27,7 +27,8 @@ struct Multiplier {
 
     const SalientPrefillParams& p;
     typename Tile::Shared& shared;
-    uint32_t group = threadIdx.x / 128 - 1;
+    // From one lane, for the compiler to know that all have the same.
+    uint32_t group = __shfl_sync(FULL_WARP, threadIdx.x / 128 - 1, 0);
     uint32_t slot = 0;  // key tiles so far
 
     __device__ void run() {
@@ -145,17 +146,20 @@ struct Multiplier {
     // PENDING products may be under way behind it.
     template <int PENDING>
     __device__ void finish_logits(float (&logits)[N][4], uint32_t slot) const {
-        bool early = SALIENT_MUTATED("prefill90/order");
-        if (early) warp_arrive(shared.k_free + stage_of<Tile>(slot));
-        warpgroup_wait<PENDING>();
+        if (SALIENT_MUTATED("prefill90/order")) {
+            warpgroup_wait<PENDING + 1>();
+        } else {
+            warpgroup_wait<PENDING>();
+        }
         warpgroup_hold(logits);
-        if (!early) warp_arrive(shared.k_free + stage_of<Tile>(slot));
+        warp_arrive(shared.k_free + stage_of<Tile>(slot));
     }
 
     __device__ void weigh(Rows& rows, const Together& block, int tile, float (&logits)[1][N][4],
                           float (&shrink)[1][2]) const {
         rows.cap(logits);
-        if (is_edge<Tile>(block.all, tile)) rows.mask(logits, tile);
+        bool edge = is_edge<Tile>(block.all, tile) && !SALIENT_MUTATED("prefill90/bounds");
+        if (edge) rows.mask(logits, tile);
         rows.weigh(logits, shrink);
     }
 

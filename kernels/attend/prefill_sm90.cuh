@@ -250,8 +250,7 @@ __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
             uint32_t found = 0;
             for (int i = 32 * cleaner; i < Tile::KEYS * Tile::WIDTH; i += 32 * Tile::CLEANERS) {
                 int key = tile + (i + lane) / 8 % Tile::KEYS;
-                bool inside = any.first <= key &&
-                              (SALIENT_MUTATED("prefill90/bounds") || key < any.limit);
+                bool inside = any.first <= key && key < any.limit;
                 Vector* place = shared.v[stage] + i + lane;
                 Vector vector = shared_load(place);
                 uint32_t bad = 0;
