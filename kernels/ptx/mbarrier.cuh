@@ -24,7 +24,7 @@ inline void mbarrier_init(Mbarrier* barrier, uint32_t threads, SALIENT_SITE) {
     salient_emulated_mbarrier_init(barrier, threads, site);
 }
 
-inline void mbarrier_init_fence() {}
+inline void mbarrier_init_fence() { salient_emulated_proxy_fence(); }
 
 inline void mbarrier_arrive(Mbarrier* barrier, SALIENT_SITE) {
     salient_emulated_mbarrier_arrive(barrier, 0, site);
@@ -42,7 +42,7 @@ inline void mbarrier_invalidate(Mbarrier* barrier, SALIENT_SITE) {
     salient_emulated_mbarrier_invalidate(barrier, site);
 }
 
-inline void async_proxy_fence() {}
+inline void async_proxy_fence() { salient_emulated_proxy_fence(); }
 
 inline void named_barrier_sync(uint32_t id, uint32_t threads, SALIENT_SITE) {
     salient_emulated_named_barrier(id, threads, 1, site);

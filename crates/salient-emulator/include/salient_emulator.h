@@ -133,6 +133,9 @@ void salient_emulated_copy_async(void* shared, const void* global, uint32_t byte
 void salient_emulated_copy_commit();
 void salient_emulated_copy_wait(uint32_t pending);
 
+// What the thread has stored to shared memory is seen by tensor copies and multiplies from now on.
+void salient_emulated_proxy_fence();
+
 void salient_emulated_mbarrier_init(void* barrier, uint32_t threads, emulated::Site site);
 void salient_emulated_mbarrier_invalidate(void* barrier, emulated::Site site);
 // Expects `bytes` more, then arrives.

@@ -25,6 +25,8 @@ enum Wrong : int {
     NAMED_TOO_FEW,
     BEYOND_SHARED_TILE,
     COPY_LEFT_BEHIND,
+    UNFENCED_TILE,
+    UNFENCED_PLACE,
 };
 
 struct alignas(1024) Tiles {
@@ -64,6 +66,9 @@ __global__ void __launch_bounds__(288, 1)
         mbarrier_init(&shared.full, 1);
         mbarrier_init_fence();
     }
+    if (wrong == UNFENCED_PLACE && thread == 17) {
+        shared_store(&shared.at[63][7], static_cast<uint16_t>(0));
+    }
     __syncthreads();
     constexpr uint32_t BYTES = sizeof shared.at;
     if (thread == 128) {
@@ -89,6 +94,10 @@ __global__ void __launch_bounds__(288, 1)
     if (thread >= 128) return;
     if (wrong == TOO_MANY_REGISTERS) registers_increase<256>();
     if (wrong != UNAWAITED_COPY) mbarrier_wait(&shared.full, 0);
+    if (wrong == UNFENCED_TILE) {
+        if (thread == 17) shared_store(&shared.at[63][7], static_cast<uint16_t>(0));
+        named_barrier_sync(1, 128);
+    }
     square_tile(shared, out, wrong);
 }
 

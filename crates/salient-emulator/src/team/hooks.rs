@@ -170,6 +170,11 @@ extern "C" fn salient_emulated_pause() {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn salient_emulated_proxy_fence() {
+    with_team(|team| team.lanes[team.current].fences += 1);
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn salient_emulated_copy_async(
     to: *mut u8,
     from: *const u8,

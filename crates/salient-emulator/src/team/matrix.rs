@@ -56,9 +56,12 @@ impl Descriptor {
     }
 }
 
+/// Gives 16 bytes of shared memory at an offset, or says why they cannot be read.
+pub(super) type Read<'a> = dyn Fn(usize) -> Result<[u8; 16], String> + 'a;
+
 /// An operand's `rows` (columns of b) times DEPTH elements as f32, `[k][row]`.
 pub(super) fn operand(
-    shared: &[u8],
+    read: &Read<'_>,
     descriptor: u64,
     transposed: bool,
     bf16: bool,
@@ -67,10 +70,7 @@ pub(super) fn operand(
     let descriptor = Descriptor::decode(descriptor)?;
     let mut bits = vec![0u16; rows * DEPTH];
     let unit = |offset: usize| -> Result<[u16; UNIT], String> {
-        let at = swizzled(offset, descriptor.swizzle);
-        let bytes = shared.get(at..at + 2 * UNIT).ok_or_else(|| {
-            format!("a matrix operand at byte {at} of {} of shared memory", shared.len())
-        })?;
+        let bytes = read(swizzled(offset, descriptor.swizzle))?;
         Ok(std::array::from_fn(|i| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]])))
     };
     if transposed {

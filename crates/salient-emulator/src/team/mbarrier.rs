@@ -97,12 +97,8 @@ impl Team {
     pub(super) fn barrier_hangs(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (&address, barrier) in &self.mbarriers {
-            let sites =
-                barrier.waiting.iter().filter_map(|&lane| match self.lanes[lane as usize].wait {
-                    Wait::Mbarrier { site } => Some(site),
-                    _ => None,
-                });
-            if let Some(site) = sites.last() {
+            let Some(&lane) = barrier.waiting.first() else { continue };
+            if let Wait::Mbarrier { site } = self.lanes[lane as usize].wait {
                 lines.push(format!(
                     "{} threads wait at {site} for phase {} of the barrier at byte {} of shared \
                      memory, which misses {} threads and {} bytes",

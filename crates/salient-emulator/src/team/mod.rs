@@ -85,6 +85,8 @@ struct Lane {
     wait: Wait,
     copies: Vec<AsyncCopy>,
     groups: VecDeque<Vec<AsyncCopy>>,
+    /// Fences between the proxies, counted from 1.
+    fences: u32,
 }
 
 /// An asynchronous copy that has not happened yet.
@@ -111,6 +113,9 @@ struct Shared {
     stride: usize,
     used: usize,
     bases: Vec<*mut u8>,
+    /// Of every 16 bytes the thread that has stored there last and how many fences between the proxies
+    /// it had issued then, counted from 1; 0 before.
+    stores: Vec<(u32, u32)>,
 }
 
 /// The alignment of shared memory.
@@ -127,7 +132,8 @@ impl Shared {
         let mut bytes = vec![Line([POISON; LINE]); blocks * lines];
         let base = bytes.as_mut_ptr().cast::<u8>();
         let bases = (0..blocks).map(|block| base.wrapping_add(block * lines * LINE)).collect();
-        Self { bytes, stride: lines * LINE, used, bases }
+        let stores = vec![(0, 0); bytes.len() * LINE / 16];
+        Self { bytes, stride: lines * LINE, used, bases, stores }
     }
 
     /// A block's number and the place in its shared memory, as one number.
@@ -139,6 +145,12 @@ impl Shared {
     /// The place in its block's shared memory.
     fn offset(&self, address: usize) -> usize {
         address.wrapping_sub(self.bytes.as_ptr() as usize) % self.stride
+    }
+
+    /// The indices in `stores` of bytes that lie in shared memory.
+    fn units(&self, address: usize, bytes: usize) -> std::ops::Range<usize> {
+        let offset = address - self.bytes.as_ptr() as usize;
+        offset / 16..(offset + bytes).div_ceil(16)
     }
 
     fn contains(&self, address: usize, bytes: usize) -> bool {
@@ -202,6 +214,7 @@ impl Team {
             wait: Wait::Nothing,
             copies: Vec::new(),
             groups: VecDeque::new(),
+            fences: 1,
         };
         let meeting = |size| Meeting { size, ..Meeting::default() };
         Self {
@@ -303,13 +316,26 @@ impl Team {
         address >= base && address - base + bytes <= self.shared.used
     }
 
-    /// Whether an access is allowed, and where.
+    /// A thread that has stored to these bytes of shared memory without a fence since that lets what
+    /// is asynchronous see it (PTX ISA: Proxies; fence.proxy.async).
+    fn unfenced(&self, address: usize, bytes: usize) -> Option<usize> {
+        let mut stores = self.shared.stores[self.shared.units(address, bytes)].iter();
+        let store = stores.find(|&&(lane, fences)| self.lanes[lane as usize].fences == fences)?;
+        Some(store.0 as usize)
+    }
+
+    /// Whether an access is allowed; notes what it stores to shared memory.
     fn check(&mut self, address: usize, bytes: usize, access: Access) -> Result<(), String> {
         if !address.is_multiple_of(bytes.next_power_of_two()) {
             return Err(format!("{access:?} of {bytes} bytes at a misaligned address"));
         }
         if access.is_shared() {
             if self.shared.contains(address, bytes) {
+                if access != Access::SharedLoad {
+                    let store = (self.current as u32, self.lanes[self.current].fences);
+                    let units = self.shared.units(address, bytes);
+                    self.shared.stores[units].fill(store);
+                }
                 return Ok(());
             }
             let base = self.threads[self.current].shared as isize;

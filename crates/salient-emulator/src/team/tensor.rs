@@ -189,6 +189,12 @@ impl Team {
                 self.shared.used
             ));
         }
+        if let Some(thread) = self.unfenced(to, bytes) {
+            return Err(format!(
+                "a tensor copy to what {} has stored without a fence between the proxies since",
+                self.name(thread)
+            ));
+        }
         let rows = map.rows(at);
         let allocations = &self.launch().allocations;
         for row in &rows {
@@ -269,7 +275,9 @@ unsafe extern "C" fn salient_emulated_tensor_map(
     rank: u32,
 ) -> c_int {
     // SAFETY: as the caller promises.
-    let (sizes, strides, extent) = unsafe { (*sizes, *strides, *extent) };
+    let (sizes, strides) = (unsafe { *sizes }, unsafe { *strides });
+    // SAFETY: as the caller promises.
+    let extent = unsafe { *extent };
     let made = TensorMap { address, rank, swizzle, sizes, strides, extent };
     if !made.is_valid() {
         return INVALID_VALUE;

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::hooks::{stop, suspend, with_team};
-use super::matrix::{DEPTH, ROWS, multiply_add, operand, place, registers};
+use super::matrix::{DEPTH, ROWS, Read, multiply_add, operand, place, registers};
 use super::{Team, Wait};
 use crate::thread::{Multiply, Site};
 
@@ -170,7 +170,7 @@ impl Warpgroup {
     }
 
     /// Runs the multiplies before this one, and gives their operations.
-    fn run(&mut self, end: usize, shared: &[u8]) -> Result<u64, String> {
+    fn run(&mut self, end: usize, read: &Read<'_>) -> Result<u64, String> {
         let mut operations = 0;
         while self.first < end {
             let multiply = self.multiplies.pop_front().expect("it was started");
@@ -178,9 +178,8 @@ impl Warpgroup {
             let number = multiply.accumulators;
             let accumulators = self.accumulators.iter_mut().find(|a| a.number == number);
             let values = &mut accumulators.expect("nobody has them back yet").values;
-            operations += multiply
-                .run(values, shared)
-                .map_err(|what| format!("{}: {what}", multiply.site))?;
+            operations +=
+                multiply.run(values, read).map_err(|what| format!("{}: {what}", multiply.site))?;
         }
         Ok(operations)
     }
@@ -205,14 +204,14 @@ impl Warpgroup {
 
 impl Started {
     /// Gives its operations.
-    fn run(&self, values: &mut [f32], shared: &[u8]) -> Result<u64, String> {
+    fn run(&self, values: &mut [f32], read: &Read<'_>) -> Result<u64, String> {
         let what = &self.what;
         let (bf16, n) = (what.bf16 != 0, what.n as usize);
         let a = match &self.a {
             Some(words) => registers(words, bf16),
-            None => operand(shared, what.a_descriptor, what.a_transposed != 0, bf16, ROWS)?,
+            None => operand(read, what.a_descriptor, what.a_transposed != 0, bf16, ROWS)?,
         };
-        let b = operand(shared, what.b_descriptor, what.b_transposed != 0, bf16, n)?;
+        let b = operand(read, what.b_descriptor, what.b_transposed != 0, bf16, n)?;
         if what.accumulate == 0 {
             values.fill(0.0);
         }
@@ -222,7 +221,7 @@ impl Started {
 }
 
 impl Accumulators {
-    /// Takes a thread's accumulators, and leaves poison, or sees that they still are poison.
+    /// Takes a thread's accumulators and leaves poison, unless it has them.
     fn join(&mut self, lane: usize, d: &mut [f32], number: usize) -> Result<(), String> {
         let place = d.as_mut_ptr();
         if self.places[lane].is_null() && number == self.number {
@@ -233,26 +232,20 @@ impl Accumulators {
             }
         } else if self.places[lane] != place {
             return Err("threads of a warpgroup wait for different multiplies".into());
-        } else {
-            Self::check(d)?;
         }
         self.end = self.end.max(number + 1);
         Ok(())
     }
 
+    /// Puts a thread's accumulators in the place of the poison.
     fn leave(&self, lane: usize, d: &mut [f32]) -> Result<(), String> {
-        Self::check(d)?;
+        if d.iter().any(|d| d.to_bits() != POISON) {
+            return Err("accumulators were written while a multiply works on them".into());
+        }
         for (i, d) in d.iter_mut().enumerate() {
             *d = self.values[place(lane, i, self.n)];
         }
         Ok(())
-    }
-
-    fn check(d: &[f32]) -> Result<(), String> {
-        if d.iter().all(|d| d.to_bits() == POISON) {
-            return Ok(());
-        }
-        Err("accumulators were written while a multiply works on them".into())
     }
 }
 
@@ -313,12 +306,28 @@ impl Team {
     }
 
     fn run_multiplies(&mut self, number: usize, end: usize) -> Result<(), String> {
-        let base = self.threads[self.current].shared;
-        // SAFETY: the block's shared memory lives as long as the team, and nothing writes to it
-        // meanwhile.
-        let shared = unsafe { std::slice::from_raw_parts(base, self.shared.used) };
-        let warpgroup = self.warpgroups.get_mut(&number).expect("it has started multiplies");
-        let operations = warpgroup.run(end, shared)?;
+        let base = self.threads[self.current].shared as usize;
+        let mut warpgroups = std::mem::take(&mut self.warpgroups);
+        let read = |offset: usize| {
+            let address = base + offset;
+            if !self.owns_shared(address, 16) {
+                let used = self.shared.used;
+                return Err(format!("a multiply reads byte {offset} of {used} of shared memory"));
+            }
+            if let Some(thread) = self.unfenced(address, 16) {
+                return Err(format!(
+                    "a multiply reads byte {offset} of shared memory, which {} has stored without a \
+                     fence between the proxies since",
+                    self.name(thread)
+                ));
+            }
+            // SAFETY: the bytes are those of the block, which lives as long as the team.
+            Ok(unsafe { *(address as *const [u8; 16]) })
+        };
+        let warpgroup = warpgroups.get_mut(&number).expect("it has started multiplies");
+        let operations = warpgroup.run(end, &read);
+        self.warpgroups = warpgroups;
+        let operations = operations?;
         if let Some(recorder) = &mut self.recorder {
             recorder.count_matrix_operations(operations);
         }
