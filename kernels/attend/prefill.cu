@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(PrefillTile<DIM>::THREADS) prefill(SalientPref
     shared_store_if(threadIdx.x == 0, &shared.place, Place{queries, tile_row, head});
 
     // What every row sees; what any row of the warp sees, and what all do.
-    Warp<T, Tile> warp(p, shared, static_cast<int>(warp_id()) * Tile::WARP_ROWS);
+    Warp<T, Tile> warp(p, shared, shared.rows, static_cast<int>(warp_id()) * Tile::WARP_ROWS);
     bool mine = warp.lane < Tile::WARP_ROWS;
     int row = tile_row + warp.row + warp.lane;
     Seen seen = seen_by(p, queries, keys.len, mine ? row : queries.len);

@@ -36,8 +36,8 @@ struct Multiplier {
         if (group == GROUPS - 1) pass_turn();
         for (uint32_t taken = 0;; taken++) {
             mbarrier_wait(&shared.q_full, taken % 2);
-            if (shared_load(&shared.work.last)) break;
-            attend();
+            if (shared_load(&shared.work[taken % 2].last)) break;
+            attend(taken % 2);
         }
         if (group == 0) wait_for_turn();
     }
@@ -47,27 +47,31 @@ struct Multiplier {
         named_barrier_arrive(TURN + (group + 1) % GROUPS, 128 * 2);
     }
 
-    __device__ void attend() {
-        Rows rows(p, shared, static_cast<int>(warp_id() - 4) * Tile::WARP_ROWS);
-        Together block = shared_load(&shared.work.rows);
-        Seen mine = shared_load(shared.groups + group);
+    __device__ void attend(uint32_t half) {
+        Rows rows(p, shared, shared.rows[half],
+                  static_cast<int>(warp_id() - 4) * Tile::WARP_ROWS);
+        Together block = shared_load(&shared.work[half].block);
+        Seen mine = shared_load(shared.groups[half] + group);
         bool none = mine.first >= mine.limit;
-        int first = none ? INT32_MAX : first_tile<Tile>(mine);
+        int first = none ? INT32_MAX : first_tile<Tile>(mine), end = first;
 
         int tile = first_tile<Tile>(block.any);
         for (; tile < min_of(first, block.any.limit); tile += Tile::KEYS) pass_by();
-        if (!none) tile = attend(rows, block, tile, mine.limit);
+        if (!none) tile = end = attend(rows, block, tile, mine.limit);
         for (; tile < block.any.limit; tile += Tile::KEYS) pass_by();
 
         // All warps of the group are done with its queries.
         named_barrier_sync(OWN + group, 128);
-        Place at = shared_load(&shared.work.place);
-        rows.normalise(at);
+        Work work = shared_load(shared.work + half);
+        rows.normalise(work.place);
         if (p.out_dtype == SALIENT_F32) {
-            rows.write_floats(at);
+            rows.write_floats(work.place);
         } else {
-            rows.write_rounded(at);
+            rows.write_rounded(work.place);
         }
+        bool edges = first < end && (is_edge<Tile>(block.all, first) ||
+                                     is_edge<Tile>(block.all, end - Tile::KEYS));
+        if (edges && any_infinite()) add_infinite(rows, work, first, end);
         async_proxy_fence();
         warp_arrive(&shared.q_free);
     }
@@ -104,7 +108,7 @@ struct Multiplier {
             pass_turn();
             finish_logits<1>(logits[0], slot + 1);
             weigh(rows, block, next, logits, shrink);
-            finish_values(rows, block, tile, slot);
+            finish_values(rows, slot);
             rows.rescale(shrink);
             rows.round(logits, weights);
             tile = next;
@@ -112,7 +116,7 @@ struct Multiplier {
         }
         wait_for_values(slot);
         start_values(rows, weights[0], slot);
-        finish_values(rows, block, tile, slot);
+        finish_values(rows, slot);
         slot++;
         return tile + Tile::KEYS;
     }
@@ -191,44 +195,64 @@ struct Multiplier {
         }
     }
 
-    __device__ void finish_values(Rows& rows, const Together& block, int tile, uint32_t slot) const {
-        int stage = stage_of<Tile>(slot);
+    __device__ void finish_values(Rows& rows, uint32_t slot) const {
         warpgroup_wait<0>();
         warpgroup_hold(rows.out[0]);
-        if (is_edge<Tile>(block.all, tile)) {
-            uint32_t found = 0;
-#pragma unroll
-            for (int i = 0; i < Tile::CLEANERS; i++) {
-                found |= shared_load(&shared.infinite[stage][i]);
-            }
-            if (found != 0) add_infinite(rows, block.any, tile);
-        }
-        warp_arrive(shared.v_free + stage);
+        warp_arrive(shared.v_free + stage_of<Tile>(slot));
     }
 
-    // Adds the values that were cleaned away where they are seen; they are still in device memory.
-    __device__ void add_infinite(Rows& rows, Seen any, int tile) const {
-        Span keys = shared_load(&shared.work.keys);
-        int head = shared_load(&shared.work.place).head / (p.q_heads / p.kv_heads);
+    // Whether values were cleaned away, maybe beyond what the group sees.
+    __device__ bool any_infinite() const {
+        uint32_t found = 0;
+#pragma unroll
+        for (int i = 0; i < Tile::CLEANERS; i++) found |= shared_load(shared.infinite + i);
+        return found != 0;
+    }
+
+    // Adds the values that were cleaned away to the outputs that see them. They are still in device
+    // memory, and the outputs already are.
+    __device__ void add_infinite(const Rows& rows, const Work& work, int from, int to) const {
+        int head = work.place.head / (p.q_heads / p.kv_heads);
         int channel = rows.lane / 4, pair = 2 * (rows.lane % 4);
         const T* v = static_cast<const T*>(p.v) + head * p.v_strides.head + channel;
+        Seen any = work.block.any;
+        __syncwarp();
 #pragma unroll 1
-        for (int first = tile; first < tile + Tile::KEYS; first += 16) {
-#pragma unroll
-            for (int c = 0; c < C; c++) {
+        for (int c = 0; 8 * c < p.dim; c++) {
+            float ups[4] = {}, downs[4] = {};
+#pragma unroll 1
+            for (int first = from; first < to; first += 16) {
+                if (!is_edge<Tile>(work.block.all, first / Tile::KEYS * Tile::KEYS)) continue;
                 uint32_t values[2] = {};
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
                     int key = first + pair + e / 2 * 8 + e % 2;
-                    bool inside =
-                        any.first <= key && key < any.limit && 8 * c + channel < p.dim;
-                    const T* at = v + (keys.start + key) * p.v_strides.token + 8 * c;
+                    const T* at = v + (work.keys.start + key) * p.v_strides.token + 8 * c;
+                    bool inside = any.first <= key && key < any.limit;
                     uint32_t bits = load_if(inside, at, T{0}).bits;
                     values[e / 2] |= bits << e % 2 * 16;
                 }
-                rows.add_infinite(values, first, c);
+                rows.count_infinite(ups, downs, values, 0, first);
+            }
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int row = work.place.first + rows.row_of(0, e / 2);
+                int64_t at = work.place.head * p.out_strides.head + 8 * c + pair + e % 2 +
+                             (work.place.queries.start + row) * p.out_strides.token;
+                bool exists = row < work.place.queries.len;
+                float sum = (ups[e] > 0.0f ? INFINITY : 0.0f) - (downs[e] > 0.0f ? INFINITY : 0.0f);
+                if (p.out_dtype == SALIENT_F32) {
+                    add_to(exists && sum != 0.0f, static_cast<float*>(p.out) + at, sum);
+                } else {
+                    add_to(exists && sum != 0.0f, static_cast<T*>(p.out) + at, sum);
+                }
             }
         }
+    }
+
+    template <typename O>
+    static __device__ void add_to(bool active, O* to, float sum) {
+        store_if(active, to, round_to<O>(to_float(load_if(active, to, O{})) + sum));
     }
 };
 

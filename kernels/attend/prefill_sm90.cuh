@@ -11,9 +11,9 @@ namespace prefilling {
 // One query tile of one head.
 struct alignas(64) Work {
     Place place;
-    Span keys;      // the sequence's
-    Together rows;  // what the tile sees
-    bool last;      // nothing: everything is done
+    Span keys;       // the sequence's
+    Together block;  // what the tile's rows see
+    bool last;       // nothing: everything is done
 };
 
 // A block takes ROWS queries of one head, each of its GROUPS warpgroups 64 of them and each warp 16;
@@ -45,10 +45,11 @@ struct Sm90Tile {
         Mbarrier q_full, q_free;
         Mbarrier k_full[STAGES], k_free[STAGES];
         Mbarrier v_full[STAGES], v_free[STAGES], v_raw[STAGES];
-        Work work;
-        Seen groups[GROUPS];  // what any row of a group sees
-        Seen rows[ROWS];
-        uint32_t infinite[STAGES][CLEANERS];
+        // Of two query tiles by turns, so that the next is known before its queries have room.
+        Work work[2];
+        Seen groups[2][GROUPS];  // what any row of a group sees
+        Seen rows[2][ROWS];
+        uint32_t infinite[CLEANERS];  // whether they found such values in this work so far
     };
 
     static __device__ __forceinline__ int at(int row, int chunk) {
@@ -143,47 +144,41 @@ struct Fetcher {
         }
         Work none{};
         none.last = true;
+        shared_store_if(lane == 0, shared.work + given % 2, none);
         wait_for_queries();
-        shared_store_if(lane == 0, &shared.work, none);
         warp_arrive(&shared.q_full);
     }
 
     __device__ void fetch(Work& work) {
         constexpr int EACH = Tile::GROUP_ROWS / 32;
         const SalientPrefillParams& p = a.p;
-        Seen rows[Tile::GROUPS][EACH], groups[Tile::GROUPS];
+        uint32_t half = given % 2;
+        Together& block = work.block;
 #pragma unroll
         for (int g = 0; g < Tile::GROUPS; g++) {
             Together group;
 #pragma unroll
             for (int i = 0; i < EACH; i++) {
-                int row = work.place.first + Tile::GROUP_ROWS * g + 32 * i + lane;
-                rows[g][i] = seen_by(p, work.place.queries, work.keys.len, row);
-                include(group, rows[g][i], row < work.place.queries.len);
+                int of_block = Tile::GROUP_ROWS * g + 32 * i + lane, row = work.place.first + of_block;
+                Seen seen = seen_by(p, work.place.queries, work.keys.len, row);
+                shared_store(shared.rows[half] + of_block, seen);
+                include(group, seen, row < work.place.queries.len);
             }
             group = over_warp(group);
-            groups[g] = group.any;
-            Together& all = work.rows;
-            all.any.first = min_of(all.any.first, group.any.first);
-            all.any.limit = max_of(all.any.limit, group.any.limit);
-            all.all.first = max_of(all.all.first, group.all.first);
-            all.all.limit = min_of(all.all.limit, group.all.limit);
+            shared_store_if(lane == 0, shared.groups[half] + g, group.any);
+            block.any.first = min_of(block.any.first, group.any.first);
+            block.any.limit = max_of(block.any.limit, group.any.limit);
+            block.all.first = max_of(block.all.first, group.all.first);
+            block.all.limit = min_of(block.all.limit, group.all.limit);
         }
-        int head = work.place.head / (p.q_heads / p.kv_heads), first = first_tile<Tile>(work.rows.any);
-        bool sees = first < work.rows.any.limit;
-        // Keys need no free room of queries.
-        if (sees) fetch_tile(shared.k, shared.k_full, shared.k_free, a.k, head, work.keys.start + first);
-
+        shared_store_if(lane == 0, shared.work + half, work);
+        int head = work.place.head / (p.q_heads / p.kv_heads), first = first_tile<Tile>(block.any);
+        bool sees = first < block.any.limit;
+        // Before there is room for the queries, the first keys are on their way.
+        if (sees) {
+            fetch_tile(shared.k, shared.k_full, shared.k_free, a.k, head, work.keys.start + first);
+        }
         wait_for_queries();
-#pragma unroll
-        for (int g = 0; g < Tile::GROUPS; g++) {
-#pragma unroll
-            for (int i = 0; i < EACH; i++) {
-                shared_store(shared.rows + Tile::GROUP_ROWS * g + 32 * i + lane, rows[g][i]);
-            }
-            shared_store_if(lane == 0, shared.groups + g, groups[g]);
-        }
-        shared_store_if(lane == 0, &shared.work, work);
         __syncwarp();
         if (lane == 0) {
             uint64_t briefly = cache_policy<Keep::BRIEFLY>();
@@ -196,10 +191,10 @@ struct Fetcher {
         }
         given++;
 
-        for (int tile = first; sees && tile < work.rows.any.limit; tile += Tile::KEYS) {
+        for (int tile = first; sees && tile < block.any.limit; tile += Tile::KEYS) {
             int row = work.keys.start + tile;
             if (tile > first) fetch_tile(shared.k, shared.k_full, shared.k_free, a.k, head, row);
-            bool edge = is_edge<Tile>(work.rows.all, tile);
+            bool edge = is_edge<Tile>(block.all, tile);
             fetch_tile(shared.v, edge ? shared.v_raw : shared.v_full, shared.v_free, a.v, head,
                        row);
             slot++;
@@ -239,15 +234,15 @@ __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
     uint32_t slot = 0, cleaned = 0;  // a bit per stage: the parity of its cleanings so far
     for (uint32_t taken = 0;; taken++) {
         mbarrier_wait(&shared.q_full, taken % 2);
-        Work work = shared_load(&shared.work);
+        Work work = shared_load(shared.work + taken % 2);
         if (work.last) break;
-        Seen any = work.rows.any;
+        Seen any = work.block.any;
+        uint32_t found = 0;
         for (int tile = first_tile<Tile>(any); tile < any.limit; tile += Tile::KEYS, slot++) {
-            if (!is_edge<Tile>(work.rows.all, tile)) continue;
+            if (!is_edge<Tile>(work.block.all, tile)) continue;
             int stage = stage_of<Tile>(slot);
             mbarrier_wait(shared.v_raw + stage, cleaned >> stage & 1);
             cleaned ^= 1u << stage;
-            uint32_t found = 0;
             for (int i = 32 * cleaner; i < Tile::KEYS * Tile::WIDTH; i += 32 * Tile::CLEANERS) {
                 int key = tile + (i + lane) / 8 % Tile::KEYS;
                 bool inside = any.first <= key && key < any.limit;
@@ -262,8 +257,8 @@ __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
                 found |= inside ? bad : 0;
                 shared_store_if(!inside || bad != 0, place, vector);
             }
-            bool any_found = __any_sync(FULL_WARP, found != 0);
-            shared_store_if(lane == 0, &shared.infinite[stage][cleaner], uint32_t{any_found});
+            found = static_cast<uint32_t>(__any_sync(FULL_WARP, found != 0));
+            shared_store_if(lane == 0, shared.infinite + cleaner, found);
             async_proxy_fence();
             named_barrier_sync(CLEAN, 32 * Tile::CLEANERS);
             if (cleaner == 0 && lane == 0) mbarrier_arrive(shared.v_full + stage);

@@ -24,14 +24,16 @@ struct Warp {
 
     const SalientPrefillParams& p;
     typename Tile::Shared& shared;
-    int row;  // the warp's first row of the block
+    const Seen* seen;  // what each row of the block sees, in shared memory
+    int row;           // the warp's first row of the block
     int lane;
     float out[M][C][4] = {};
     float largest[M][2];
     float sums[M][2] = {};  // of the weights in this thread's columns
 
-    __device__ Warp(const SalientPrefillParams& p, typename Tile::Shared& shared, int row)
-        : p(p), shared(shared), row(row) {
+    __device__ Warp(const SalientPrefillParams& p, typename Tile::Shared& shared,
+                    const Seen* seen, int row)
+        : p(p), shared(shared), seen(seen), row(row) {
         lane = static_cast<int>(lane_id());
 #pragma unroll
         for (int i = 0; i < M; i++) largest[i][0] = largest[i][1] = -INFINITY;
@@ -94,13 +96,13 @@ struct Warp {
         for (int i = 0; i < M; i++) {
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                Seen seen = shared_load(shared.rows + row_of(i, h));
+                Seen mine = shared_load(seen + row_of(i, h));
 #pragma unroll
                 for (int j = 0; j < N; j++) {
 #pragma unroll
                     for (int e = 0; e < 2; e++) {
                         int key = tile + 8 * j + 2 * (lane % 4) + e;
-                        bool sees = seen.first <= key && key < seen.limit;
+                        bool sees = mine.first <= key && key < mine.limit;
                         logits[i][j][2 * h + e] = sees ? logits[i][j][2 * h + e] : -INFINITY;
                     }
                 }
@@ -209,34 +211,40 @@ struct Warp {
 
     // Word w of a fragment of product i: 1 where the row sees the key, or else 0.
     __device__ uint32_t ones_where_seen(int i, int w, int first_key) const {
-        Seen seen = shared_load(shared.rows + row_of(i, w % 2));
+        Seen mine = shared_load(seen + row_of(i, w % 2));
         uint32_t ones = 0;
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             int key = first_key + w / 2 * 8 + 2 * (lane % 4) + e;
-            bool sees = seen.first <= key && key < seen.limit;
+            bool sees = mine.first <= key && key < mine.limit;
             ones |= (sees ? Exponent<T>::ONE : 0u) << 16 * e;
         }
         return ones;
     }
 
-    // Adds those values of a fragment that are not finite where they are seen.
-    __device__ void add_infinite(const uint32_t (&values)[2], int first_key, int c) {
-        reconsider(lane);
-        uint32_t positive[2], negative[2];
+    // Counts, for every output of product i at 16 keys, the values of a fragment that it sees and
+    // that are infinite with either sign; a NaN is both.
+    __device__ void count_infinite(float (&ups)[4], float (&downs)[4], const uint32_t (&values)[2],
+                                   int i, int first_key) const {
+        uint32_t positive[2], negative[2], sees[4];
 #pragma unroll
         for (int w = 0; w < 2; w++) {
             positive[w] = ones_where_infinite<T>(values[w], 0);
             negative[w] = ones_where_infinite<T>(values[w], 1);
         }
 #pragma unroll
-        for (int i = 0; i < M; i++) {
-            uint32_t sees[4];
+        for (int w = 0; w < 4; w++) sees[w] = ones_where_seen(i, w, first_key);
+        multiply_add<T>(ups, sees, positive);
+        multiply_add<T>(downs, sees, negative);
+    }
+
+    // Adds those values of a fragment that are not finite where they are seen.
+    __device__ void add_infinite(const uint32_t (&values)[2], int first_key, int c) {
+        reconsider(lane);
 #pragma unroll
-            for (int w = 0; w < 4; w++) sees[w] = ones_where_seen(i, w, first_key);
+        for (int i = 0; i < M; i++) {
             float ups[4] = {}, downs[4] = {};
-            multiply_add<T>(ups, sees, positive);
-            multiply_add<T>(downs, sees, negative);
+            count_infinite(ups, downs, values, i, first_key);
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 if (ups[e] > 0.0f) out[i][c][e] += INFINITY;
@@ -254,8 +262,8 @@ struct Warp {
                 float sum = sums[i][h];
                 sum += __shfl_xor_sync(FULL_WARP, sum, 1);
                 sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-                Seen seen = shared_load(shared.rows + row_of(i, h));
-                bool none = seen.first >= seen.limit;
+                Seen mine = shared_load(seen + row_of(i, h));
+                bool none = mine.first >= mine.limit;
                 float inverse = 1.0f / sum;
 #pragma unroll
                 for (int c = 0; c < C; c++) {
