@@ -39,7 +39,7 @@ impl Input {
         }
     }
 
-    fn attention(&self) -> Attention {
+    fn attention(&self) -> Attention<'static> {
         Attention::new((self.heads.2 as f32).sqrt().recip())
     }
 

@@ -1,5 +1,10 @@
-//! Element types of tensors: storage in f32, f16 or bf16, arithmetic in f32.
+//! Element types of tensors: storage in f32, f16, bf16 or fp8 (E4M3), arithmetic in f32.
+//!
+//! [`F8E4M3`] is the 8-bit type of the OCP specification (OFP8): a sign, 4 bits of exponent with bias
+//! 7, 3 bits of mantissa, no infinities, NaN where all bits but the sign are ones. What exceeds its
+//! largest value, 448, becomes 448, as the saturating conversions of a GPU have it.
 
+pub use float8::F8E4M3;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -13,6 +18,19 @@ pub enum DType {
     F16,
     /// bfloat16.
     Bf16,
+    /// fp8: [`F8E4M3`].
+    F8E4M3,
+}
+
+impl DType {
+    /// Bytes of an element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F8E4M3 => 1,
+        }
+    }
 }
 
 mod sealed {
@@ -20,9 +38,10 @@ mod sealed {
     impl Sealed for f32 {}
     impl Sealed for half::f16 {}
     impl Sealed for half::bf16 {}
+    impl Sealed for float8::F8E4M3 {}
 }
 
-/// A type that tensors may be stored in. Sealed: f32, f16 and bf16.
+/// A type that tensors may be stored in. Sealed: f32, f16, bf16 and [`F8E4M3`].
 pub trait Element: sealed::Sealed + bytemuck::Pod + Send + Sync + PartialOrd {
     /// Its name.
     const DTYPE: DType;
@@ -30,7 +49,7 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + Send + Sync + PartialOrd {
     /// The value as f32, exact.
     fn to_f32(self) -> f32;
 
-    /// The nearest value of this type, ties to even.
+    /// The nearest value of this type, ties to even; of [`F8E4M3`], the largest for what exceeds it.
     fn from_f32(value: f32) -> Self;
 
     /// Converts a slice to f32, exact.
@@ -98,6 +117,25 @@ impl Element for bf16 {
     }
 }
 
+impl Element for F8E4M3 {
+    const DTYPE: DType = DType::F8E4M3;
+
+    fn to_f32(self) -> f32 {
+        Self::to_f32(&self)
+    }
+
+    fn from_f32(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+
+    fn widen(src: &[Self], dst: &mut [f32]) {
+        assert_eq!(src.len(), dst.len());
+        for (x, value) in dst.iter_mut().zip(src) {
+            *x = value.to_f32();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +153,56 @@ mod tests {
         bf16::widen(&brains, &mut wide);
         for (b, w) in brains.iter().zip(&wide) {
             assert!(b.to_f32() == *w || (b.is_nan() && w.is_nan()));
+        }
+    }
+
+    /// By the definition of the format.
+    fn f8_value(bits: u8) -> f32 {
+        let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
+        let magnitude = match (exponent, bits & 7) {
+            (15, 7) => f32::NAN,
+            (0, _) => mantissa / 8.0 * 2f32.powi(-6),
+            _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+        };
+        if bits < 128 { magnitude } else { -magnitude }
+    }
+
+    #[test]
+    fn every_f8_value_is_as_defined_and_comes_back() {
+        let values: Vec<F8E4M3> = (0..=u8::MAX).map(F8E4M3::from_bits).collect();
+        let mut wide = vec![0f32; values.len()];
+        F8E4M3::widen(&values, &mut wide);
+        let mut fast = wide.clone();
+        crate::host::simd::widen(&values, &mut fast);
+        for (bits, ((&wide, fast), value)) in (0..=u8::MAX).zip(wide.iter().zip(fast).zip(values)) {
+            let expected = f8_value(bits);
+            for actual in [wide, fast, Element::to_f32(value)] {
+                let same = actual.to_bits() == expected.to_bits();
+                assert!(same || (actual.is_nan() && expected.is_nan()), "{bits:#x}: {actual}");
+            }
+            if !expected.is_nan() {
+                assert_eq!(<F8E4M3 as Element>::from_f32(expected).to_bits(), bits);
+            }
+        }
+        assert!(<F8E4M3 as Element>::from_f32(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn f8_rounds_to_the_nearest_ties_to_even_and_saturates() {
+        for bits in 0..0x7e {
+            let (low, high) = (f8_value(bits), f8_value(bits + 1));
+            let middle = (low + high) / 2.0;
+            let even = bits + (bits & 1);
+            for (x, expected) in
+                [(middle.next_down(), bits), (middle, even), (middle.next_up(), bits + 1)]
+            {
+                assert_eq!(<F8E4M3 as Element>::from_f32(x).to_bits(), expected, "{x}");
+                assert_eq!(<F8E4M3 as Element>::from_f32(-x).to_bits(), expected | 128, "-{x}");
+            }
+        }
+        for x in [448.0, 464.0, 1e9, f32::INFINITY] {
+            assert_eq!(<F8E4M3 as Element>::from_f32(x).to_bits(), 0x7e);
+            assert_eq!(<F8E4M3 as Element>::from_f32(-x).to_bits(), 0xfe);
         }
     }
 }

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(Shape<DIM, TILES>::THREADS)
     uint32_t faults = warp.found & ~SEEN;
     if (faults != 0) report_row(p.status, faults, list.row);
     __syncthreads();
-    warp.put(shared.parts);
+    warp.put(shared.parts, head);
     if (!SALIENT_MUTATED("decode/barrier")) __syncthreads();
 
     for (int i = thread; i < p.group * DIM; i += Shape::THREADS) {

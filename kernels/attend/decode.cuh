@@ -58,7 +58,7 @@ __device__ __forceinline__ float weight(float max, float largest) {
 }
 
 // A row put together from parts, in their order. The sum of a part whose logits are all -inf is
-// NaN, which is the row's if there is nothing else.
+// NaN where there is no sink, which is the row's if there is nothing else.
 struct Whole {
     float largest;
     float sum = 0.0f;
@@ -73,14 +73,29 @@ struct Whole {
         out += part_out * factor;
     }
 
+    // Adds a sink, a logit without a value; -inf is none.
+    __device__ __forceinline__ void join(float sink) {
+        if (sink == -INFINITY) return;
+        float top = fmaxf(largest, sink), factor = weight(largest, top);
+        sum = sum * factor + expf(sink - top);
+        out *= factor;
+        largest = top;
+    }
+
     __device__ __forceinline__ float mean() const { return sum == 0.0f ? 0.0f : out / sum; }
     __device__ __forceinline__ float lse() const { return largest + logf(sum); }
 };
 
-// A channel of a row, if it exists, and with channel 0 the row's LSE.
+// The sink of a query head, if it exists; -inf is none.
+__device__ __forceinline__ float sink_of(const SalientDecodeParams& p, int q_head, bool exists) {
+    return load_if(exists && p.sinks != nullptr, p.sinks + q_head, -INFINITY);
+}
+
+// A channel of a row, if it exists, and with channel 0 the row's LSE; both with the row's sink.
 template <typename T>
 __device__ __forceinline__ void write(const SalientDecodeParams& p, int sequence, int q_head,
-                                      int channel, bool exists, const Whole& whole) {
+                                      int channel, bool exists, Whole whole) {
+    whole.join(sink_of(p, q_head, true));
     int64_t at = sequence * p.out_stride + q_head * p.out_head_stride + channel;
     float mean = whole.mean();
     bool wide = p.out_dtype == SALIENT_F32;

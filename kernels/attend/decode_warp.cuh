@@ -329,7 +329,7 @@ struct Warp {
     }
 
     // Into shared memory.
-    __device__ __forceinline__ void put(typename Shape::Parts& parts) {
+    __device__ __forceinline__ void put(typename Shape::Parts& parts, int head) {
         int warp = static_cast<int>(warp_id());
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
@@ -341,7 +341,11 @@ struct Warp {
                 for (int step = 4; step < 32; step *= 2) {
                     total += __shfl_xor_sync(FULL_WARP, total, step);
                 }
-                if ((found & SEEN) && max[tile][column] == -INFINITY) total = NAN;
+                if ((found & SEEN) && max[tile][column] == -INFINITY) {
+                    // Nothing but logits of -inf, unless there is a sink.
+                    float sink = sink_of(p, head * p.group + query, query < p.group);
+                    total = sink == -INFINITY ? NAN : total;
+                }
                 shared_store_if(lane < 4, &parts.max[warp][query], max[tile][column]);
                 shared_store_if(lane < 4, &parts.sum[warp][query], total);
 #pragma unroll

@@ -253,8 +253,9 @@ struct Warp {
         }
     }
 
-    // Divides by the sums of weights, and writes the LSE of rows that exist.
+    // Divides by the sums of weights, the sink among them, and writes the LSE of rows that exist.
     __device__ void normalise(const Place& at) {
+        float sink = load_if(p.sinks != nullptr, p.sinks + at.head, -INFINITY);
 #pragma unroll
         for (int i = 0; i < M; i++) {
 #pragma unroll
@@ -264,21 +265,29 @@ struct Warp {
                 sum += __shfl_xor_sync(FULL_WARP, sum, 2);
                 Seen mine = shared_load(seen + row_of(i, h));
                 bool none = mine.first >= mine.limit;
-                float inverse = 1.0f / sum;
+                float most = largest[i][h] * natural_scale(p);
+                float inverse = 1.0f / sum, lse = most + logf(sum);
+                // Nothing but logits of -infinity: 0 / 0.
+                if (largest[i][h] == -INFINITY) lse = none ? -INFINITY : NAN;
+                float zero = 0.0f;
+                if (sink != -INFINITY) {
+                    float top = fmaxf(most, sink), shrink = expf(most - top);
+                    float joined = fmaf(sum, shrink, expf(sink - top));
+                    inverse = shrink / joined;
+                    lse = top + logf(joined);
+                    zero *= joined;
+                }
 #pragma unroll
                 for (int c = 0; c < C; c++) {
 #pragma unroll
                     for (int e = 2 * h; e < 2 * h + 2; e++) {
-                        out[i][c][e] = none ? 0.0f : out[i][c][e] * inverse;
+                        out[i][c][e] = none ? zero : out[i][c][e] * inverse;
                     }
                 }
-                float lse = fmaf(largest[i][h], natural_scale(p), logf(sum));
-                // Nothing but logits of -infinity: 0 / 0.
-                if (largest[i][h] == -INFINITY) lse = NAN;
                 int r = at.first + row_of(i, h);
                 bool asked = p.lse != nullptr && lane % 4 == 0 && r < at.queries.len;
                 int64_t place = static_cast<int64_t>(at.queries.start + r) * p.q_heads + at.head;
-                store_if(asked, p.lse + place, none ? -INFINITY : lse);
+                store_if(asked, p.lse + place, lse);
             }
         }
     }

@@ -37,7 +37,7 @@ enum {
 };
 
 // Element types.
-enum { SALIENT_F32 = 0, SALIENT_F16 = 1, SALIENT_BF16 = 2 };
+enum { SALIENT_F32 = 0, SALIENT_F16 = 1, SALIENT_BF16 = 2, SALIENT_F8E4M3 = 3 };
 
 // ---- score ----
 
@@ -227,7 +227,8 @@ typedef struct SalientStrides {
 
 // Attention of packed queries over the keys of their sequences. Query heads h * group up to
 // (h + 1) * group read KV head h, where group = q_heads / kv_heads. A row that sees no key becomes 0,
-// its LSE -infinity. Tensors are 16-byte aligned.
+// its LSE its sink, or -infinity. A sink that is NaN or infinity makes NaN of its head's rows.
+// Tensors are 16-byte aligned.
 typedef struct SalientPrefillParams {
     const void* q;              // [queries, q_heads, dim]
     const void* k;              // [keys, kv_heads, dim]
@@ -239,6 +240,7 @@ typedef struct SalientPrefillParams {
     const int32_t* key_lens;    // [batch] key rows of every sequence
     const int32_t* firsts;      // [queries] counted from the sequence's first key; null: 0
     const int32_t* limits;      // [queries]; null unless sees is SALIENT_SEES_ROWS
+    const float* sinks;         // [q_heads] logits that join every row's sum of weights; or null
     SalientStatus* status;      // INDEX: a first row or limit beyond the keys; row: the query
     SalientStrides q_strides;
     SalientStrides k_strides;
@@ -280,7 +282,8 @@ typedef struct SalientDecodeLayout {
 // Attention of one query per sequence over the keys that its lists name, in list order. Entries
 // outside the sequence, and those on pages outside the pool, are a fault and left out; a list that
 // does not ascend is a fault, too, and attended as it is. A sequence or list whose length cannot be
-// counts as empty. Of an empty list the output is 0, the LSE -inf.
+// counts as empty. Of an empty list the output is 0, the LSE the sink, or -inf. A sink that is NaN or
+// infinity makes NaN of its head's rows.
 typedef struct SalientDecodeParams {
     const void* q;               // [batch, kv_heads * group, dim] by strides; 16-byte aligned
     const void* k;               // 16-byte aligned
@@ -292,6 +295,8 @@ typedef struct SalientDecodeParams {
     const int32_t* page_table;   // [batch, max_pages]; null if contiguous
     const int32_t* kept;         // [batch * list_heads, capacity]; null: every token
     const int32_t* kept_lens;    // [batch * list_heads]; null if kept is
+    const float* sinks;          // [kv_heads * group] logits that join every row's sum of weights;
+                                 // or null
     SalientStatus* status;       // rows are those of lists; without lists, sequences
     float* workspace;            // [batch * kv_heads * group, splits, dim + 2] elements with splits =
                                  // ceil(capacity / split); not used if there is but one

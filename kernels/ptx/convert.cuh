@@ -1,4 +1,4 @@
-// 16-bit floats as bits, and what they stand for.
+// 16-bit and 8-bit floats as bits, and what they stand for.
 #pragma once
 
 #include "common/platform.cuh"
@@ -11,6 +11,11 @@ struct f16 {
 
 struct bf16 {
     uint16_t bits;
+};
+
+// fp8 of 4 bits of exponent and 3 of mantissa, without infinities (OCP OFP8).
+struct e4m3 {
+    uint8_t bits;
 };
 
 __device__ __forceinline__ float to_float(float x) { return x; }
@@ -27,6 +32,13 @@ __device__ __forceinline__ float to_float(f16 x) {
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
     return value;
 #endif
+}
+
+__device__ __forceinline__ float to_float(e4m3 x) {
+    uint32_t magnitude = x.bits & 0x7f, sign = static_cast<uint32_t>(x.bits >> 7) << 31;
+    // The exponents' biases differ by 120; the product takes care of subnormals.
+    float value = __uint_as_float(magnitude << 20) * 0x1p120f;
+    return __uint_as_float(magnitude == 0x7f ? 0x7fffffff : __float_as_uint(value) | sign);
 }
 
 // The nearest value, ties to even. A NaN becomes 0x7fff.
@@ -130,6 +142,91 @@ template <typename T>
 __device__ __forceinline__ void unpack(uint32_t word, float (&values)[2]) {
     values[0] = to_float(T{static_cast<uint16_t>(word)});
     values[1] = to_float(T{static_cast<uint16_t>(word >> 16)});
+}
+
+// a * b + c of two values each, rounded once (PTX ISA: fma.rn.f16x2 and fma.rn.bf16x2, sm_80).
+template <typename T>
+__device__ __forceinline__ uint32_t multiply_add_pair(uint32_t a, uint32_t b, uint32_t c);
+
+#ifdef SALIENT_EMULATOR
+
+template <typename T>
+inline uint32_t multiply_add_pair(uint32_t a, uint32_t b, uint32_t c) {
+    float sums[2];
+    for (int i = 0; i < 2; i++) {
+        auto of = [&](uint32_t x) { return to_float(T{static_cast<uint16_t>(x >> 16 * i)}); };
+        sums[i] = fmaf(of(a), of(b), of(c));
+    }
+    return pack<T>(sums[0], sums[1]);
+}
+
+#else
+
+template <>
+__device__ __forceinline__ uint32_t multiply_add_pair<f16>(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+template <>
+__device__ __forceinline__ uint32_t multiply_add_pair<bf16>(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+#endif
+
+// How an e4m3 at the upper end of 16 bits becomes a T: its magnitude shifted to where T has exponent
+// and mantissa, times 2 to the power of what the biases differ by. That makes 480 of a NaN; times
+// `overflow` it leaves the range of T, which 448 does not, and times 0 it is NaN again.
+template <typename T>
+struct FromE4m3;
+
+template <>
+struct FromE4m3<f16> {
+    static constexpr uint32_t SHIFT = 1, MAGNITUDE = 0x3f803f80;
+    static constexpr uint32_t SCALE = 0x5c005c00, OVERFLOW_AT_480 = 0x58905890;  // 2^8, 146
+};
+
+template <>
+struct FromE4m3<bf16> {
+    static constexpr uint32_t SHIFT = 4, MAGNITUDE = 0x07f007f0;
+    static constexpr uint32_t SCALE = 0x7b807b80, OVERFLOW_AT_480 = 0x7b107b10;  // 2^120, 2^119 * 9/8
+};
+
+// The e4m3 in the second and fourth byte, as two T; exact. A NaN becomes 0x7fff.
+template <typename T>
+__device__ __forceinline__ uint32_t widen_odd(uint32_t bytes) {
+    using From = FromE4m3<T>;
+    constexpr uint32_t SIGNS = 0x80008000, MINUS_ZERO = SIGNS;
+    uint32_t small = (bytes >> From::SHIFT & From::MAGNITUDE) | (bytes & SIGNS);
+    uint32_t value = multiply_add_pair<T>(small, From::SCALE, MINUS_ZERO);
+    uint32_t beyond = multiply_add_pair<T>(value, From::OVERFLOW_AT_480, MINUS_ZERO);
+    return multiply_add_pair<T>(beyond, 0, value);
+}
+
+#if !defined(SALIENT_EMULATOR) && __CUDA_ARCH__ >= 890
+
+// PTX ISA: cvt.rn.f16x2.e4m3x2, sm_89.
+template <>
+__device__ __forceinline__ uint32_t widen_odd<f16>(uint32_t bytes) {
+    uint32_t pair;
+    asm("{\n\t.reg .b16 both;\n\t.reg .b32 low;\n\t"
+        "prmt.b32 low, %1, 0, 0x31;\n\tcvt.u16.u32 both, low;\n\t"
+        "cvt.rn.f16x2.e4m3x2 %0, both;\n\t}"
+        : "=r"(pair)
+        : "r"(bytes));
+    return pair;
+}
+
+#endif
+
+// The e4m3 in the first and third byte.
+template <typename T>
+__device__ __forceinline__ uint32_t widen_even(uint32_t bytes) {
+    return widen_odd<T>(bytes << 8);
 }
 
 }  // namespace salient

@@ -251,6 +251,16 @@ pub(crate) fn widen<T: Element>(src: &[T], dst: &mut [f32]) {
                 *x = f32::from_bits(u32::from(bits) << 16);
             }
         }
+        DType::F8E4M3 => {
+            let bits: &[u8] = bytemuck::cast_slice(src);
+            for (x, &bits) in dst.iter_mut().zip(bits) {
+                let magnitude = u32::from(bits & 0x7f) << 20;
+                // The exponents' biases differ by 120; the product takes care of subnormals.
+                let value = (f32::from_bits(magnitude) * 2f32.powi(120)).to_bits();
+                let special = if bits & 0x7f == 0x7f { 0x7fff_ffff } else { value };
+                *x = f32::from_bits(special | u32::from(bits & 0x80) << 24);
+            }
+        }
     }
 }
 

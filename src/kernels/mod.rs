@@ -85,6 +85,19 @@ fn dtype_code(dtype: DType) -> i32 {
         DType::F32 => raw::SALIENT_F32,
         DType::F16 => raw::SALIENT_F16,
         DType::Bf16 => raw::SALIENT_BF16,
+        DType::F8E4M3 => raw::SALIENT_F8E4M3,
+    }
+}
+
+/// Checks that elements are f16 or bf16, for kernels that take no other.
+fn check_16_bits(what: &'static str, dtype: DType) -> Result<()> {
+    match dtype {
+        DType::F16 | DType::Bf16 => Ok(()),
+        DType::F32 | DType::F8E4M3 => Err(Error::OutOfRange {
+            what,
+            value: (8 * dtype.size()) as f64,
+            expected: "16: f16 or bf16",
+        }),
     }
 }
 

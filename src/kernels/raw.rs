@@ -40,6 +40,7 @@ pub const SALIENT_STATUS_PAGE: u32 = 64;
 pub const SALIENT_F32: i32 = 0;
 pub const SALIENT_F16: i32 = 1;
 pub const SALIENT_BF16: i32 = 2;
+pub const SALIENT_F8E4M3: i32 = 3;
 /// The predictor: scores\[t\] = b2 + sum over n of w2\[n\] * gelu(rstd\[t\] * (x\[t\] . w1\[n\]) + b1\[n\]). Partial sums of every tile of columns lie in `partials` and are added in order.
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
@@ -616,7 +617,7 @@ const _: () = {
         "Offset of field: SalientStrides::head",
     ][::core::mem::offset_of!(SalientStrides, head) - 8usize];
 };
-/// Attention of packed queries over the keys of their sequences. Query heads h * group up to (h + 1) * group read KV head h, where group = q_heads / kv_heads. A row that sees no key becomes 0, its LSE -infinity. Tensors are 16-byte aligned.
+/// Attention of packed queries over the keys of their sequences. Query heads h * group up to (h + 1) * group read KV head h, where group = q_heads / kv_heads. A row that sees no key becomes 0, its LSE its sink, or -infinity. A sink that is NaN or infinity makes NaN of its head's rows. Tensors are 16-byte aligned.
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
 pub struct SalientPrefillParams {
@@ -640,6 +641,8 @@ pub struct SalientPrefillParams {
     pub firsts: *const i32,
     /// \[queries\]; null unless sees is SALIENT_SEES_ROWS
     pub limits: *const i32,
+    /// \[q_heads\] logits that join every row's sum of weights; or null
+    pub sinks: *const f32,
     /// INDEX: a first row or limit beyond the keys; row: the query
     pub status: *mut SalientStatus,
     pub q_strides: SalientStrides,
@@ -676,7 +679,7 @@ pub struct SalientPrefillParams {
 const _: () = {
     [
         "Size of SalientPrefillParams",
-    ][::core::mem::size_of::<SalientPrefillParams>() - 208usize];
+    ][::core::mem::size_of::<SalientPrefillParams>() - 216usize];
     [
         "Alignment of SalientPrefillParams",
     ][::core::mem::align_of::<SalientPrefillParams>() - 8usize];
@@ -711,62 +714,65 @@ const _: () = {
         "Offset of field: SalientPrefillParams::limits",
     ][::core::mem::offset_of!(SalientPrefillParams, limits) - 72usize];
     [
+        "Offset of field: SalientPrefillParams::sinks",
+    ][::core::mem::offset_of!(SalientPrefillParams, sinks) - 80usize];
+    [
         "Offset of field: SalientPrefillParams::status",
-    ][::core::mem::offset_of!(SalientPrefillParams, status) - 80usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, status) - 88usize];
     [
         "Offset of field: SalientPrefillParams::q_strides",
-    ][::core::mem::offset_of!(SalientPrefillParams, q_strides) - 88usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, q_strides) - 96usize];
     [
         "Offset of field: SalientPrefillParams::k_strides",
-    ][::core::mem::offset_of!(SalientPrefillParams, k_strides) - 104usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, k_strides) - 112usize];
     [
         "Offset of field: SalientPrefillParams::v_strides",
-    ][::core::mem::offset_of!(SalientPrefillParams, v_strides) - 120usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, v_strides) - 128usize];
     [
         "Offset of field: SalientPrefillParams::out_strides",
-    ][::core::mem::offset_of!(SalientPrefillParams, out_strides) - 136usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, out_strides) - 144usize];
     [
         "Offset of field: SalientPrefillParams::scale",
-    ][::core::mem::offset_of!(SalientPrefillParams, scale) - 152usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, scale) - 160usize];
     [
         "Offset of field: SalientPrefillParams::softcap",
-    ][::core::mem::offset_of!(SalientPrefillParams, softcap) - 156usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, softcap) - 164usize];
     [
         "Offset of field: SalientPrefillParams::window",
-    ][::core::mem::offset_of!(SalientPrefillParams, window) - 160usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, window) - 168usize];
     [
         "Offset of field: SalientPrefillParams::sees",
-    ][::core::mem::offset_of!(SalientPrefillParams, sees) - 164usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, sees) - 172usize];
     [
         "Offset of field: SalientPrefillParams::batch",
-    ][::core::mem::offset_of!(SalientPrefillParams, batch) - 168usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, batch) - 176usize];
     [
         "Offset of field: SalientPrefillParams::q_heads",
-    ][::core::mem::offset_of!(SalientPrefillParams, q_heads) - 172usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, q_heads) - 180usize];
     [
         "Offset of field: SalientPrefillParams::kv_heads",
-    ][::core::mem::offset_of!(SalientPrefillParams, kv_heads) - 176usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, kv_heads) - 184usize];
     [
         "Offset of field: SalientPrefillParams::dim",
-    ][::core::mem::offset_of!(SalientPrefillParams, dim) - 180usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, dim) - 188usize];
     [
         "Offset of field: SalientPrefillParams::queries",
-    ][::core::mem::offset_of!(SalientPrefillParams, queries) - 184usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, queries) - 192usize];
     [
         "Offset of field: SalientPrefillParams::keys",
-    ][::core::mem::offset_of!(SalientPrefillParams, keys) - 188usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, keys) - 196usize];
     [
         "Offset of field: SalientPrefillParams::max_queries",
-    ][::core::mem::offset_of!(SalientPrefillParams, max_queries) - 192usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, max_queries) - 200usize];
     [
         "Offset of field: SalientPrefillParams::dtype",
-    ][::core::mem::offset_of!(SalientPrefillParams, dtype) - 196usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, dtype) - 204usize];
     [
         "Offset of field: SalientPrefillParams::out_dtype",
-    ][::core::mem::offset_of!(SalientPrefillParams, out_dtype) - 200usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, out_dtype) - 208usize];
     [
         "Offset of field: SalientPrefillParams::variant",
-    ][::core::mem::offset_of!(SalientPrefillParams, variant) - 204usize];
+    ][::core::mem::offset_of!(SalientPrefillParams, variant) - 212usize];
 };
 /// the fastest that the device has for these tensors
 pub const SALIENT_PREFILL_AUTO: i32 = 0;
@@ -804,7 +810,7 @@ const _: () = {
         "Offset of field: SalientDecodeLayout::page_stride",
     ][::core::mem::offset_of!(SalientDecodeLayout, page_stride) - 16usize];
 };
-/// Attention of one query per sequence over the keys that its lists name, in list order. Entries outside the sequence, and those on pages outside the pool, are a fault and left out; a list that does not ascend is a fault, too, and attended as it is. A sequence or list whose length cannot be counts as empty. Of an empty list the output is 0, the LSE -inf.
+/// Attention of one query per sequence over the keys that its lists name, in list order. Entries outside the sequence, and those on pages outside the pool, are a fault and left out; a list that does not ascend is a fault, too, and attended as it is. A sequence or list whose length cannot be counts as empty. Of an empty list the output is 0, the LSE the sink, or -inf. A sink that is NaN or infinity makes NaN of its head's rows.
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
 pub struct SalientDecodeParams {
@@ -828,6 +834,8 @@ pub struct SalientDecodeParams {
     pub kept: *const i32,
     /// \[batch * list_heads\]; null if kept is
     pub kept_lens: *const i32,
+    /// \[kv_heads * group\] logits that join every row's sum of weights; or null
+    pub sinks: *const f32,
     /// rows are those of lists; without lists, sequences
     pub status: *mut SalientStatus,
     /// \[batch * kv_heads * group, splits, dim + 2\] elements with splits = ceil(capacity / split); not used if there is but one
@@ -875,7 +883,7 @@ pub struct SalientDecodeParams {
 const _: () = {
     [
         "Size of SalientDecodeParams",
-    ][::core::mem::size_of::<SalientDecodeParams>() - 240usize];
+    ][::core::mem::size_of::<SalientDecodeParams>() - 248usize];
     [
         "Alignment of SalientDecodeParams",
     ][::core::mem::align_of::<SalientDecodeParams>() - 8usize];
@@ -910,74 +918,77 @@ const _: () = {
         "Offset of field: SalientDecodeParams::kept_lens",
     ][::core::mem::offset_of!(SalientDecodeParams, kept_lens) - 72usize];
     [
+        "Offset of field: SalientDecodeParams::sinks",
+    ][::core::mem::offset_of!(SalientDecodeParams, sinks) - 80usize];
+    [
         "Offset of field: SalientDecodeParams::status",
-    ][::core::mem::offset_of!(SalientDecodeParams, status) - 80usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, status) - 88usize];
     [
         "Offset of field: SalientDecodeParams::workspace",
-    ][::core::mem::offset_of!(SalientDecodeParams, workspace) - 88usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, workspace) - 96usize];
     [
         "Offset of field: SalientDecodeParams::layouts",
-    ][::core::mem::offset_of!(SalientDecodeParams, layouts) - 96usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, layouts) - 104usize];
     [
         "Offset of field: SalientDecodeParams::q_stride",
-    ][::core::mem::offset_of!(SalientDecodeParams, q_stride) - 144usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, q_stride) - 152usize];
     [
         "Offset of field: SalientDecodeParams::q_head_stride",
-    ][::core::mem::offset_of!(SalientDecodeParams, q_head_stride) - 152usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, q_head_stride) - 160usize];
     [
         "Offset of field: SalientDecodeParams::out_stride",
-    ][::core::mem::offset_of!(SalientDecodeParams, out_stride) - 160usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, out_stride) - 168usize];
     [
         "Offset of field: SalientDecodeParams::out_head_stride",
-    ][::core::mem::offset_of!(SalientDecodeParams, out_head_stride) - 168usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, out_head_stride) - 176usize];
     [
         "Offset of field: SalientDecodeParams::scale",
-    ][::core::mem::offset_of!(SalientDecodeParams, scale) - 176usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, scale) - 184usize];
     [
         "Offset of field: SalientDecodeParams::softcap",
-    ][::core::mem::offset_of!(SalientDecodeParams, softcap) - 180usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, softcap) - 188usize];
     [
         "Offset of field: SalientDecodeParams::window",
-    ][::core::mem::offset_of!(SalientDecodeParams, window) - 184usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, window) - 192usize];
     [
         "Offset of field: SalientDecodeParams::batch",
-    ][::core::mem::offset_of!(SalientDecodeParams, batch) - 188usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, batch) - 196usize];
     [
         "Offset of field: SalientDecodeParams::kv_heads",
-    ][::core::mem::offset_of!(SalientDecodeParams, kv_heads) - 192usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, kv_heads) - 200usize];
     [
         "Offset of field: SalientDecodeParams::group",
-    ][::core::mem::offset_of!(SalientDecodeParams, group) - 196usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, group) - 204usize];
     [
         "Offset of field: SalientDecodeParams::dim",
-    ][::core::mem::offset_of!(SalientDecodeParams, dim) - 200usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, dim) - 208usize];
     [
         "Offset of field: SalientDecodeParams::list_heads",
-    ][::core::mem::offset_of!(SalientDecodeParams, list_heads) - 204usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, list_heads) - 212usize];
     [
         "Offset of field: SalientDecodeParams::capacity",
-    ][::core::mem::offset_of!(SalientDecodeParams, capacity) - 208usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, capacity) - 216usize];
     [
         "Offset of field: SalientDecodeParams::split",
-    ][::core::mem::offset_of!(SalientDecodeParams, split) - 212usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, split) - 220usize];
     [
         "Offset of field: SalientDecodeParams::tokens",
-    ][::core::mem::offset_of!(SalientDecodeParams, tokens) - 216usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, tokens) - 224usize];
     [
         "Offset of field: SalientDecodeParams::page_size",
-    ][::core::mem::offset_of!(SalientDecodeParams, page_size) - 220usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, page_size) - 228usize];
     [
         "Offset of field: SalientDecodeParams::max_pages",
-    ][::core::mem::offset_of!(SalientDecodeParams, max_pages) - 224usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, max_pages) - 232usize];
     [
         "Offset of field: SalientDecodeParams::pages",
-    ][::core::mem::offset_of!(SalientDecodeParams, pages) - 228usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, pages) - 236usize];
     [
         "Offset of field: SalientDecodeParams::dtype",
-    ][::core::mem::offset_of!(SalientDecodeParams, dtype) - 232usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, dtype) - 240usize];
     [
         "Offset of field: SalientDecodeParams::out_dtype",
-    ][::core::mem::offset_of!(SalientDecodeParams, out_dtype) - 236usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, out_dtype) - 244usize];
 };
 /// Checks device-side lists: ascending, in range, -1 after the last and only there, lengths that fit, offsets that match; and pages in the pool. Writes nothing but the status.
 #[repr(C)]

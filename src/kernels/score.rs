@@ -1,7 +1,8 @@
 //! **score**: the predictor's weights as a device holds them, plans and checks.
 
 use super::{
-    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, to_i32, to_i64,
+    ALIGNMENT, Buffer, at_least_one, check_16_bits, check_tokens, dtype_code, product, raw, to_i32,
+    to_i64,
 };
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -225,8 +226,13 @@ impl KeynormPlan {
     /// KV head and token.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for no heads or channels, [`Error::Overflow`] where sizes do.
+    /// [`Error::OutOfRange`] for no heads or channels and for fp8, [`Error::Overflow`] where sizes
+    /// do.
     pub fn new(tokens: usize, layout: Layout, dtype: DType, per: Per) -> Result<Self> {
+        if dtype == DType::F8E4M3 {
+            let expected = "16 or 32: f16, bf16 or f32";
+            return Err(Error::OutOfRange { what: "bits of a key", value: 8.0, expected });
+        }
         at_least_one("KV heads", layout.heads)?;
         at_least_one("channels of a key", layout.dim)?;
         check_tokens("tokens", tokens)?;
@@ -271,7 +277,7 @@ pub fn keynorm_params(
     buffers: &KeynormBuffers,
 ) -> Result<raw::SalientKeynormParams> {
     let Layout { heads, dim, token_stride, head_stride } = plan.layout;
-    let size = if plan.dtype == DType::F32 { 4 } else { 2 };
+    let size = plan.dtype.size();
     buffers.keys.holds("k", plan.keys_len)?;
     Ok(raw::SalientKeynormParams {
         keys: buffers.keys.placed("k", size, size)?,
@@ -300,10 +306,7 @@ pub fn check_mlp(hidden: usize, width: usize, dtype: DType) -> Result<()> {
     if width > MAX_WIDTH {
         return out_of_range("predictor width", width, "at most 4096");
     }
-    if dtype == DType::F32 {
-        return out_of_range("bits of a predictor weight", 32, "16: f16 or bf16");
-    }
-    Ok(())
+    check_16_bits("bits of a predictor weight", dtype)
 }
 
 fn widened<T: Element>(values: &[T]) -> Vec<f32> {
@@ -463,5 +466,8 @@ mod tests {
         assert!(new(5, Layout { dim: 0, ..layout }).is_err());
         assert!(new(5, Layout { token_stride: usize::MAX, ..layout }).is_err());
         assert!(new(1 << 31, layout).is_err());
+        assert!(KeynormPlan::new(5, layout, DType::F8E4M3, Per::KvHead).is_err());
+        assert!(check_mlp(64, 8, DType::F16).is_ok());
+        assert!(check_mlp(64, 8, DType::F8E4M3).is_err());
     }
 }

@@ -103,6 +103,17 @@ __global__ void conversions(float* out) {
     store(out + 65536 + bits, to_float(bf16{static_cast<uint16_t>(bits)}));
 }
 
+// in: [256] words of four e4m3; out: [5][256]: the first as f32; the even ones and the odd ones, as
+// pairs of f16 and of bf16.
+__global__ void widenings(const uint32_t* in, uint32_t* out) {
+    uint32_t i = threadIdx.x, bytes = load(in + i);
+    store(out + i, __float_as_uint(to_float(e4m3{static_cast<uint8_t>(bytes)})));
+    store(out + 256 + i, widen_even<f16>(bytes));
+    store(out + 512 + i, widen_odd<f16>(bytes));
+    store(out + 768 + i, widen_even<bf16>(bytes));
+    store(out + 1024 + i, widen_odd<bf16>(bytes));
+}
+
 // in: a fragment of an 8 x 8 matrix, [32] words; out: that of its transpose.
 __global__ void matrix_moved(const uint32_t* in, uint32_t* out) {
     uint32_t lane = lane_id();
@@ -156,6 +167,11 @@ SALIENT_EXPORT int salient_probe_matrix_moved(const uint32_t* in, uint32_t* out,
 SALIENT_EXPORT int salient_probe_truncations(const uint32_t* in, uint32_t* out,
                                              SalientStream stream) {
     return launch("truncations", truncations, {dim3(1), 32}, stream, in, out);
+}
+
+SALIENT_EXPORT int salient_probe_widenings(const uint32_t* in, uint32_t* out,
+                                           SalientStream stream) {
+    return launch("widenings", widenings, {dim3(1), 256}, stream, in, out);
 }
 
 SALIENT_EXPORT int salient_probe_packs(const uint32_t* in, uint32_t* out, SalientStream stream) {

@@ -16,6 +16,7 @@ pub fn launcher(probe: Probe) -> Launcher {
         Probe::MatrixMoved => salient_probe_matrix_moved,
         Probe::Truncations => salient_probe_truncations,
         Probe::Packs => salient_probe_packs,
+        Probe::Widenings => salient_probe_widenings,
         Probe::ProductF16 => salient_probe_product_f16,
         Probe::ProductBf16 => salient_probe_product_bf16,
         Probe::Copies => salient_probe_copies,
@@ -43,6 +44,7 @@ unsafe extern "C" {
     ) -> c_int;
     fn salient_probe_truncations(input: *const u32, output: *mut u32, stream: *mut c_void)
     -> c_int;
+    fn salient_probe_widenings(input: *const u32, output: *mut u32, stream: *mut c_void) -> c_int;
     fn salient_probe_packs(input: *const u32, output: *mut u32, stream: *mut c_void) -> c_int;
     fn salient_probe_product_f16(input: *const u32, output: *mut u32, stream: *mut c_void)
     -> c_int;

@@ -47,17 +47,49 @@ fn every_group_and_head_size() {
 fn infinite_keys_weigh_as_they_should() {
     let on = Emulated::default();
     for sees in [Sees::Dense, Sees::PerHead(0.5)] {
-        let case = Case { dim: 64, ..Case::decode(3, &[20, 300], sees) };
-        for infinity in [f32::INFINITY, f32::NEG_INFINITY] {
-            let clean = case.build::<f16>();
-            let mut one = clean.clone();
-            one.k[(2 * case.kv_heads + 1) * case.dim + 7] = f16::from_f32(infinity);
-            case.check_built(&Decode(&on), &one, "with an infinite key");
-            let mut all = clean.clone();
-            for key in all.k.chunks_exact_mut(case.dim) {
-                key[3] = f16::from_f32(infinity);
+        let plain = Case { dim: 64, ..Case::decode(3, &[20, 300], sees) };
+        for sinks in [false, true] {
+            let case = Case { sinks, ..plain.clone() };
+            for infinity in [f32::INFINITY, f32::NEG_INFINITY] {
+                let clean = case.build::<f16>();
+                let mut one = clean.clone();
+                one.k[(2 * case.kv_heads + 1) * case.dim + 7] = f16::from_f32(infinity);
+                case.check_built(&Decode(&on), &one, "with an infinite key");
+                let mut all = clean.clone();
+                for key in all.k.chunks_exact_mut(case.dim) {
+                    key[3] = f16::from_f32(infinity);
+                }
+                case.check_built(&Decode(&on), &all, "with infinite keys");
             }
-            case.check_built(&Decode(&on), &all, "with infinite keys");
+        }
+    }
+}
+
+/// A sink that is no logit makes NaN of its head's rows, empty ones too, and of no other.
+#[test]
+fn sinks_that_are_no_logits_stay_in_their_head() {
+    let device = Emulated::default().device();
+    for bad in [f32::NAN, f32::INFINITY] {
+        let problem = Problem::<bf16>::new(&[60, 700, 0], 0.9, 4, 64, 0);
+        let mut run = problem.run(&device, problem.layout(), DType::F32, 0);
+        let mut sinks = vec![0.5; problem.heads()];
+        let launch = |run: &DecodeRun<bf16>| {
+            run.launch(&device, false, &problem.q, &problem.unwritten(), true).unwrap()
+        };
+        run.sinks = Some(device.upload("sinks", &sinks));
+        let clean = launch(&run);
+        sinks[5] = bad;
+        run.sinks = Some(device.upload("sinks", &sinks));
+        let outputs = launch(&run);
+        assert_eq!(outputs.status, Status::CLEAR);
+        for (row, lse) in outputs.lse.iter().enumerate() {
+            let (out, clean_out) = (&outputs.out[row * 64..][..64], &clean.out[row * 64..][..64]);
+            if row % problem.heads() == 5 {
+                assert!(lse.is_nan() && out.iter().all(|x| x.is_nan()), "{bad} in row {row}");
+            } else {
+                assert_eq!(lse.to_bits(), clean.lse[row].to_bits(), "row {row}");
+                assert_same_bits(out, clean_out, &format!("row {row}"));
+            }
         }
     }
 }

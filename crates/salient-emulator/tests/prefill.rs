@@ -253,6 +253,35 @@ fn what_only_the_device_sees_is_reported() {
     }
 }
 
+/// A sink that is no logit makes NaN of its head's rows, blind ones too, and of no other.
+#[test]
+fn sinks_that_are_no_logits_stay_in_their_head() {
+    let (problem, on) = (Problem::<bf16>::new(64), Emulated::default());
+    let device = on.device();
+    let mut limits = vec![30; 190];
+    limits[7] = 0;
+    limits[150] = 0;
+    for bad in [f32::NAN, f32::INFINITY] {
+        let outcome = |sinks: &[f32]| {
+            let mut run = problem.run::<f32>(&device, RowLimit::PerRow(&limits));
+            run.sinks = Some(device.upload("sinks", sinks));
+            run.launch(&on, &device).unwrap().0.check().unwrap();
+            (run.out.read(), run.lse.as_ref().unwrap().read())
+        };
+        let clean = outcome(&[0.5, 0.5, 0.5, 0.5]);
+        let with = outcome(&[0.5, 0.5, bad, 0.5]);
+        for row in 0..190 * HEADS {
+            let (out, clean_out) = (&with.0[row * 64..][..64], &clean.0[row * 64..][..64]);
+            if row % HEADS == 2 {
+                assert!(with.1[row].is_nan() && out.iter().all(|x| x.is_nan()), "{bad}: {row}");
+            } else {
+                assert_eq!(with.1[row].to_bits(), clean.1[row].to_bits(), "row {row}");
+                assert_same_bits(out, clean_out, &format!("row {row}"));
+            }
+        }
+    }
+}
+
 #[test]
 fn keys_and_values_are_read_once_per_tile_of_queries() {
     // Capability, channels, queries per tile; keys that are read together: on sm_90a whole tiles, what

@@ -88,7 +88,7 @@ fn attend<R: Real, T: Element>(
             let seen: Vec<_> =
                 list.into_iter().map(|key| key_value(keys, sequence, kv_head, key)).collect();
             let (row, log_sum) =
-                row::<R, T>(q.row(token, head), &seen, value_dim, attention, weights);
+                row::<R, T>(q.row(token, head), &seen, value_dim, (attention, head), weights);
             out.extend(row);
             lse.push(log_sum);
         }
@@ -106,14 +106,17 @@ pub enum Weights {
 }
 
 /// What one query row of one head reads: its output, and the log of the sum of exponentials of its
-/// scaled logits. `seen` holds the key and value of every token it sees; none: 0 and -infinity.
+/// scaled logits. `seen` holds the key and value of every token it sees; none: 0 and the sink of the
+/// head, -infinity if there is none.
 pub fn row<R: Real, T: Element>(
     query: &[T],
     seen: &[(&[T], &[T])],
     dim: usize,
-    attention: &Attention,
+    (attention, head): (&Attention, usize),
     weights: Weights,
 ) -> (Vec<R>, R) {
+    let sink = attention.sinks.map(|sinks| sinks[head]).filter(|&sink| sink > f32::NEG_INFINITY);
+    let sink = sink.map(|sink| R::of(sink.into()));
     let logits: Vec<R> = seen
         .iter()
         .map(|(key, _)| {
@@ -125,10 +128,10 @@ pub fn row<R: Real, T: Element>(
         })
         .collect();
     let mut out = vec![R::of(0.0); dim];
-    let Some(largest) = logits.iter().copied().reduce(R::maximum) else {
+    let Some(largest) = logits.iter().copied().chain(sink).reduce(R::maximum) else {
         return (out, R::of(f64::NEG_INFINITY));
     };
-    let mut sum = R::of(0.0);
+    let mut sum = sink.map_or(R::of(0.0), |sink| (sink - largest).exp());
     for (&logit, (_, value)) in logits.iter().zip(seen) {
         let weight = (logit - largest).exp();
         sum += weight;
@@ -302,6 +305,12 @@ fn check<T: Element>(
     in_range("softcap", cap.into(), cap.is_normal() && cap > 0.0, "positive and finite")?;
     let window = attention.sliding_window.unwrap_or(1);
     in_range("sliding window", window as f64, window > 0, "at least 1")?;
+    if let Some(sinks) = attention.sinks {
+        same("sinks", q_heads, sinks.len())?;
+        for &sink in sinks {
+            in_range("sink", sink.into(), sink < f32::INFINITY, "a number or -infinity")?;
+        }
+    }
     match *keys {
         Keys::Contiguous { k, v, spans } => {
             same("heads of v", kv_heads, v.layout.heads)?;

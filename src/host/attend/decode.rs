@@ -54,13 +54,13 @@ const HEADS: usize = 4;
 ///
 /// `q` is `[batch, q heads, dim]`, `out` `[batch, q heads, value dim]`, `lse` `[batch, q heads]`:
 /// the natural log of the sum of exponentials of a row's logits. Query heads
-/// `h * group..(h + 1) * group` read KV head h. With an empty list the row is 0, its `lse` -inf.
+/// `h * group..(h + 1) * group` read KV head h. With an empty list the row is 0, its `lse` -inf, or the sink.
 /// Keys outside a list are never read. A sliding window of w leaves those of a list that are among
 /// the last w key rows.
 ///
 /// # Errors
 /// If shapes disagree, the number of query heads is no multiple of the number of KV heads, a list
-/// does not ascend, or a page, span or list points beyond the keys.
+/// does not ascend, a page, span or list points beyond the keys, or a parameter is out of range.
 pub fn decode<T: Element>(
     q: View<'_, T>,
     keys: &Keys<'_, T>,
@@ -122,7 +122,8 @@ pub fn decode<T: Element>(
         let (parts, rest) = partials.split_at(count * stride);
         partials = rest;
         for (member, out) in outs.iter_mut().enumerate() {
-            let sum = combine(parts, stride, members, member, out);
+            let sink = attention.sink(first * group + member);
+            let sum = combine(parts, stride, members, member, sink, out);
             if let Some(lse) = &mut lse {
                 lse[unit * members + member] = sum;
             }
@@ -219,7 +220,7 @@ struct Chunk<'a> {
 struct Problem<'a, T> {
     q: View<'a, T>,
     keys: &'a Keys<'a, T>,
-    attention: &'a Attention,
+    attention: &'a Attention<'a>,
     group: usize,
 }
 
@@ -280,7 +281,9 @@ impl<T: Element> WithSimd for Step<'_, T> {
             }
             let max = simd::row_max(simd, logits);
             stats[member] = max;
-            stats[members + member] = simd::exp_sum(simd, logits, max);
+            // Nothing but logits of -inf have no weight.
+            let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
+            stats[members + member] = simd::exp_sum(simd, logits, shift);
         }
         sums.fill(0.0);
         add_values::<S, T>(simd, self.problem, self.chunk, weights, wide, sums);
@@ -417,18 +420,24 @@ fn add_scaled<S: Simd>(simd: S, weights: [f32; STEP], values: [&[f32]; STEP], su
     }
 }
 
-/// Adds up the chunks of one query head and returns its log-sum-exp.
-fn combine(partials: &[f32], stride: usize, members: usize, member: usize, out: &mut [f32]) -> f32 {
+/// Adds up the chunks of one query head and its sink, and returns its log-sum-exp.
+fn combine(
+    partials: &[f32],
+    stride: usize,
+    members: usize,
+    member: usize,
+    sink: f32,
+    out: &mut [f32],
+) -> f32 {
     out.fill(0.0);
     let value_dim = out.len();
     let stats = members * value_dim;
-    let max = partials
-        .chunks_exact(stride)
-        .fold(f32::NEG_INFINITY, |max, partial| max.max(partial[stats + member]));
+    let max =
+        partials.chunks_exact(stride).fold(sink, |max, partial| max.max(partial[stats + member]));
     if partials.is_empty() {
-        return f32::NEG_INFINITY;
+        return sink;
     }
-    let mut total = 0.0;
+    let mut total = if sink == f32::NEG_INFINITY { 0.0 } else { (sink - max).exp() };
     for partial in partials.chunks_exact(stride) {
         let factor = (partial[stats + member] - max).exp();
         total += partial[stats + members + member] * factor;

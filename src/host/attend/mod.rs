@@ -3,6 +3,15 @@
 //! [`prefill`] serves many queries per sequence, [`decode`] one. Rotary embedding is the caller's,
 //! applied with original positions before keys are cached. Storage is any
 //! [`Element`]; logits, sums and outputs are f32.
+//!
+//! # Learned sinks
+//!
+//! With [`Attention::sinks`], a learned logit s of each query head joins the softmax of all its rows
+//! as a key with no value would (as in the gpt-oss models): over logits x the weights are
+//! `exp(x_i) / (sum of exp(x_j) + exp(s))`, and the log-sum-exp counts s. Neither scale nor softcap
+//! applies to it. A row that sees no key is 0, its log-sum-exp s. These sinks are not the
+//! [protected](crate::host::select::Edges) first tokens, to which models without learned ones turn
+//! for the same end.
 
 mod decode;
 mod pack;
@@ -18,23 +27,37 @@ use crate::error::{Error, Result, check_len};
 use crate::layout::{PagedLayout, View, ViewMut};
 use crate::ragged::Span;
 
-/// What is done to a logit.
+/// What is done to logits, and what joins them.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Attention {
+pub struct Attention<'a> {
     /// Factor of the dot product of query and key, usually `1 / sqrt(dim)`.
     pub scale: f32,
     /// Scaled logits x become `cap * tanh(x / cap)`.
     pub softcap: Option<f32>,
     /// A query whose row limit is L sees the key rows `L - window..L` alone.
     pub sliding_window: Option<usize>,
+    /// `[q heads]`: a learned logit that joins every row of the head; -inf joins none.
+    pub sinks: Option<&'a [f32]>,
 }
 
-impl Attention {
+impl Attention<'_> {
     /// Plain attention with a scale.
     pub fn new(scale: f32) -> Self {
-        Self { scale, softcap: None, sliding_window: None }
+        Self { scale, softcap: None, sliding_window: None, sinks: None }
     }
 
+    /// The same without sinks.
+    pub fn scalars(&self) -> Attention<'static> {
+        let Self { scale, softcap, sliding_window, .. } = *self;
+        Attention { scale, softcap, sliding_window, sinks: None }
+    }
+
+    /// The sink of a query head, -inf if there are none.
+    fn sink(&self, head: usize) -> f32 {
+        self.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head])
+    }
+
+    /// Checks what does not depend on the number of heads.
     pub(crate) fn check(&self) -> Result<()> {
         let range = |what, value: f32, expected| {
             Err(Error::OutOfRange { what, value: value.into(), expected })
@@ -49,6 +72,23 @@ impl Attention {
             return range("sliding window", 0.0, "at least 1");
         }
         Ok(())
+    }
+
+    /// Checks the sinks, for callers that pass them on: one for each query head, each a number or
+    /// -inf.
+    ///
+    /// # Errors
+    /// [`Error::LengthMismatch`], [`Error::OutOfRange`].
+    pub fn check_sinks(&self, q_heads: usize) -> Result<()> {
+        let Some(sinks) = self.sinks else { return Ok(()) };
+        check_len("sinks", q_heads, sinks.len())?;
+        match sinks.iter().find(|&&sink| sink.is_nan() || sink == f32::INFINITY) {
+            Some(&sink) => {
+                let expected = "a number, or -inf for none";
+                Err(Error::OutOfRange { what: "sink", value: sink.into(), expected })
+            }
+            None => Ok(()),
+        }
     }
 
     /// The first row that a query with this row limit sees.
@@ -236,6 +276,7 @@ fn check<T: Element>(
     lse: Option<&[f32]>,
 ) -> Result<()> {
     attention.check()?;
+    attention.check_sinks(q.layout.heads)?;
     keys.check()?;
     let (q_heads, kv_heads) = (q.layout.heads, keys.heads());
     if kv_heads == 0 || !q_heads.is_multiple_of(kv_heads) {

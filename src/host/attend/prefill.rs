@@ -7,6 +7,7 @@
 //!
 //! The arithmetic of a tile is in [`tile`](super::tile).
 
+use std::f32::consts::LN_2;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -50,7 +51,7 @@ const SERIAL_WORK: usize = 2_000_000;
 /// `q` is `[total, q heads, dim]`, `queries` says which rows belong to which sequence, `out` is
 /// `[total, q heads, value dim]`, `lse` `[total, q heads]`: the natural log of the sum of
 /// exponentials of a row's logits. Query heads `h * group..(h + 1) * group` read KV head h. A row
-/// that sees no key becomes 0, its `lse` -inf. Keys that a row does not see have no influence on
+/// that sees no key becomes 0, its `lse` -inf, or the sink. Keys that a row does not see have no influence on
 /// it, even if they are NaN. The result depends neither on the number of threads nor on the other
 /// sequences.
 ///
@@ -69,7 +70,8 @@ pub fn prefill<T: Element>(
     check_len("sequences of keys", queries.batch(), keys.batch())?;
     check(queries.total(), &q, keys, attention, &out, lse.as_deref())?;
     let visible = visible_rows(queries, keys, limit, attention)?;
-    let problem = Problem { q, queries, keys, visible: &visible, logits: Logits::new(attention) };
+    let logits = Logits::new(attention);
+    let problem = Problem { q, queries, keys, visible: &visible, attention, logits };
     let outs = out.into_rows("out", queries.total())?;
     let (work, mut blocks) = problem.plan(outs, lse);
     if work < SERIAL_WORK || blocks.len() < 2 {
@@ -135,6 +137,7 @@ struct Problem<'a, T> {
     queries: &'a Ragged,
     keys: &'a Keys<'a, T>,
     visible: &'a [Range<u32>],
+    attention: &'a Attention<'a>,
     logits: Logits,
 }
 
@@ -319,30 +322,52 @@ impl<T: Element> Problem<'_, T> {
         let out = scratch.out.slice(tiles * padded_dim * width);
         let stats = scratch.stats.slice(tiles * STATS * width);
         let mut lses = block.lses.iter_mut();
+        let group = self.group();
         for (index, rows) in block.rows.chunks_mut(width).enumerate() {
             let lanes = scratch.tiles[index].vectors * lanes;
-            let stats = &stats[index * STATS * width..][..STATS * lanes];
-            let (shifts, sums) = stats[lanes..].split_at(lanes);
+            let stats = &mut stats[index * STATS * width..][..STATS * lanes];
+            let (shifts, sums) = stats[lanes..].split_at_mut(lanes);
+            let visible = &scratch.visible[index * 2 * width..][..2 * lanes];
+            let blind = |lane: usize| visible[lane] == visible[lanes + lane];
+            for lane in 0..rows.len() {
+                let row = block.start + index * width + lane;
+                let sink = self.attention.sink(block.head * group + row % group);
+                let (weight, lse) = whole(shifts[lane] * LN_2, sums[lane], sink, blind(lane));
+                sums[lane] = weight;
+                if let Some(to) = lses.next() {
+                    **to = lse;
+                }
+            }
             simd::arch().dispatch(Unpack {
                 sums: &out[index * padded_dim * width..][..padded_dim * lanes],
                 weights: sums,
                 rows,
             });
-            let visible = &scratch.visible[index * 2 * width..][..2 * lanes];
             for (lane, row) in rows.iter_mut().enumerate() {
-                let blind = visible[lane] == visible[lanes + lane];
-                if blind {
+                if blind(lane) {
                     row.fill(0.0);
-                }
-                if let Some(lse) = lses.next() {
-                    **lse = match (blind, sums[lane] == 0.0) {
-                        (true, _) => f32::NEG_INFINITY,
-                        // Every logit is -inf.
-                        (false, true) => f32::NAN,
-                        (false, false) => shifts[lane] * std::f32::consts::LN_2 + sums[lane].ln(),
-                    };
                 }
             }
         }
     }
+}
+
+/// The sum of a row's weights, relative to e to the power of `largest`, once its sink has joined it,
+/// and its log-sum-exp. A blind row sees no key.
+fn whole(largest: f32, sum: f32, sink: f32, blind: bool) -> (f32, f32) {
+    if sink > f32::NEG_INFINITY && sum == 0.0 {
+        return (1.0, sink);
+    }
+    if sink > f32::NEG_INFINITY {
+        let top = largest.max(sink);
+        let log = (sum * (largest - top).exp() + (sink - top).exp()).ln();
+        return (sum + (sink - largest).exp(), top + log);
+    }
+    let lse = match (sum == 0.0, blind) {
+        (false, _) => largest + sum.ln(),
+        (true, true) => f32::NEG_INFINITY,
+        // Every logit is -inf.
+        (true, false) => f32::NAN,
+    };
+    (sum, lse)
 }

@@ -21,7 +21,12 @@ fn numbers(len: usize, seed: u64) -> Vec<f32> {
 }
 
 /// One row over the keys it sees.
-fn plain<T: Element>(q: &[T], seen: &[(&[T], &[T])], attention: &Attention) -> (Vec<f64>, f64) {
+fn plain<T: Element>(
+    q: &[T],
+    seen: &[(&[T], &[T])],
+    attention: &Attention,
+    sink: f32,
+) -> (Vec<f64>, f64) {
     let wide = |x: &T| f64::from(x.to_f32());
     let logits: Vec<f64> = seen
         .iter()
@@ -31,9 +36,10 @@ fn plain<T: Element>(q: &[T], seen: &[(&[T], &[T])], attention: &Attention) -> (
             attention.softcap.map_or(x, |cap| f64::from(cap) * (x / f64::from(cap)).tanh())
         })
         .collect();
-    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sink = f64::from(sink);
+    let max = logits.iter().copied().fold(sink, f64::max);
     let weights: Vec<f64> = logits.iter().map(|x| (x - max).exp()).collect();
-    let sum: f64 = weights.iter().sum();
+    let sum = weights.iter().sum::<f64>() + (sink - max).exp();
     let dim = seen.first().map_or(0, |(_, v)| v.len());
     let out = (0..dim)
         .map(|d| weights.iter().zip(seen).map(|(w, (_, v))| w * wide(&v[d])).sum::<f64>() / sum)
@@ -129,11 +135,11 @@ impl<T: Element> Batch<T> {
                     let got = &out[row * value_dim..][..value_dim];
                     if seen.is_empty() {
                         assert!(got.iter().all(|&x| x == 0.0));
-                        assert_eq!(lse[row], f32::NEG_INFINITY);
+                        assert_eq!(lse[row], attention.sink(head));
                         continue;
                     }
                     let q = self.q().row(span.start + query, head);
-                    let (truth, sum) = plain(q, &seen, attention);
+                    let (truth, sum) = plain(q, &seen, attention, attention.sink(head));
                     for (got, truth) in got.iter().zip(truth) {
                         let error = (f64::from(*got) - truth).abs();
                         assert!(
@@ -255,7 +261,7 @@ fn errors_are_those_of_f32() {
         for row in 0..80 {
             let rows: Vec<_> = (0..500).map(|key| batch.row(row / 2, 0, key)).collect();
             let q = batch.q().row(row / 2, row % 2);
-            let (truth, _) = plain(q, &rows, &attention);
+            let (truth, _) = plain(q, &rows, &attention, f32::NEG_INFINITY);
             let logits: Vec<f32> = rows
                 .iter()
                 .map(|(k, _)| q.iter().zip(*k).map(|(a, b)| a * b).sum::<f32>() * scale)
@@ -392,6 +398,42 @@ fn infinite_logits_are_not_numbers() {
     }
 }
 
+/// Above, among and far below the logits.
+#[test]
+fn sinks_join_every_row() {
+    let sinks = [0.5, -40.0, 300.0, -300.0, f32::NEG_INFINITY, 2.0, -1.0, 6.0, 0.0];
+    for softcap in [None, Some(3.0)] {
+        let attention = Attention { softcap, sinks: Some(&sinks), ..Attention::new(0.25) };
+        let batch = Batch::<f32>::new(SHAPES[1], &[(20, 40), (40, 20), (3, 0)]);
+        let causal = |s: usize, i, _, key| {
+            let (queries, keys) = (batch.queries.span(s).len, batch.spans[s].len);
+            key + queries < keys + i + 1
+        };
+        batch.compare(&batch.prefill(RowLimit::Causal, &attention), &attention, causal);
+        let batch = Batch::<bf16>::new(SHAPES[1], &[(1, 700), (1, 0), (1, 3)]);
+        batch.compare(&batch.decode(KeyLists::Dense, &attention), &attention, |_, _, _, _| true);
+    }
+}
+
+/// A sink of -inf is none; rows whose logits are all -inf become those of the sink alone.
+#[test]
+fn sinks_at_the_edge() {
+    let shape = Shape { q_heads: 2, kv_heads: 1, dim: 4, value_dim: 4 };
+    let batch = Batch::<f32>::new(shape, &[(1, 300)]);
+    let both = |batch: &Batch<f32>, sinks: Option<&[f32]>| {
+        let attention = Attention { sinks, ..Attention::new(0.5) };
+        [batch.prefill(RowLimit::Full, &attention), batch.decode(KeyLists::Dense, &attention)]
+    };
+    assert_eq!(both(&batch, Some(&[f32::NEG_INFINITY; 2])), both(&batch, None));
+    let mut below = Batch::<f32>::new(shape, &[(1, 3)]);
+    below.q.fill(1.0);
+    below.k.fill(f32::NEG_INFINITY);
+    for (out, lse) in both(&below, Some(&[-2.5, f32::NEG_INFINITY])) {
+        assert!(out[..4].iter().all(|&x| x == 0.0) && out[4..].iter().all(|x| x.is_nan()));
+        assert!(lse[0] == -2.5 && lse[1].is_nan());
+    }
+}
+
 #[test]
 fn bad_input_is_refused() {
     let shape = Shape { q_heads: 4, kv_heads: 2, dim: 8, value_dim: 8 };
@@ -415,6 +457,10 @@ fn bad_input_is_refused() {
     assert!(run(RowLimit::Full, &capped, 4, 64).is_err());
     let windowed = Attention { sliding_window: Some(0), ..plain };
     assert!(run(RowLimit::Full, &windowed, 4, 64).is_err());
+    for sinks in [&[0.0; 3][..], &[0.0; 5], &[0.0, f32::NAN, 0.0, 0.0], &[f32::INFINITY; 4]] {
+        let with = Attention { sinks: Some(sinks), ..plain };
+        assert!(run(RowLimit::Full, &with, 4, 64).is_err(), "{sinks:?}");
+    }
 
     let batch = Batch::<f32>::new(shape, &[(1, 5)]);
     let run = |keys: &[i32], lens: &[usize]| {

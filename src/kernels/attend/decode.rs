@@ -1,7 +1,10 @@
 //! One query per sequence.
 
 use super::super::validate::Pages;
-use super::super::{Buffer, check_tokens, dtype_code, lists_len, product, raw, to_i32, to_i64};
+use super::super::{
+    Buffer, check_16_bits, check_tokens, dtype_code, lists_len, product, raw, to_i32, to_i64,
+};
+use super::check_attention;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result, check_len};
 use crate::host::attend::{Attention, KeyLists, Keys};
@@ -78,8 +81,8 @@ pub struct DecodeShape {
     pub dtype: DType,
     /// The type of outputs.
     pub out_dtype: DType,
-    /// What is done to a logit.
-    pub attention: Attention,
+    /// What is done to logits. Sinks come with the buffers.
+    pub attention: Attention<'static>,
 }
 
 /// A decode step of one layer.
@@ -108,16 +111,18 @@ impl DecodePlan {
     /// [`Error::OutOfRange`] for element types, numbers of heads or channels, and strides that the
     /// kernel does not take, outputs that share a place, and bad attention options;
     /// [`Error::LengthMismatch`] for heads and channels that disagree; [`Error::Overflow`] where
-    /// sizes do.
+    /// sizes do; [`Error::Unfit`] for sinks here.
     pub fn new(shape: DecodeShape) -> Result<Self> {
         let DecodeShape { batch, q, out, cache, lists, capacity, dtype, out_dtype, attention } =
             shape;
-        attention.check()?;
-        if dtype == DType::F32 {
-            return out_of_range("bits of a key", 32, "16: f16 or bf16");
-        }
+        check_attention(&attention)?;
+        check_16_bits("bits of a key", dtype)?;
         if out_dtype != DType::F32 && out_dtype != dtype {
-            return out_of_range("bits of an output", 16, "of the keys' type, or 32");
+            return out_of_range(
+                "bits of an output",
+                8 * out_dtype.size(),
+                "of the keys' type, or 32",
+            );
         }
         let (kv_heads, dim) = match cache {
             DecodeCache::Contiguous { k, v, .. } => {
@@ -232,6 +237,9 @@ pub struct DecodeBuffers {
     pub kept: Option<Buffer>,
     /// i32 `[batch]` or `[batch * kv heads]`; with lists only.
     pub kept_lens: Option<Buffer>,
+    /// f32 `[q heads]`: the [sinks](Attention::sinks). One that is NaN or infinity makes NaN of its
+    /// head's rows.
+    pub sinks: Option<Buffer>,
     /// `[1]`, added to.
     pub status: Buffer,
     /// [`DecodePlan::workspace_bytes`] bytes, aligned to 16.
@@ -270,7 +278,7 @@ pub fn decode_params(
         buffer.holds(what, len)?;
         buffer.placed::<core::ffi::c_void>(what, size, align)
     };
-    let out_size = if out_dtype == DType::F32 { 4 } else { 2 };
+    let out_size = out_dtype.size();
     let bytes = |buffer: Buffer, size| Buffer::new(buffer.address, buffer.len.saturating_mul(size));
     for (what, input) in [("q", buffers.q), ("k", buffers.k), ("v", buffers.v)] {
         bytes(buffers.out, out_size).apart("out", bytes(input, 2), what)?;
@@ -309,6 +317,7 @@ pub fn decode_params(
         page_table: Buffer::optional(buffers.page_table, "page table", batch * pages.max_pages)?,
         kept: Buffer::optional(buffers.kept, "kept", lists_len(list_count, capacity)?)?,
         kept_lens: Buffer::optional(buffers.kept_lens, "kept_lens", list_count)?,
+        sinks: Buffer::optional(buffers.sinks, "sinks", q.heads)?,
         status: buffers.status.exactly("status", 1)?,
         workspace: workspace.placed("workspace", 1, super::super::ALIGNMENT)?,
         layouts,
@@ -413,6 +422,7 @@ mod tests {
             page_table: paged.then_some(at(12)),
             kept: lists.then_some(at(rows * 300)),
             kept_lens: lists.then_some(at(rows)),
+            sinks: Some(at(8)),
             status: at(1),
             workspace: at(plan.workspace_bytes()),
         }
@@ -453,7 +463,7 @@ mod tests {
     #[test]
     fn bad_buffers_are_refused() {
         type Field = fn(&mut DecodeBuffers) -> Option<&mut Buffer>;
-        let fields: [(Field, usize); 12] = [
+        let fields: [(Field, usize); 13] = [
             (|b| Some(&mut b.q), 16),
             (|b| Some(&mut b.k), 16),
             (|b| Some(&mut b.v), 16),
@@ -464,6 +474,7 @@ mod tests {
             (|b| b.page_table.as_mut(), 4),
             (|b| b.kept.as_mut(), 4),
             (|b| b.kept_lens.as_mut(), 4),
+            (|b| b.sinks.as_mut(), 4),
             (|b| Some(&mut b.status), 4),
             (|b| Some(&mut b.workspace), 16),
         ];
@@ -505,6 +516,7 @@ mod tests {
         let bad = [
             DecodeShape { dtype: DType::F32, ..good },
             DecodeShape { out_dtype: DType::F16, ..good },
+            DecodeShape { out_dtype: DType::F8E4M3, ..good },
             DecodeShape { q: Layout::token_major(7, 64), ..good },
             DecodeShape { out: Layout::token_major(4, 64), ..good },
             DecodeShape { out: Layout { token_stride: 0, ..good.out }, ..good },
@@ -525,6 +537,10 @@ mod tests {
             DecodeShape { capacity: 1 << 31, ..good },
             DecodeShape { batch: 1 << 31, ..good },
             DecodeShape { attention: Attention::new(f32::NAN), ..good },
+            DecodeShape {
+                attention: Attention { sinks: Some(&[0.0; 8]), ..good.attention },
+                ..good
+            },
         ];
         for (i, shape) in bad.into_iter().enumerate() {
             assert!(DecodePlan::new(shape).is_err(), "shape {i}");

@@ -1,8 +1,10 @@
 //! **prefill**: plans and checks.
 
 use super::super::{
-    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, to_i32, to_i64,
+    ALIGNMENT, Buffer, at_least_one, check_16_bits, check_tokens, dtype_code, product, raw, to_i32,
+    to_i64,
 };
+use super::check_attention;
 use crate::dtype::DType;
 use crate::error::{Error, Result, check_len};
 use crate::host::attend::Attention;
@@ -64,7 +66,7 @@ pub struct PrefillShape {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PrefillPlan {
     shape: PrefillShape,
-    attention: Attention,
+    attention: Attention<'static>,
     sees: Sees,
     variant: PrefillVariant,
     lens: [usize; 4],
@@ -72,24 +74,26 @@ pub struct PrefillPlan {
 }
 
 impl PrefillPlan {
-    /// A plan for sequences that lie in contiguous key rows.
+    /// A plan for sequences that lie in contiguous key rows. Sinks come with the buffers.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] unless elements have 16 bits, channels per head are a multiple of 8 up to
     /// [`MAX_PREFILL_DIM`], strides multiples of 16 bytes, query heads a multiple of KV heads and
     /// options in range; [`Error::LengthMismatch`] where heads or channels disagree;
-    /// [`Error::Overflow`] where sizes do.
-    pub fn new(shape: PrefillShape, attention: Attention, sees: Sees) -> Result<Self> {
+    /// [`Error::Overflow`] where sizes do; [`Error::Unfit`] for sinks here.
+    pub fn new(shape: PrefillShape, attention: Attention<'static>, sees: Sees) -> Result<Self> {
         let PrefillShape { batch, queries, max_queries, keys, dtype, out_dtype, q, k, v, out } =
             shape;
-        attention.check()?;
+        check_attention(&attention)?;
         let out_of_range =
             |what, value, expected| Err(Error::OutOfRange { what, value: value as f64, expected });
-        if dtype == DType::F32 {
-            return out_of_range("bits of a query", 32, "16: f16 or bf16");
-        }
+        check_16_bits("bits of a query", dtype)?;
         if out_dtype != dtype && out_dtype != DType::F32 {
-            return out_of_range("bits of an output", 16, "those of queries, or f32");
+            return out_of_range(
+                "bits of an output",
+                8 * out_dtype.size(),
+                "those of queries, or f32",
+            );
         }
         at_least_one("KV heads", k.heads)?;
         if !q.heads.is_multiple_of(k.heads) {
@@ -108,7 +112,7 @@ impl PrefillPlan {
             ("strides of q", q, 2),
             ("strides of k", k, 2),
             ("strides of v", v, 2),
-            ("strides of out", out, bytes_of(out_dtype)),
+            ("strides of out", out, out_dtype.size()),
         ] {
             for stride in [layout.token_stride, layout.head_stride] {
                 to_i64(what, product(what, &[stride, size])?)?;
@@ -170,6 +174,9 @@ pub struct PrefillBuffers {
     pub firsts: Option<Buffer>,
     /// i32 `[queries]`, for [`Sees::Rows`] and only then: the row limit of each.
     pub limits: Option<Buffer>,
+    /// f32 `[q heads]`: the [sinks](Attention::sinks). One that is NaN or infinity makes NaN of its
+    /// head's rows.
+    pub sinks: Option<Buffer>,
     /// `[1]`, added to.
     pub status: Buffer,
 }
@@ -183,7 +190,7 @@ pub fn prefill_params(
     buffers: &PrefillBuffers,
 ) -> Result<raw::SalientPrefillParams> {
     let PrefillPlan { shape, attention, sees, variant, lens, lse_len } = *plan;
-    let size = bytes_of(shape.out_dtype);
+    let size = shape.out_dtype.size();
     let tensors = [
         ("q", buffers.q, lens[0], 2),
         ("k", buffers.k, lens[1], 2),
@@ -212,6 +219,7 @@ pub fn prefill_params(
         key_lens: buffers.key_lens.exactly("key lengths", shape.batch)?,
         firsts: Buffer::optional(buffers.firsts, "first rows", shape.queries)?,
         limits: Buffer::optional(buffers.limits, "row limits", shape.queries)?,
+        sinks: Buffer::optional(buffers.sinks, "sinks", shape.q.heads)?,
         status: buffers.status.exactly("status", 1)?,
         q_strides: strides(shape.q),
         k_strides: strides(shape.k),
@@ -246,10 +254,6 @@ pub fn prefill_params(
         out.apart("out", in_bytes(*buffer, *size), what)?;
     }
     Ok(params)
-}
-
-fn bytes_of(dtype: DType) -> usize {
-    if dtype == DType::F32 { 4 } else { 2 }
 }
 
 /// Both fit, or there were no plan.
@@ -293,6 +297,7 @@ mod tests {
             key_lens: Buffer::new(0x80000, 2),
             firsts: Some(Buffer::new(0x90000, 10)),
             limits: Some(Buffer::new(0xa0000, 10)),
+            sinks: Some(Buffer::new(0xc0000, 4)),
             status: Buffer::new(0xb0000, 1),
         }
     }
@@ -303,15 +308,16 @@ mod tests {
         assert_eq!((raw.q_heads, raw.kv_heads, raw.dim, raw.keys), (4, 2, 16, 20));
         assert_eq!((raw.q_strides.token, raw.v_strides.head), (64, 320));
         assert_eq!((raw.window, raw.sees, raw.dtype, raw.out_dtype), (i32::MAX, 2, 2, 0));
-        let causal = PrefillBuffers { firsts: None, limits: None, lse: None, ..buffers() };
+        let causal =
+            PrefillBuffers { firsts: None, limits: None, lse: None, sinks: None, ..buffers() };
         let raw = prefill_params(&plan(Sees::Causal), &causal).unwrap();
-        assert!(raw.limits.is_null() && raw.lse.is_null());
+        assert!(raw.limits.is_null() && raw.lse.is_null() && raw.sinks.is_null());
     }
 
     #[test]
     fn bad_buffers_are_refused() {
         type Field = fn(&mut PrefillBuffers) -> &mut Buffer;
-        let fields: [(Field, usize); 11] = [
+        let fields: [(Field, usize); 12] = [
             (|b| &mut b.q, 16),
             (|b| &mut b.k, 16),
             (|b| &mut b.v, 16),
@@ -322,6 +328,7 @@ mod tests {
             (|b| &mut b.key_lens, 4),
             (|b| b.firsts.as_mut().unwrap(), 4),
             (|b| b.limits.as_mut().unwrap(), 4),
+            (|b| b.sinks.as_mut().unwrap(), 4),
             (|b| &mut b.status, 4),
         ];
         for (field, align) in fields {
@@ -353,8 +360,10 @@ mod tests {
         };
         assert!(new(&|_| ()).is_ok());
         assert!(new(&|s| s.out_dtype = DType::Bf16).is_ok());
-        let changes: [&dyn Fn(&mut PrefillShape); 13] = [
+        let changes: [&dyn Fn(&mut PrefillShape); 15] = [
             &|s| s.dtype = DType::F32,
+            &|s| s.dtype = DType::F8E4M3,
+            &|s| s.out_dtype = DType::F8E4M3,
             &|s| s.out_dtype = DType::F16,
             &|s| s.k.heads = 0,
             &|s| s.k.heads = 3,
@@ -380,5 +389,8 @@ mod tests {
         }
         let attention = Attention::new(f32::NAN);
         assert!(PrefillPlan::new(shape(), attention, Sees::All).is_err());
+        let attention = Attention { sinks: Some(&[0.0; 4]), ..Attention::new(1.0) };
+        let error = PrefillPlan::new(shape(), attention, Sees::All);
+        assert!(matches!(error, Err(Error::Unfit { what: "sinks", .. })));
     }
 }

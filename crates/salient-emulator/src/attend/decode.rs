@@ -53,6 +53,8 @@ pub struct DecodeRun<T> {
     pub kept: Option<Buffer<i32>>,
     /// i32 `[lists]`, if there are lists.
     pub kept_lens: Option<Buffer<i32>>,
+    /// f32 `[q heads]`, if there are sinks.
+    pub sinks: Option<Buffer<f32>>,
 }
 
 impl<T: Element> DecodeRun<T> {
@@ -110,6 +112,7 @@ impl<T: Element> DecodeRun<T> {
             page_table: page_table.map(|table| device.upload("page_table", table)),
             kept: padded.as_ref().map(|(kept, _)| device.upload("kept", kept)),
             kept_lens: padded.as_ref().map(|(_, lens)| device.upload("kept_lens", lens)),
+            sinks: attention.sinks.map(|sinks| device.upload("sinks", sinks)),
         })
     }
 
@@ -146,6 +149,7 @@ impl<T: Element> DecodeRun<T> {
                 page_table: self.page_table.as_ref().map(place),
                 kept: self.kept.as_ref().map(place),
                 kept_lens: self.kept_lens.as_ref().map(place),
+                sinks: self.sinks.as_ref().map(place),
                 status: Place::new(status.address(), 1),
                 workspace: place(&workspace),
             },
@@ -213,6 +217,7 @@ fn plan<T: Element>(
     spare: usize,
 ) -> Result<(DecodePlan, usize)> {
     check_decode_keys(keys, &lists)?;
+    attention.check_sinks(q.heads)?;
     let (batch, longest, cache) = match *keys {
         Keys::Contiguous { k, v, spans } => {
             let tokens = spans.iter().map(|span| span.end()).max().unwrap_or(0);
@@ -231,7 +236,8 @@ fn plan<T: Element>(
         KeyLists::Shared { lists, .. } => (DecodeLists::Shared, lists.lens().max()),
         KeyLists::PerHead { lists, .. } => (DecodeLists::PerHead, lists.lens().max()),
     };
-    let (capacity, attention, dtype) = (longest.unwrap_or(0) + spare, *attention, T::DTYPE);
+    let (capacity, dtype) = (longest.unwrap_or(0) + spare, T::DTYPE);
+    let attention = attention.scalars();
     let shape = DecodeShape { batch, q, out, cache, lists, capacity, dtype, out_dtype, attention };
     Ok((DecodePlan::new(shape)?, capacity))
 }

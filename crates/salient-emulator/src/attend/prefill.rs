@@ -37,6 +37,8 @@ pub struct PrefillRun<T: Element, O: Element> {
     pub key_lens: Buffer<i32>,
     firsts: Option<Buffer<i32>>,
     limits: Option<Buffer<i32>>,
+    /// `[q heads]`.
+    pub sinks: Option<Buffer<f32>>,
     status: Buffer<u32>,
 }
 
@@ -66,6 +68,7 @@ impl<T: Element, O: Element> PrefillRun<T, O> {
             if expected == actual { Ok(()) } else { Err(error) }
         };
         lengths("sequences of keys", queries.batch(), spans.len())?;
+        attention.check_sinks(q.layout.heads)?;
         let (firsts, limits, sees) = match limit {
             RowLimit::Causal => (None, None, Sees::Causal),
             RowLimit::Full => (None, None, Sees::All),
@@ -89,7 +92,7 @@ impl<T: Element, O: Element> PrefillRun<T, O> {
             values.collect::<Result<_, _>>().map_err(|_| Error::Overflow { what })
         };
         Ok(Self {
-            plan: PrefillPlan::new(shape, *attention, sees)?,
+            plan: PrefillPlan::new(shape, attention.scalars(), sees)?,
             q: device.upload("q", q.data),
             k: device.upload("k", k.data),
             v: device.upload("v", v.data),
@@ -100,6 +103,7 @@ impl<T: Element, O: Element> PrefillRun<T, O> {
             key_lens: device.upload("key_lens", &ints("key lengths", &|span| span.len)?),
             firsts: firsts.map(|firsts| device.upload("firsts", firsts)),
             limits: limits.map(|limits| device.upload("limits", limits)),
+            sinks: attention.sinks.map(|sinks| device.upload("sinks", sinks)),
             status: device.upload("status", &Status::CLEAR.words()),
         })
     }
@@ -123,6 +127,7 @@ impl<T: Element, O: Element> PrefillRun<T, O> {
             key_lens: place(&self.key_lens),
             firsts: self.firsts.as_ref().map(place),
             limits: self.limits.as_ref().map(place),
+            sinks: self.sinks.as_ref().map(place),
             status: Place::new(self.status.address(), 1),
         };
         let params = prefill_params(&self.plan.with_variant(on.prefill), &buffers)?;

@@ -6,6 +6,7 @@
 mod hopper;
 
 use half::{bf16, f16};
+use salient::dtype::F8E4M3;
 
 /// A small kernel, from words to words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +23,9 @@ pub enum Probe {
     Truncations,
     /// Pairs of f32 rounded into words: `[32, 2]` f32 to `[2, 32]` words, of f16 and of bf16.
     Packs,
+    /// fp8 E4M3: `[256]` words of four to `[5, 256]` words: the first as f32, the even and the odd ones
+    /// as pairs of f16, and of bf16.
+    Widenings,
     /// `mma.sync` of f16: `[32, 10]` words (4 of a, 2 of b, 4 of c) to `[32, 4]` f32.
     ProductF16,
     /// The same of bf16.
@@ -45,13 +49,14 @@ pub enum Probe {
 
 impl Probe {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Warp,
         Self::Matrices,
         Self::MatricesTransposed,
         Self::MatrixMoved,
         Self::Truncations,
         Self::Packs,
+        Self::Widenings,
         Self::ProductF16,
         Self::ProductBf16,
         Self::Copies,
@@ -72,6 +77,7 @@ impl Probe {
             Self::MatrixMoved => "salient_probe_matrix_moved",
             Self::Truncations => "salient_probe_truncations",
             Self::Packs => "salient_probe_packs",
+            Self::Widenings => "salient_probe_widenings",
             Self::ProductF16 => "salient_probe_product_f16",
             Self::ProductBf16 => "salient_probe_product_bf16",
             Self::Copies => "salient_probe_copies",
@@ -103,6 +109,7 @@ impl Probe {
                 held.cycle().take(32).map(|x| x.abs().to_bits()).collect()
             }
             Self::Packs => PACKED.iter().cycle().take(64).map(|x| x.to_bits()).collect(),
+            Self::Widenings => (0..=255u8).map(|i| u32::from_le_bytes(four(i))).collect(),
             Self::Matrices | Self::MatricesTransposed => {
                 (0..128).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect()
             }
@@ -124,6 +131,7 @@ impl Probe {
             Self::MatrixMoved => 32,
             Self::Packs | Self::Truncations => 64,
             Self::Matrices | Self::MatricesTransposed | Self::ProductF16 | Self::ProductBf16 => 128,
+            Self::Widenings => 5 << 8,
             Self::Copies => 512,
             Self::Cluster => 32,
             Self::Conversions => 2 << 16,
@@ -147,6 +155,7 @@ impl Probe {
             Self::MatrixMoved => check_moved(output),
             Self::Truncations => check_truncations(output),
             Self::Packs => check_packs(output),
+            Self::Widenings => check_widenings(output),
             Self::ProductF16 | Self::ProductBf16 => check_product(output),
             Self::Copies => check_copies(output),
             Self::Cluster => check_cluster(output),
@@ -259,6 +268,33 @@ fn check_packs(output: &[u32]) {
                 let expected = if x.is_nan() { 0x7fff } else { round(x) };
                 assert_eq!(bits, expected, "{x:e}");
             }
+        }
+    }
+}
+
+/// Every value in every place, among others.
+fn four(i: u8) -> [u8; 4] {
+    [i, i.wrapping_mul(3), i.wrapping_mul(5) ^ 0x55, !i]
+}
+
+fn check_widenings(output: &[u32]) {
+    let value = |bits: u8| F8E4M3::from_bits(bits).to_f32();
+    let half = |bits: u16| f16::from_bits(bits).to_f32();
+    let brain = |bits: u16| bf16::from_bits(bits).to_f32();
+    let of: [&dyn Fn(u16) -> f32; 2] = [&half, &brain];
+    for (i, &word) in output.iter().enumerate() {
+        let (kind, bytes) = (i / 256, four((i % 256) as u8));
+        let widened = match kind {
+            0 => vec![(bytes[0], f32::from_bits(word))],
+            _ => {
+                let (of, odd) = (of[(kind - 1) / 2], (kind - 1) % 2);
+                vec![(bytes[odd], of(word as u16)), (bytes[odd + 2], of((word >> 16) as u16))]
+            }
+        };
+        for (bits, actual) in widened {
+            let expected = value(bits);
+            let same = actual.to_bits() == expected.to_bits();
+            assert!(same || (actual.is_nan() && expected.is_nan()), "{bits:#x}: {actual}, {kind}");
         }
     }
 }

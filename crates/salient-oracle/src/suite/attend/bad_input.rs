@@ -26,7 +26,7 @@ struct Problem<'a, T> {
     keys: Keys<'a, T>,
     limit: RowLimit<'a>,
     lists: KeyLists<'a>,
-    attention: Attention,
+    attention: Attention<'a>,
     out: Layout,
     out_len: usize,
     lse_len: usize,
@@ -208,4 +208,13 @@ fn bad_keys<T: Element>(
     }
     let attention = Attention { sliding_window: Some(0), ..good.attention };
     both("a sliding window of 0", Problem { attention, ..good });
+    for sinks in [
+        &[0.0; HEADS - 1][..],
+        &[0.0; HEADS + 1],
+        &[f32::NAN; HEADS],
+        &[0.0, 0.0, f32::INFINITY, 0.0],
+    ] {
+        let attention = Attention { sinks: Some(sinks), ..good.attention };
+        both(&format!("sinks {sinks:?}"), Problem { attention, ..good });
+    }
 }

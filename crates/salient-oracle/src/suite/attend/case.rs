@@ -90,7 +90,9 @@ pub struct Case {
     /// How large queries and keys are.
     pub values: Values,
     /// Scale, softcap, sliding window.
-    pub attention: Attention,
+    pub attention: Attention<'static>,
+    /// Whether a sink joins every row: above, among and below the logits, and -inf for some heads.
+    pub sinks: bool,
 }
 
 /// A case's tensors: `[token, head, dim]`, contiguous.
@@ -108,6 +110,8 @@ pub struct Built<T> {
     pub limit: Vec<i32>,
     /// For decode, a list per sequence and KV head.
     pub lists: Vec<Vec<i32>>,
+    /// `[q heads]`, if there are sinks.
+    pub sinks: Option<Vec<f32>>,
 }
 
 /// Output and LSE.
@@ -118,7 +122,8 @@ impl Case {
     pub fn plain(seed: u64, lens: &[(usize, usize)], sees: Sees) -> Self {
         let (lens, attention) = (lens.to_vec(), Attention::new(0.25));
         let (store, values) = (Store::TokenMajor, Values::Normal);
-        Self { seed, lens, kv_heads: 2, group: 2, dim: 16, store, sees, values, attention }
+        let (kv_heads, group, dim, sinks) = (2, 2, 16, false);
+        Self { seed, lens, kv_heads, group, dim, store, sees, values, attention, sinks }
     }
 
     /// The same with one query per sequence, for decode.
@@ -161,7 +166,8 @@ impl Case {
         let len = self.keys().total() * self.kv_heads * self.dim;
         let (k, v) = (normals(len, k_size), normals(len, 1.0));
         let (first, limit) = self.bounds();
-        let mut built = Built { q, k, v, first, limit, lists: self.lists() };
+        let (lists, sinks) = (self.lists(), self.sinks());
+        let mut built = Built { q, k, v, first, limit, lists, sinks };
         for (sequence, keys) in self.keys().spans().enumerate() {
             for head in 0..self.kv_heads {
                 for (token, seen) in self.seen(&built, sequence, head).into_iter().enumerate() {
@@ -212,6 +218,22 @@ impl Case {
             }));
         }
         lists
+    }
+
+    fn sinks(&self) -> Option<Vec<f32>> {
+        let near = Random::new(self.seed ^ 0x51c5).normals(self.q_heads(), 1.0);
+        let sinks = near.into_iter().enumerate().map(|(head, sink)| match head % 5 {
+            1 => 5.0 + sink,
+            2 => f32::NEG_INFINITY,
+            3 => sink - 20.0,
+            _ => sink,
+        });
+        self.sinks.then(|| sinks.collect())
+    }
+
+    /// What is done to logits, with what joins them.
+    pub(super) fn attention<'a, T>(&self, built: &'a Built<T>) -> Attention<'a> {
+        Attention { sinks: built.sinks.as_deref(), ..self.attention }
     }
 
     /// For each key of a KV head, whether any query sees it.
@@ -326,13 +348,28 @@ impl Case {
         let exact = on.reference::<f64, T>(self, built, q, &keys, Weights::Exact);
         let plain = on.reference::<f32, T>(self, built, q, &keys, on.weights());
         let context = |what| format!("attend: {what} of {:?} {self:?} {changed}", T::DTYPE);
-        judge(&out, &plain.0, &exact.0, &|| context("output"));
-        judge(&lse, &plain.1, &exact.1, &|| context("LSE"));
+        judge(&out, &plain.0, &exact, on.weights(), &|| context("output"));
+        judge_lse(&lse, &plain.1, &exact.1, &|| context("LSE"));
     }
 }
 
-/// The relative rule with room for the luck of few numbers.
-pub fn judge(actual: &[f32], plain: &[f32], exact: &[f64], context: &dyn Fn() -> String) {
+/// The relative rule for outputs, with room for the luck of few numbers. One of them is a row of one
+/// key, whose weight the plain computation finds to be 1 exactly; where weights are rounded by
+/// themselves, an error of the logit's last bit is not in both the weight and the sum.
+pub fn judge(
+    actual: &[f32],
+    plain: &[f32],
+    (exact, lse): &(Vec<f64>, Vec<f64>),
+    weights: Weights,
+    context: &dyn Fn() -> String,
+) {
+    let logits = if weights == Weights::Rounded { magnitude(lse) } else { 0.0 };
+    let floor = (8.0 + logits) * f64::from(f32::EPSILON) * magnitude(exact);
+    assert_accurate(&wide(actual), &wide(plain), exact, floor, context);
+}
+
+/// The same for LSE.
+pub fn judge_lse(actual: &[f32], plain: &[f32], exact: &[f64], context: &dyn Fn() -> String) {
     let floor = 8.0 * f64::from(f32::EPSILON) * magnitude(exact);
     assert_accurate(&wide(actual), &wide(plain), exact, floor, context);
 }
@@ -354,6 +391,7 @@ pub fn cases(longest: usize, decode: bool) -> impl Strategy<Value = Case> {
                 scale: (dim as f32).powf(-0.5),
                 softcap: softcap.then_some(1.5),
                 sliding_window: (window > 0).then_some(window),
+                sinks: None,
             };
             Case {
                 seed,
@@ -365,6 +403,7 @@ pub fn cases(longest: usize, decode: bool) -> impl Strategy<Value = Case> {
                 sees: if decode { decodes[sees % 3] } else { prefills[sees] },
                 values: Values::Normal,
                 attention,
+                sinks: seed % 3 == 0,
             }
         },
     )

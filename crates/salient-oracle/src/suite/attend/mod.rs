@@ -9,7 +9,7 @@ use salient::host::attend::{Attention, Keys, RowLimit};
 use salient::{Element, Layout, Span, View, ViewMut};
 
 pub use bad_input::{bad_decodes, bad_prefills};
-pub use case::{Built, Case, Outcome, Sees, Store, Values, cases, judge};
+pub use case::{Built, Case, Outcome, Sees, Store, Values, cases, judge, judge_lse};
 pub use operation::{Decode, Operation, Prefill};
 
 use super::{assert_same_bits, run_all};
@@ -37,6 +37,8 @@ pub fn prefill(on: &impl AttendPrefill) {
         ("shapes", &|| shapes(prefill)),
         ("long_rows", &|| long_rows(prefill)),
         ("options", &|| options(prefill)),
+        ("sinks", &|| sinks(prefill)),
+        ("a_sink_of_nothing_is_none", &|| in_every_type!(a_sink_of_nothing_is_none(prefill))),
         ("a_store_changes_no_bit", &|| in_every_type!(a_store_changes_no_bit(prefill))),
         ("one_limit_in_several_words", &|| in_every_type!(one_limit_in_several_words(prefill))),
         ("neighbours_change_nothing", &|| in_every_type!(neighbours_change_nothing(prefill))),
@@ -58,6 +60,8 @@ pub fn decode(on: &impl AttendDecode) {
         ("shapes", &|| shapes(decode)),
         ("long_rows", &|| long_rows(decode)),
         ("options", &|| options(decode)),
+        ("sinks", &|| sinks(decode)),
+        ("a_sink_of_nothing_is_none", &|| in_every_type!(a_sink_of_nothing_is_none(decode))),
         ("a_store_changes_no_bit", &|| in_every_type!(a_store_changes_no_bit(decode))),
         ("one_list_in_several_words", &|| in_every_type!(one_list_in_several_words(decode))),
         ("neighbours_change_nothing", &|| in_every_type!(neighbours_change_nothing(decode))),
@@ -108,11 +112,50 @@ pub fn options(on: &impl Operation) {
             for sliding_window in [None, Some(1), Some(7), Some(100_000)] {
                 for scale in [0.25, 0.0, -1.0] {
                     let case = on.case(3, &[(20, 40), (40, 20), (33, 150), (1, 0)], sees);
-                    let attention = Attention { scale, softcap, sliding_window };
+                    let attention = Attention { scale, softcap, sliding_window, sinks: None };
                     let case = Case { attention, ..case };
                     case.check_built(on, &case.build::<f32>(), "");
                     case.check_built(on, &case.build::<bf16>(), "");
                 }
+            }
+        }
+    }
+}
+
+/// Sinks above, among and below logits of any size, and of rows that see nothing.
+pub fn sinks(on: &impl Operation) {
+    for &sees in on.sees() {
+        for values in [Values::Normal, Values::Large, Values::Flat] {
+            for softcap in [None, Some(2.0)] {
+                let lens = [(20, 40), (40, 20), (33, 600), (2, 0)];
+                let case = Case { group: 3, values, sinks: true, ..on.case(12, &lens, sees) };
+                let attention = Attention { softcap, ..case.attention };
+                Case { attention, ..case }.check(on);
+            }
+        }
+    }
+}
+
+/// Sinks of -inf change no bit; those of rows that see nothing are their LSE.
+pub fn a_sink_of_nothing_is_none<T: Element>(on: &impl Operation) {
+    for &sees in on.sees() {
+        let case = on.case(13, &[(30, 70), (3, 0), (5, 600)], sees);
+        let built = case.build::<T>();
+        let Some(expected) = case.run(on, &built) else { continue };
+        let context = format!("attend: sinks of -inf: {:?} {case:?}", T::DTYPE);
+        let nothing = Some(vec![f32::NEG_INFINITY; case.q_heads()]);
+        let with = Built { sinks: nothing, ..built.clone() };
+        same_outcome(&case.run(on, &with).expect("taken before"), &expected, &context);
+
+        let sinks = vec![-3.5, 0.0, 100.25, -1000.0];
+        let with = Built { sinks: Some(sinks.clone()), ..built };
+        let (out, lse) = case.run(on, &with).expect("taken before");
+        for (row, &without) in expected.1.iter().enumerate() {
+            if without == f32::NEG_INFINITY {
+                let sink = sinks[row % sinks.len()];
+                assert_eq!(lse[row], sink, "{context}: LSE of row {row}");
+                let out = &out[row * case.dim..][..case.dim];
+                assert!(out.iter().all(|&x| x == 0.0), "{context}: row {row}: {out:?}");
             }
         }
     }
@@ -225,8 +268,8 @@ pub fn pruned_is_masked<T: Element>(on: &impl AttendPrefill) {
         let plain = masked::<f32, T>(&dense, &built, &kept, weights);
         let context =
             |what| format!("attend: pruned {what}, {len} rows, share {share}, seed {len}");
-        judge(&out, &plain.0, &exact.0, &|| context("output"));
-        judge(&lse, &plain.1, &exact.1, &|| context("LSE"));
+        judge(&out, &plain.0, &exact, weights, &|| context("output"));
+        judge_lse(&lse, &plain.1, &exact.1, &|| context("LSE"));
         if share == 1.0 {
             let causal = Case { sees: Sees::Causal, ..dense };
             let causal = causal.run(&Prefill(on), &built).expect("taken before");
@@ -252,7 +295,8 @@ fn masked<R: Real, T: Element>(
             let kv_head = head / case.group;
             let seen: Vec<_> = seen.map(|t| (k.row(t, kv_head), v.row(t, kv_head))).collect();
             let query = q.row(query as usize, head);
-            let (row, log_sum) = row::<R, T>(query, &seen, case.dim, &case.attention, weights);
+            let attention = (&case.attention(built), head);
+            let (row, log_sum) = row::<R, T>(query, &seen, case.dim, attention, weights);
             out.extend(row);
             lse.push(log_sum);
         }

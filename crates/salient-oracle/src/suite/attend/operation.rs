@@ -103,7 +103,8 @@ impl<I: AttendPrefill> Operation for Prefill<'_, I> {
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
         let limit = case.limit(built);
-        self.0.prefill(q, &case.queries(), keys, limit, &case.attention, out, lse)
+        let attention = case.attention(built);
+        self.0.prefill(q, &case.queries(), keys, limit, &attention, out, lse)
     }
 
     fn reference<R: Real, T: Element>(
@@ -114,7 +115,8 @@ impl<I: AttendPrefill> Operation for Prefill<'_, I> {
         keys: &Keys<'_, T>,
         weights: Weights,
     ) -> (Vec<R>, Vec<R>) {
-        prefill(q, &case.queries(), keys, case.limit(built), &case.attention, weights)
+        let attention = case.attention(built);
+        prefill(q, &case.queries(), keys, case.limit(built), &attention, weights)
     }
 }
 
@@ -173,7 +175,8 @@ impl<I: AttendDecode> Operation for Decode<'_, I> {
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        case.with_lists(built, |lists| self.0.decode(q, keys, lists, &case.attention, out, lse))
+        let attention = case.attention(built);
+        case.with_lists(built, |lists| self.0.decode(q, keys, lists, &attention, out, lse))
     }
 
     fn reference<R: Real, T: Element>(
@@ -184,6 +187,7 @@ impl<I: AttendDecode> Operation for Decode<'_, I> {
         keys: &Keys<'_, T>,
         weights: Weights,
     ) -> (Vec<R>, Vec<R>) {
-        case.with_lists(built, |lists| decode(q, keys, lists, &case.attention, weights))
+        let attention = case.attention(built);
+        case.with_lists(built, |lists| decode(q, keys, lists, &attention, weights))
     }
 }
