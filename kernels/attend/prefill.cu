@@ -62,15 +62,15 @@ __global__ void __launch_bounds__(PrefillTile<DIM>::THREADS) prefill(SalientPref
     shared_store_if(threadIdx.x == 0, &shared.place, Place{queries, tile_row, head});
 
     // What every row sees; what any row of the warp sees, and what all do.
-    Warp<T, DIM> warp(p, shared);
+    Warp<T, Tile> warp(p, shared, shared.rows, static_cast<int>(warp_id()) * Tile::WARP_ROWS);
     bool mine = warp.lane < Tile::WARP_ROWS;
     int row = tile_row + warp.row + warp.lane;
     Seen seen = seen_by(p, queries, keys.len, mine ? row : queries.len);
     shared_store_if(mine, shared.rows + warp.row + (mine ? warp.lane : 0), seen);
-    bool exists = mine && row < queries.len, sees = exists && seen.first < seen.limit;
-    Seen any{warp_min(sees ? seen.first : INT32_MAX), warp_max(sees ? seen.limit : 0)};
-    Seen all{warp_max(exists ? seen.first : 0), warp_min(exists ? seen.limit : INT32_MAX)};
-    shared_store_if(warp.lane == 0, shared.warps + warp_id(), WarpSeen{any, all});
+    Together together;
+    include(together, seen, mine && row < queries.len);
+    together = over_warp(together);
+    shared_store_if(warp.lane == 0, shared.warps + warp_id(), together);
     __syncthreads();
     Seen block{INT32_MAX, 0};
 #pragma unroll
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(PrefillTile<DIM>::THREADS) prefill(SalientPref
     for (; tile < block.limit; tile += Tile::KEYS) {
         int next = tile + Tile::KEYS;
         // From shared memory, for registers are short.
-        WarpSeen seen = shared_load(shared.warps + warp_id());
+        Together seen = shared_load(shared.warps + warp_id());
         bool skip = seen.any.limit <= tile || next <= seen.any.first;
         bool edge = tile < seen.all.first || seen.all.limit < next;
         copy_async_wait<0>();
@@ -101,7 +101,10 @@ __global__ void __launch_bounds__(PrefillTile<DIM>::THREADS) prefill(SalientPref
             warp.dot_products(logits);
             warp.cap(logits);
             if (edge) warp.mask(logits, tile);
-            warp.weigh(logits, weights);
+            float shrink[Tile::M][2];
+            warp.weigh(logits, shrink);
+            warp.rescale(shrink);
+            warp.round(logits, weights);
         }
         copy_async_wait<0>();
         if (!SALIENT_MUTATED("prefill/barrier")) __syncthreads();
@@ -156,6 +159,10 @@ using namespace salient;
 SALIENT_EXPORT int salient_prefill(const SalientPrefillParams* params, SalientStream stream) {
     const SalientPrefillParams& p = *params;
     if (p.batch == 0 || p.q_heads == 0 || p.max_queries == 0) return SUCCESS;
+    if (p.variant != SALIENT_PREFILL_SM80) {
+        int error = launch_prefill_sm90(p, stream);
+        if (error != NOT_SUPPORTED || p.variant == SALIENT_PREFILL_SM90) return error;
+    }
     if (p.dtype == SALIENT_F16) return run_for<f16>(p, stream);
     if (p.dtype == SALIENT_BF16) return run_for<bf16>(p, stream);
     return INVALID_VALUE;

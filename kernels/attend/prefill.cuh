@@ -15,10 +15,10 @@ struct alignas(8) Seen {
     int limit;
 };
 
-// What any row of a warp sees, and what all do.
-struct alignas(16) WarpSeen {
-    Seen any;
-    Seen all;
+// What any of several rows sees, and what all do.
+struct alignas(16) Together {
+    Seen any{INT32_MAX, 0};
+    Seen all{0, INT32_MAX};
 };
 
 // Where the rows of a block lie.
@@ -28,7 +28,8 @@ struct alignas(16) Place {
     int head;
 };
 
-// A block takes ROWS queries of one head, a warp 16 * M of them; keys go by in tiles.
+// The variant of sm_80: a block takes ROWS queries of one head, a warp 16 * M of them; keys go by in
+// tiles.
 template <int DIM>
 struct PrefillTile {
     static constexpr int M = DIM <= 128 ? 2 : 1;
@@ -39,13 +40,14 @@ struct PrefillTile {
     static constexpr int KEYS = DIM <= 96 ? 64 : DIM <= 128 ? 48 : 32;
     static constexpr int N = KEYS / 8;      // products across keys
     static constexpr int C = DIM / 8;       // and across channels; 16-byte chunks of a row
+    static constexpr int WIDTH = C;         // chunks that a row has room for
 
     struct Shared {
         Vector q[ROWS * C];  // in the end, the output
         Vector k[KEYS * C];
         Vector v[KEYS * C];
         Seen rows[ROWS];
-        WarpSeen warps[WARPS];
+        Together warps[WARPS];
         Place place;
     };
 
@@ -83,6 +85,29 @@ __device__ __forceinline__ Seen seen_by(const SalientPrefillParams& p, Span quer
     return seen;
 }
 
+// The least and largest over the lanes of a warp.
+__device__ __forceinline__ int warp_min(int x) {
+    return static_cast<int>(__reduce_min_sync(FULL_WARP, static_cast<uint32_t>(x)));
+}
+__device__ __forceinline__ int warp_max(int x) {
+    return static_cast<int>(__reduce_max_sync(FULL_WARP, static_cast<uint32_t>(x)));
+}
+
+// Takes a row in, if it exists.
+__device__ __forceinline__ void include(Together& rows, Seen seen, bool exists) {
+    bool sees = exists && seen.first < seen.limit;
+    rows.any.first = min_of(rows.any.first, sees ? seen.first : INT32_MAX);
+    rows.any.limit = max_of(rows.any.limit, sees ? seen.limit : 0);
+    rows.all.first = max_of(rows.all.first, exists ? seen.first : 0);
+    rows.all.limit = min_of(rows.all.limit, exists ? seen.limit : INT32_MAX);
+}
+
+// The rows of all lanes.
+__device__ __forceinline__ Together over_warp(const Together& rows) {
+    return {{warp_min(rows.any.first), warp_max(rows.any.limit)},
+            {warp_max(rows.all.first), warp_min(rows.all.limit)}};
+}
+
 // 16-bit elements that are no number or infinite.
 template <typename T>
 struct Exponent;
@@ -103,6 +128,12 @@ __device__ __forceinline__ uint32_t not_finite(uint32_t word) {
     return ((word & Exponent<T>::BITS) + Exponent<T>::LOWEST) & 0x80008000u;
 }
 
+// A word with zeros in place of what is not finite.
+template <typename T>
+__device__ __forceinline__ uint32_t finite(uint32_t word) {
+    return word & ~((not_finite<T>(word) >> 15) * 0xffffu);
+}
+
 // 1 for every half that is infinite with this sign, or no number, or else 0.
 template <typename T>
 __device__ __forceinline__ uint32_t ones_where_infinite(uint32_t word, uint32_t sign) {
@@ -117,4 +148,8 @@ __device__ __forceinline__ uint32_t ones_where_infinite(uint32_t word, uint32_t 
 }
 
 }  // namespace prefilling
+
+// The variant of sm_90a: NOT_SUPPORTED, with nothing launched, where it cannot run.
+int launch_prefill_sm90(const SalientPrefillParams& p, SalientStream stream);
+
 }  // namespace salient

@@ -12,36 +12,28 @@ struct alignas(8) Pair {
     float at[2];
 };
 
-// The least and largest over the lanes of a warp.
-__device__ __forceinline__ int warp_min(int x) {
-    return static_cast<int>(__reduce_min_sync(FULL_WARP, static_cast<uint32_t>(x)));
-}
-__device__ __forceinline__ int warp_max(int x) {
-    return static_cast<int>(__reduce_max_sync(FULL_WARP, static_cast<uint32_t>(x)));
-}
-
 // What a logit is multiplied with before the exponential, once it is in its final form.
 __device__ __forceinline__ float natural_scale(const SalientPrefillParams& p) {
     return p.softcap > 0.0f ? p.softcap : p.scale > 0.0f ? p.scale : 1.0f;
 }
 
-// A warp's rows and what flows through them.
-template <typename T, int DIM>
+// A warp's rows and what flows through them; the products are those of sm_80.
+template <typename T, typename Tile>
 struct Warp {
-    using Tile = PrefillTile<DIM>;
     static constexpr int M = Tile::M, N = Tile::N, C = Tile::C;
 
     const SalientPrefillParams& p;
     typename Tile::Shared& shared;
-    int row;  // the warp's first row of the block
+    const Seen* seen;  // what each row of the block sees, in shared memory
+    int row;           // the warp's first row of the block
     int lane;
     float out[M][C][4] = {};
     float largest[M][2];
     float sums[M][2] = {};  // of the weights in this thread's columns
 
-    __device__ Warp(const SalientPrefillParams& p, typename Tile::Shared& shared)
-        : p(p), shared(shared) {
-        row = static_cast<int>(warp_id()) * Tile::WARP_ROWS;
+    __device__ Warp(const SalientPrefillParams& p, typename Tile::Shared& shared,
+                    const Seen* seen, int row)
+        : p(p), shared(shared), seen(seen), row(row) {
         lane = static_cast<int>(lane_id());
 #pragma unroll
         for (int i = 0; i < M; i++) largest[i][0] = largest[i][1] = -INFINITY;
@@ -60,7 +52,7 @@ struct Warp {
             }
         }
 #pragma unroll
-        for (int k = 0; k < DIM / 16; k++) {
+        for (int k = 0; k < C / 2; k++) {
             uint32_t q[M][4];
 #pragma unroll
             for (int i = 0; i < M; i++) {
@@ -104,13 +96,13 @@ struct Warp {
         for (int i = 0; i < M; i++) {
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                Seen seen = shared_load(shared.rows + row_of(i, h));
+                Seen mine = shared_load(seen + row_of(i, h));
 #pragma unroll
                 for (int j = 0; j < N; j++) {
 #pragma unroll
                     for (int e = 0; e < 2; e++) {
                         int key = tile + 8 * j + 2 * (lane % 4) + e;
-                        bool sees = seen.first <= key && key < seen.limit;
+                        bool sees = mine.first <= key && key < mine.limit;
                         logits[i][j][2 * h + e] = sees ? logits[i][j][2 * h + e] : -INFINITY;
                     }
                 }
@@ -118,9 +110,9 @@ struct Warp {
         }
     }
 
-    // Logits become weights, as fragments of their product with values; what was summed up so far is
-    // brought to the new largest logit.
-    __device__ void weigh(float (&logits)[M][N][4], uint32_t (&weights)[M][N / 2][4]) {
+    // Logits become weights, and what they add up to so far is brought to the new largest logit; the
+    // output is still to be multiplied with `shrink`.
+    __device__ void weigh(float (&logits)[M][N][4], float (&shrink)[M][2]) {
         float scale = natural_scale(p) * LOG2_E;
 #pragma unroll
         for (int i = 0; i < M; i++) {
@@ -135,21 +127,43 @@ struct Warp {
                 most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 2));
                 // A row that has seen nothing yet has no weights to shift.
                 float shift = most == -INFINITY ? 0.0f : most * scale;
-                float shrink = exp2_approx(fmaf(largest[i][h], scale, -shift));
+                shrink[i][h] = exp2_approx(fmaf(largest[i][h], scale, -shift));
                 largest[i][h] = most;
-                float sum = sums[i][h] * shrink;
+                float sum = sums[i][h] * shrink[i][h];
 #pragma unroll
                 for (int j = 0; j < N; j++) {
                     float low = exp2_approx(fmaf(logits[i][j][2 * h], scale, -shift));
                     float high = exp2_approx(fmaf(logits[i][j][2 * h + 1], scale, -shift));
                     sum += low + high;
-                    weights[i][j / 2][j % 2 * 2 + h] = pack<T>(low, high);
+                    logits[i][j][2 * h] = low;
+                    logits[i][j][2 * h + 1] = high;
                 }
                 sums[i][h] = sum;
+            }
+        }
+    }
+
+    __device__ void rescale(const float (&shrink)[M][2]) {
 #pragma unroll
-                for (int c = 0; c < C; c++) {
-                    out[i][c][2 * h] *= shrink;
-                    out[i][c][2 * h + 1] *= shrink;
+        for (int i = 0; i < M; i++) {
+#pragma unroll
+            for (int c = 0; c < C; c++) {
+#pragma unroll
+                for (int e = 0; e < 4; e++) out[i][c][e] *= shrink[i][e / 2];
+            }
+        }
+    }
+
+    // Weights as fragments of their product with values.
+    __device__ void round(const float (&exact)[M][N][4], uint32_t (&weights)[M][N / 2][4]) const {
+#pragma unroll
+        for (int i = 0; i < M; i++) {
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    weights[i][j / 2][j % 2 * 2 + h] =
+                        pack<T>(exact[i][j][2 * h], exact[i][j][2 * h + 1]);
                 }
             }
         }
@@ -181,7 +195,11 @@ struct Warp {
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     uint32_t values[2] = {words[2 * half], words[2 * half + 1]};
-                    if (APART) add_infinite(values, tile + 16 * k, c + half);
+                    if (APART) {
+                        add_infinite(values, tile + 16 * k, c + half);
+                        values[0] = finite<T>(values[0]);
+                        values[1] = finite<T>(values[1]);
+                    }
 #pragma unroll
                     for (int i = 0; i < M; i++) {
                         multiply_add<T>(out[i][c + half], weights[i][k], values);
@@ -193,35 +211,40 @@ struct Warp {
 
     // Word w of a fragment of product i: 1 where the row sees the key, or else 0.
     __device__ uint32_t ones_where_seen(int i, int w, int first_key) const {
-        Seen seen = shared_load(shared.rows + row_of(i, w % 2));
+        Seen mine = shared_load(seen + row_of(i, w % 2));
         uint32_t ones = 0;
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             int key = first_key + w / 2 * 8 + 2 * (lane % 4) + e;
-            bool sees = seen.first <= key && key < seen.limit;
+            bool sees = mine.first <= key && key < mine.limit;
             ones |= (sees ? Exponent<T>::ONE : 0u) << 16 * e;
         }
         return ones;
     }
 
-    // Adds the values that are not finite where they are seen, and takes them out.
-    __device__ void add_infinite(uint32_t (&values)[2], int first_key, int c) {
-        reconsider(lane);
-        uint32_t positive[2], negative[2];
+    // Counts, for every output of product i at 16 keys, the values of a fragment that it sees and
+    // that are infinite with either sign; a NaN is both.
+    __device__ void count_infinite(float (&ups)[4], float (&downs)[4], const uint32_t (&values)[2],
+                                   int i, int first_key) const {
+        uint32_t positive[2], negative[2], sees[4];
 #pragma unroll
         for (int w = 0; w < 2; w++) {
             positive[w] = ones_where_infinite<T>(values[w], 0);
             negative[w] = ones_where_infinite<T>(values[w], 1);
-            values[w] &= ~((not_finite<T>(values[w]) >> 15) * 0xffffu);
         }
 #pragma unroll
-        for (int i = 0; i < M; i++) {
-            uint32_t sees[4];
+        for (int w = 0; w < 4; w++) sees[w] = ones_where_seen(i, w, first_key);
+        multiply_add<T>(ups, sees, positive);
+        multiply_add<T>(downs, sees, negative);
+    }
+
+    // Adds those values of a fragment that are not finite where they are seen.
+    __device__ void add_infinite(const uint32_t (&values)[2], int first_key, int c) {
+        reconsider(lane);
 #pragma unroll
-            for (int w = 0; w < 4; w++) sees[w] = ones_where_seen(i, w, first_key);
+        for (int i = 0; i < M; i++) {
             float ups[4] = {}, downs[4] = {};
-            multiply_add<T>(ups, sees, positive);
-            multiply_add<T>(downs, sees, negative);
+            count_infinite(ups, downs, values, i, first_key);
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 if (ups[e] > 0.0f) out[i][c][e] += INFINITY;
@@ -240,8 +263,8 @@ struct Warp {
                 float sum = sums[i][h];
                 sum += __shfl_xor_sync(FULL_WARP, sum, 1);
                 sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-                Seen seen = shared_load(shared.rows + row_of(i, h));
-                bool none = seen.first >= seen.limit;
+                Seen mine = shared_load(seen + row_of(i, h));
+                bool none = mine.first >= mine.limit;
                 float most = largest[i][h] * natural_scale(p);
                 float inverse = 1.0f / sum, lse = most + logf(sum);
                 // Nothing but logits of -infinity: 0 / 0.
@@ -304,8 +327,8 @@ struct Warp {
         }
         __syncwarp();
 #pragma unroll 4
-        for (int i = lane; i < Tile::WARP_ROWS * C; i += 32) {
-            int r = row + i / C, c = i % C;
+        for (int i = lane; i < Tile::WARP_ROWS * Tile::WIDTH; i += 32) {
+            int r = row + i / Tile::WIDTH, c = i % Tile::WIDTH;
             Vector vector = shared_load(shared.q + Tile::at(r, c));
             bool exists = at.first + r < at.queries.len && 8 * c < p.dim;
             T* to = static_cast<T*>(p.out) + at.head * p.out_strides.head +

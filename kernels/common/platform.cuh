@@ -27,13 +27,13 @@ constexpr bool SM_90A = true;
 constexpr bool SM_90A = false;
 #endif
 
-#ifndef SALIENT_EMULATOR
 // In place of instructions that the architecture lacks: nothing behind it is compiled.
 __device__ __forceinline__ void unsupported() {
+#ifndef SALIENT_EMULATOR
     __trap();
+#endif
     __builtin_unreachable();
 }
-#endif
 
 constexpr uint32_t FULL_WARP = 0xffffffffu;
 

@@ -403,7 +403,14 @@ typedef struct SalientPrefillParams {
     int32_t max_queries;        // no sequence has more; one that has is a LENGTHS fault
     int32_t dtype;              // of q, k and v: f16 or bf16
     int32_t out_dtype;          // dtype or f32
+    int32_t variant;            // SALIENT_PREFILL_AUTO, _SM80, _SM90
 } SalientPrefillParams;
+
+enum {
+    SALIENT_PREFILL_AUTO = 0,  // the fastest that the device has for these tensors
+    SALIENT_PREFILL_SM80 = 1,  // copies and products of sm_80: every device
+    SALIENT_PREFILL_SM90 = 2,  // tensor copies and warpgroup products of sm_90a
+};
 
 enum { SALIENT_PREFILL_MAX_DIM = 256 };
 

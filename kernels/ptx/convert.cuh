@@ -46,6 +46,11 @@ template <typename T>
 __device__ __forceinline__ T round_to(float x);
 
 template <>
+__device__ __forceinline__ float round_to<float>(float x) {
+    return x;
+}
+
+template <>
 __device__ __forceinline__ bf16 round_to<bf16>(float x) {
     uint32_t bits = __float_as_uint(x);
     uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;

@@ -56,6 +56,8 @@ inline void warpgroup_wait(SALIENT_SITE) {
 
 template <int TILES>
 inline void warpgroup_hold(float (&)[TILES][4]) {}
+template <int TILES>
+inline void warpgroup_hold(uint32_t (&)[TILES][4]) {}
 
 template <typename T, Major A, Major B, int TILES>
 inline void warpgroup_multiply(float (&d)[TILES][4], uint64_t a, uint64_t b, bool accumulate,
@@ -135,6 +137,16 @@ __device__ __forceinline__ void warpgroup_hold(float (&d)[TILES][4]) {
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         asm volatile("" : "+f"(d[tile][0]), "+f"(d[tile][1]), "+f"(d[tile][2]), "+f"(d[tile][3])
+                     :: "memory");
+    }
+}
+
+// The same for operands in registers.
+template <int TILES>
+__device__ __forceinline__ void warpgroup_hold(uint32_t (&a)[TILES][4]) {
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) {
+        asm volatile("" : "+r"(a[tile][0]), "+r"(a[tile][1]), "+r"(a[tile][2]), "+r"(a[tile][3])
                      :: "memory");
     }
 }

@@ -1148,6 +1148,8 @@ pub struct SalientPrefillParams {
     pub dtype: i32,
     /// dtype or f32
     pub out_dtype: i32,
+    /// SALIENT_PREFILL_AUTO, _SM80, _SM90
+    pub variant: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 #[cfg(target_pointer_width = "64")]
@@ -1245,7 +1247,16 @@ const _: () = {
     [
         "Offset of field: SalientPrefillParams::out_dtype",
     ][::core::mem::offset_of!(SalientPrefillParams, out_dtype) - 208usize];
+    [
+        "Offset of field: SalientPrefillParams::variant",
+    ][::core::mem::offset_of!(SalientPrefillParams, variant) - 212usize];
 };
+/// the fastest that the device has for these tensors
+pub const SALIENT_PREFILL_AUTO: i32 = 0;
+/// copies and products of sm_80: every device
+pub const SALIENT_PREFILL_SM80: i32 = 1;
+/// tensor copies and warpgroup products of sm_90a
+pub const SALIENT_PREFILL_SM90: i32 = 2;
 pub const SALIENT_PREFILL_MAX_DIM: i32 = 256;
 /// Where keys or values lie: strides in elements, multiples of 8.
 #[repr(C)]

@@ -1,5 +1,6 @@
 //! The emulated kernels as an implementation of the conformance suite.
 
+use salient::kernels::attend::PrefillVariant;
 use salient::kernels::select::Variant;
 use salient_oracle::implementation::Sample;
 
@@ -14,6 +15,8 @@ pub struct Emulated {
     pub capability: i32,
     /// The variant of **select**, where a row is not too long for it.
     pub variant: Variant,
+    /// The variant of **prefill**.
+    pub prefill: PrefillVariant,
     /// Whether traffic is counted.
     pub counting: bool,
     /// A mistake that the kernels make on purpose.
@@ -28,6 +31,7 @@ impl Default for Emulated {
             seed: 0,
             capability: 90,
             variant: Variant::Auto,
+            prefill: PrefillVariant::Auto,
             counting: false,
             mutant: None,
             sample: Sample::ALL,

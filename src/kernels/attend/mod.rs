@@ -8,7 +8,8 @@ pub use decode::{
     decode_params,
 };
 pub use prefill::{
-    MAX_PREFILL_DIM, PrefillBuffers, PrefillPlan, PrefillShape, Sees, prefill_params,
+    MAX_PREFILL_DIM, PrefillBuffers, PrefillPlan, PrefillShape, PrefillVariant, Sees,
+    prefill_params,
 };
 
 use crate::error::{Error, Result};

@@ -24,6 +24,19 @@ pub enum Sees {
     Rows,
 }
 
+/// The kernels that compute it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum PrefillVariant {
+    /// The fastest that the device has for these tensors.
+    #[default]
+    Auto,
+    /// Copies and matrix products of sm_80, which every device has.
+    Sm80,
+    /// Tensor copies and warpgroup products of sm_90a. On any other device, and for strides of 2^40
+    /// bytes or more, the launcher answers that this is not supported.
+    Sm90,
+}
+
 /// What is attended to, as far as the host knows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PrefillShape {
@@ -55,6 +68,7 @@ pub struct PrefillPlan {
     shape: PrefillShape,
     attention: Attention<'static>,
     sees: Sees,
+    variant: PrefillVariant,
     lens: [usize; 4],
     lse_len: usize,
 }
@@ -121,7 +135,12 @@ impl PrefillPlan {
             len("out", out, queries)?,
         ];
         let lse_len = product("lse", &[queries, q.heads])?;
-        Ok(Self { shape, attention, sees, lens, lse_len })
+        Ok(Self { shape, attention, sees, variant: PrefillVariant::Auto, lens, lse_len })
+    }
+
+    /// Chooses the kernels.
+    pub fn with_variant(self, variant: PrefillVariant) -> Self {
+        Self { variant, ..self }
     }
 
     /// What it is for.
@@ -170,7 +189,7 @@ pub fn prefill_params(
     plan: &PrefillPlan,
     buffers: &PrefillBuffers,
 ) -> Result<raw::SalientPrefillParams> {
-    let PrefillPlan { shape, attention, sees, lens, lse_len } = *plan;
+    let PrefillPlan { shape, attention, sees, variant, lens, lse_len } = *plan;
     let size = shape.out_dtype.size();
     let tensors = [
         ("q", buffers.q, lens[0], 2),
@@ -224,6 +243,11 @@ pub fn prefill_params(
         max_queries: to_i32("queries", shape.max_queries)?,
         dtype: dtype_code(shape.dtype),
         out_dtype: dtype_code(shape.out_dtype),
+        variant: match variant {
+            PrefillVariant::Auto => raw::SALIENT_PREFILL_AUTO,
+            PrefillVariant::Sm80 => raw::SALIENT_PREFILL_SM80,
+            PrefillVariant::Sm90 => raw::SALIENT_PREFILL_SM90,
+        },
     };
     let out = in_bytes(buffers.out, size);
     for (what, buffer, _, size) in &tensors[..3] {

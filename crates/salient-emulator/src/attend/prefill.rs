@@ -130,7 +130,7 @@ impl<T: Element, O: Element> PrefillRun<T, O> {
             sinks: self.sinks.as_ref().map(place),
             status: Place::new(self.status.address(), 1),
         };
-        let params = prefill_params(&self.plan, &buffers)?;
+        let params = prefill_params(&self.plan.with_variant(on.prefill), &buffers)?;
         let launcher =
             if on.mutant.is_some() { salient_mutated_prefill } else { salient_emulated_prefill };
         // SAFETY: the parameters are those that the plan makes of live buffers of this device.

@@ -1,0 +1,271 @@
+// Who does what in a block of prefill for sm_90a: its sizes, its shared memory, and the warps that
+// bring keys and values.
+#pragma once
+
+#include "attend/prefill.cuh"
+#include "ptx/warpgroup.cuh"
+
+namespace salient {
+namespace prefilling {
+
+// One query tile of one head.
+struct alignas(64) Work {
+    Place place;
+    Span keys;       // the sequence's
+    Together block;  // what the tile's rows see
+    bool last;       // nothing: everything is done
+};
+
+// A block takes ROWS queries of one head, each of its GROUPS warpgroups 64 of them and each warp 16;
+// keys go by in tiles. The warps of one more warpgroup serve them.
+template <int DIM>
+struct Sm90Tile {
+    static constexpr int GROUPS = 2;
+    static constexpr int THREADS = 128 * (GROUPS + 1);
+    static constexpr int M = 1;
+    static constexpr int WARP_ROWS = 16;
+    static constexpr int GROUP_ROWS = 64;
+    static constexpr int ROWS = GROUPS * GROUP_ROWS;
+    static constexpr int KEYS = DIM <= 128 ? 128 : 80;
+    static constexpr int STAGES = 2;
+    static constexpr int N = KEYS / 8;
+    static constexpr int C = DIM / 8;
+    // Rows lie in panels of 64 channels, 128 bytes a row, as a copy brings them.
+    static constexpr int PANELS = ceil_div(DIM, 64);
+    static constexpr int WIDTH = 8 * PANELS;
+    static constexpr uint32_t Q_PANEL = 128 * ROWS, PANEL = 128 * KEYS;  // bytes
+    static constexpr int FETCHERS = 1, CLEANERS = 3;                     // warps
+    // Registers of a thread, for all of them to have 64 Ki.
+    static constexpr int FEW = 40, MANY = 232;
+
+    struct Shared {
+        Vector q[ROWS * WIDTH];  // in the end, the output
+        Vector k[STAGES][KEYS * WIDTH];
+        Vector v[STAGES][KEYS * WIDTH];
+        Mbarrier q_full, q_free;
+        Mbarrier k_full[STAGES], k_free[STAGES];
+        Mbarrier v_full[STAGES], v_free[STAGES], v_raw[STAGES];
+        // Of two query tiles by turns, so that the next is known before its queries have room.
+        Work work[2];
+        Seen groups[2][GROUPS];  // what any row of a group sees
+        Seen rows[2][ROWS];
+        uint32_t infinite[CLEANERS];  // whether they found such values in this work so far
+    };
+
+    static __device__ __forceinline__ int at(int row, int chunk) {
+        return (chunk / 8 * ROWS + row) * 8 + (chunk ^ row) % 8;
+    }
+};
+
+// Parameters and the maps of their tensors.
+struct Sm90Params {
+    SalientPrefillParams p;
+    TensorMap q, k, v;
+};
+
+// Of the stage that key tile number `slot` of the block lies in.
+template <typename Tile>
+__device__ __forceinline__ int stage_of(uint32_t slot) {
+    return static_cast<int>(slot % Tile::STAGES);
+}
+template <typename Tile>
+__device__ __forceinline__ uint32_t phase_of(uint32_t slot) {
+    return slot / Tile::STAGES % 2;
+}
+
+// Numbers of named barriers, of some of which there is one per group.
+enum : uint32_t { CLEAN = 1, TURN = 2 };
+
+// By one lane of every warp, once all have done what they announce.
+__device__ __forceinline__ void warp_arrive(Mbarrier* barrier) {
+    __syncwarp();
+    if (lane_id() == 0) mbarrier_arrive(barrier);
+}
+
+template <int DIM>
+__device__ __forceinline__ void init_barriers(typename Sm90Tile<DIM>::Shared& shared) {
+    using Tile = Sm90Tile<DIM>;
+    constexpr uint32_t WARPS = 4 * Tile::GROUPS;
+    if (threadIdx.x == 0) {
+        mbarrier_init(&shared.q_full, 1);
+        mbarrier_init(&shared.q_free, WARPS + Tile::CLEANERS);
+        for (int stage = 0; stage < Tile::STAGES; stage++) {
+            mbarrier_init(shared.k_full + stage, 1);
+            mbarrier_init(shared.k_free + stage, WARPS);
+            mbarrier_init(shared.v_full + stage, 1);
+            mbarrier_init(shared.v_free + stage, WARPS);
+            mbarrier_init(shared.v_raw + stage, 1);
+        }
+        mbarrier_init_fence();
+    }
+    __syncthreads();
+}
+
+// The key tiles that a query tile sees, and whether some row of it does not see one whole.
+template <typename Tile>
+__device__ __forceinline__ int first_tile(Seen any) {
+    return any.first / Tile::KEYS * Tile::KEYS;
+}
+template <typename Tile>
+__device__ __forceinline__ bool is_edge(Seen all, int tile) {
+    return tile < all.first || all.limit < tile + Tile::KEYS;
+}
+
+// The warp that finds work and has queries, keys and values copied.
+template <typename T, int DIM>
+struct Fetcher {
+    using Tile = Sm90Tile<DIM>;
+
+    const Sm90Params& a;
+    typename Tile::Shared& shared;
+    int lane = static_cast<int>(lane_id());
+    uint32_t slot = 0;   // key tiles so far
+    uint32_t given = 0;  // query tiles so far
+
+    // Longest first: causal rows see more the later they come, so the last tile of every sequence
+    // goes first; and every other round the other way about, so that no block has the longest of
+    // each. The heads of a group lie side by side and find keys and values in L2.
+    __device__ void run() {
+        const SalientPrefillParams& p = a.p;
+        uint32_t heads = static_cast<uint32_t>(p.q_heads * p.batch);
+        uint32_t tiles = static_cast<uint32_t>(ceil_div(p.max_queries, Tile::ROWS));
+        for (uint32_t round = 0;; round++) {
+            uint32_t turn = round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
+            uint32_t id = round * gridDim.x + turn;
+            if (id >= heads * tiles) break;
+            uint32_t heads_before = id % heads;
+            Work work{};
+            int sequence = static_cast<int>(heads_before) / p.q_heads;
+            work.place.head = static_cast<int>(heads_before) % p.q_heads;
+            work.place.first = static_cast<int>(tiles - 1 - id / heads) * Tile::ROWS;
+            bool valid = load_sequence(p, sequence, work.place.queries, work.keys);
+            if (!valid && lane == 0) report_row(p.status, SALIENT_STATUS_LENGTHS, sequence);
+            if (valid && work.place.first < work.place.queries.len) fetch(work);
+        }
+        Work none{};
+        none.last = true;
+        shared_store_if(lane == 0, shared.work + given % 2, none);
+        wait_for_queries();
+        warp_arrive(&shared.q_full);
+    }
+
+    __device__ void fetch(Work& work) {
+        constexpr int EACH = Tile::GROUP_ROWS / 32;
+        const SalientPrefillParams& p = a.p;
+        uint32_t half = given % 2;
+        Together& block = work.block;
+#pragma unroll
+        for (int g = 0; g < Tile::GROUPS; g++) {
+            Together group;
+#pragma unroll
+            for (int i = 0; i < EACH; i++) {
+                int of_block = Tile::GROUP_ROWS * g + 32 * i + lane, row = work.place.first + of_block;
+                Seen seen = seen_by(p, work.place.queries, work.keys.len, row);
+                shared_store(shared.rows[half] + of_block, seen);
+                include(group, seen, row < work.place.queries.len);
+            }
+            group = over_warp(group);
+            shared_store_if(lane == 0, shared.groups[half] + g, group.any);
+            block.any.first = min_of(block.any.first, group.any.first);
+            block.any.limit = max_of(block.any.limit, group.any.limit);
+            block.all.first = max_of(block.all.first, group.all.first);
+            block.all.limit = min_of(block.all.limit, group.all.limit);
+        }
+        shared_store_if(lane == 0, shared.work + half, work);
+        int head = work.place.head / (p.q_heads / p.kv_heads), first = first_tile<Tile>(block.any);
+        bool sees = first < block.any.limit;
+        // Before there is room for the queries, the first keys are on their way.
+        if (sees) {
+            fetch_tile(shared.k, shared.k_full, shared.k_free, a.k, head, work.keys.start + first);
+        }
+        wait_for_queries();
+        __syncwarp();
+        if (lane == 0) {
+            uint64_t briefly = cache_policy<Keep::BRIEFLY>();
+            mbarrier_arrive_expect(&shared.q_full, sees ? Tile::PANELS * Tile::Q_PANEL : 0);
+            for (int i = 0; i < (sees ? Tile::PANELS : 0); i++) {
+                copy_tensor(shared.q + i * 8 * Tile::ROWS, a.q,
+                            {64 * i, work.place.head, work.place.queries.start + work.place.first},
+                            &shared.q_full, briefly);
+            }
+        }
+        given++;
+
+        for (int tile = first; sees && tile < block.any.limit; tile += Tile::KEYS) {
+            int row = work.keys.start + tile;
+            if (tile > first) fetch_tile(shared.k, shared.k_full, shared.k_free, a.k, head, row);
+            bool edge = is_edge<Tile>(block.all, tile);
+            fetch_tile(shared.v, edge ? shared.v_raw : shared.v_full, shared.v_free, a.v, head,
+                       row);
+            slot++;
+        }
+    }
+
+    // Until everybody is done with the queries before.
+    __device__ void wait_for_queries() { mbarrier_wait(&shared.q_free, given % 2 ^ 1); }
+
+    // Starts copying a tile of keys or values to its stage, once that is free. Rows beyond the
+    // sequence come along.
+    __device__ void fetch_tile(Vector (&to)[Tile::STAGES][Tile::KEYS * Tile::WIDTH],
+                               Mbarrier* full, Mbarrier* free, const TensorMap& map, int head,
+                               int row) {
+        int stage = stage_of<Tile>(slot);
+        mbarrier_wait(free + stage, phase_of<Tile>(slot) ^ 1);
+        if (lane == 0) {
+            uint64_t keep = cache_policy<Keep::LONG>();
+            mbarrier_arrive_expect(full + stage, Tile::PANELS * Tile::PANEL);
+            for (int i = 0; i < Tile::PANELS; i++) {
+                copy_tensor(to[stage] + i * 8 * Tile::KEYS, map, {64 * i, head, row}, full + stage,
+                            keep);
+            }
+        }
+        __syncwarp();
+    }
+};
+
+// The warps that clean values, for a weight of 0 makes NaN of one that is not finite. Tiles that some
+// row does not see whole come to them first. They write zeros over such values, and over all that
+// belongs to no key that any row sees; and they tell if they found any in the rest.
+template <typename T, int DIM>
+__device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
+    using Tile = Sm90Tile<DIM>;
+    int lane = static_cast<int>(lane_id());
+    int cleaner = static_cast<int>(warp_id()) - Tile::FETCHERS;
+    uint32_t slot = 0, cleaned = 0;  // a bit per stage: the parity of its cleanings so far
+    for (uint32_t taken = 0;; taken++) {
+        mbarrier_wait(&shared.q_full, taken % 2);
+        Work work = shared_load(shared.work + taken % 2);
+        if (work.last) break;
+        Seen any = work.block.any;
+        uint32_t found = 0;
+        for (int tile = first_tile<Tile>(any); tile < any.limit; tile += Tile::KEYS, slot++) {
+            if (!is_edge<Tile>(work.block.all, tile)) continue;
+            int stage = stage_of<Tile>(slot);
+            mbarrier_wait(shared.v_raw + stage, cleaned >> stage & 1);
+            cleaned ^= 1u << stage;
+            for (int i = 32 * cleaner; i < Tile::KEYS * Tile::WIDTH; i += 32 * Tile::CLEANERS) {
+                int key = tile + (i + lane) / 8 % Tile::KEYS;
+                bool inside = any.first <= key && key < any.limit;
+                Vector* place = shared.v[stage] + i + lane;
+                Vector vector = shared_load(place);
+                uint32_t bad = 0;
+#pragma unroll
+                for (int w = 0; w < 4; w++) {
+                    bad |= not_finite<T>(vector.words[w]);
+                    vector.words[w] = inside ? finite<T>(vector.words[w]) : 0;
+                }
+                found |= inside ? bad : 0;
+                shared_store_if(!inside || bad != 0, place, vector);
+            }
+            found = static_cast<uint32_t>(__any_sync(FULL_WARP, found != 0));
+            shared_store_if(lane == 0, shared.infinite + cleaner, found);
+            async_proxy_fence();
+            named_barrier_sync(CLEAN, 32 * Tile::CLEANERS);
+            if (cleaner == 0 && lane == 0) mbarrier_arrive(shared.v_full + stage);
+        }
+        warp_arrive(&shared.q_free);
+    }
+}
+
+}  // namespace prefilling
+}  // namespace salient
