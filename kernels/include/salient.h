@@ -110,11 +110,11 @@ enum { SALIENT_MAX_POOL_WIDTH = 33 };
 
 int salient_pool(const SalientPoolParams* params, SalientStream stream);
 
-// Softmax attention of the last queries of each sequence, made one score per token. The contract is that
-// of salient::host::score: the last min(window, queries, tokens) queries of a sequence see its keys
-// causally, aligned at the end. A query's sum of exponentials is computed, or taken from an LSE that
-// prefill saved; a query whose LSE is -infinity counts nothing. Sequences with impossible offsets are
-// reported and not written. q and k are 16-byte aligned.
+// Softmax attention of the last queries of each sequence, made one score per token. The contract is
+// that of salient::host::score: the last min(window, queries, tokens) queries of a sequence see its
+// keys causally, aligned at the end. A query's sum of exponentials is computed, or taken from an LSE
+// that prefill saved; a query whose LSE is -infinity counts nothing. Sequences with impossible offsets
+// are reported and not written. q and k are 16-byte aligned.
 //
 // The workspace's parts are null where they are not needed: stats and sums if there is an LSE; logits
 // but for windows of few queries, which save them instead of reading keys twice and then need no raw;
@@ -129,7 +129,7 @@ typedef struct SalientAttentionScoreParams {
     SalientStatus* status;
     float* stats;               // [total / tile + batch, q_heads, window, 2] of each tile of keys
     float* sums;                // [batch, q_heads, window, 2]
-    float* logits;              // [q_heads, window, total]
+    float* logits;              // [q_heads, window, total] dot products
     float* raw;                 // [kv_heads, total]; [q_heads, total] if heads are normalised
     float* maxima;              // [total / tile + batch, q_heads, 8] largest scores of each tile
     SalientStrides q_strides;

@@ -1,8 +1,9 @@
-// What the kernels of attention scores share: which keys and queries a block takes, and their products.
+// What the kernels of attention scores share: which keys and queries a block takes, and their
+// products.
 //
-// Keys are the rows of mma.sync m16n8k16 and queries its columns. A warp holds its keys in registers,
-// straight from device memory; queries go by through shared memory, the query heads of the keys' KV
-// head one after the other.
+// Keys are the rows of mma.sync m16n8k16 and queries its columns. A warp holds its keys in
+// registers, straight from device memory; queries go by through shared memory, the query heads of
+// the keys' KV head one after the other.
 #pragma once
 
 #include "common/launch.cuh"
@@ -20,8 +21,8 @@ struct alignas(8) Pair {
     float at[2];
 };
 
-// A query: its attention to a key with logit x, in units of log2, is exp2(x - shift) * factor, if it
-// sees the key.
+// A query: its attention to a key is exp2(scale * dot - shift) * factor, in units of log2, if it sees
+// the key. The difference is rounded once, so that large logits are no less exact.
 struct alignas(16) Column {
     float shift;
     float factor;
@@ -105,8 +106,8 @@ struct Scorer {
 
     __device__ Scorer(const SalientAttentionScoreParams& p, typename Tile::Shared& shared)
         : p(p), shared(shared), lane(static_cast<int>(lane_id())) {
-        // Heads of the same tokens go together, for their rows often lie together; the first keys go
-        // first, for most queries see them.
+        // Heads of the same tokens go together, for their rows often lie together; the first keys
+        // go first, for most queries see them.
         int block = static_cast<int>(blockIdx.x);
         kv_head = block % p.kv_heads;
         sequence = block / p.kv_heads % p.batch;
@@ -130,8 +131,8 @@ struct Scorer {
                lane / 4;
     }
 
-    // Keys into registers. Channels are taken in an order that lets a thread read 16 bytes of its row
-    // at once: the first half of a chunk belongs to one product, the second to the next.
+    // Keys into registers. Channels are taken in an order that lets a thread read 16 bytes of its
+    // row at once: the first half of a chunk belongs to one product, the second to the next.
     __device__ __forceinline__ void load_keys() {
         const T* k = static_cast<const T*>(p.k) + kv_head * p.k_strides.head;
 #pragma unroll
@@ -206,10 +207,13 @@ struct Scorer {
 #pragma unroll
             for (int e = 0; e < 4; e++) s[i][e] = 0.0f;
         }
-        const Vector* from = shared.queries[tile % 2];
+        // Where the row's chunks c and c + 1 lie, for even c: 4 * c further on.
+        const Vector* row = shared.queries[tile % 2] + 8 * n * Tile::C;
+        const Vector* chunks[2] = {row + Tile::at(lane / 4, lane % 4),
+                                   row + Tile::at(lane / 4, lane % 4 + 4)};
 #pragma unroll
         for (int c = 0; c < DIM / 32; c++) {
-            Vector q = shared_load(from + Tile::at(8 * n + lane / 4, 4 * c + lane % 4));
+            Vector q = shared_load(chunks[c % 2] + c / 2 * 8);
 #pragma unroll
             for (int half = 0; half < 4; half += 2) {
 #pragma unroll
@@ -223,8 +227,15 @@ struct Scorer {
         }
     }
 
-    // Calls visit(column tile, n) for every 8 columns, when their queries and Columns lie in shared
-    // memory, and finish(column tile) behind those of a tile; all threads of the block together.
+    // Whether every key of the warp is seen by columns with these limits, in every thread.
+    __device__ __forceinline__ bool all_seen(int limit, int other) const {
+        int last = first_key() + static_cast<int>(warp_id() + 1) * Tile::WARP_KEYS - 1;
+        return __all_sync(FULL_WARP, last < min_of(limit, other));
+    }
+
+    // Calls visit(column tile, n) for every 8 columns, when their queries and Columns lie in
+    // shared memory, and finish(column tile) behind those of a tile; all threads of the block
+    // together.
     template <typename Visit, typename Finish>
     __device__ __forceinline__ void walk(Visit visit, Finish finish) {
         int tiles = tiles_of_columns();

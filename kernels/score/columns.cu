@@ -1,6 +1,6 @@
 // score: column sums of attention. A block owns a tile of keys and walks over the queries that see
-// it, so that nothing is added up by two blocks; what a key gets, and in which order, depends on its
-// sequence alone.
+// it, so that nothing is added up by two blocks; what a key gets, and in which order, depends on
+// its sequence alone.
 //
 // Every query comes with the logarithm of its sum of exponentials, from prefill or from window.cu.
 #include "score/attention.cuh"
@@ -35,17 +35,22 @@ __global__ void __launch_bounds__(ScoreTile<DIM>::THREADS, 2)
     auto visit = [&](int tile, int n) {
         float s[M][4];
         scorer.multiply(tile, n, s);
+        const Column* columns = shared.columns[tile % 2] + 8 * n + 2 * (lane % 4);
+        Column of[2] = {shared_load(columns), shared_load(columns + 1)};
+        auto add = [&](auto sees) {
 #pragma unroll
-        for (int c = 0; c < 2; c++) {
-            Column of = shared_load(&shared.columns[tile % 2][8 * n + 2 * (lane % 4) + c]);
-#pragma unroll
-            for (int i = 0; i < M; i++) {
-#pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    float attention = exp2_approx(s[i][2 * h + c] * scale - of.shift) * of.factor;
-                    sums[i][h] += scorer.key_of(i, h) < of.limit ? attention : 0.0f;
-                }
+            for (int e = 0; e < 4 * M; e++) {
+                int i = e / 4, h = e / 2 % 2;
+                const Column& column = of[e % 2];
+                float power = exp2_approx(fmaf(s[i][e % 4], scale, -column.shift));
+                float sum = fmaf(power, column.factor, sums[i][h]);
+                sums[i][h] = sees(scorer.key_of(i, h), column) ? sum : sums[i][h];
             }
+        };
+        if (scorer.all_seen(of[0].limit, of[1].limit)) {
+            add([](int, const Column&) { return true; });
+        } else {
+            add([](int key, const Column& column) { return key < column.limit; });
         }
         left -= 8;
         if (left > 0) return;

@@ -75,8 +75,9 @@ __device__ __forceinline__ float attention_to(const SalientAttentionScoreParams&
     for (int j = 0; j < queries.len; j++) {
         bool sees = at.near && at.token <= at.span.len - queries.len + j;
         Pair sum = load(sums + j);
-        float x = load_if(sees, logits + static_cast<int64_t>(j) * p.total, 0.0f);
-        score += sees ? exp2_approx(x - sum.at[0]) * sum.at[1] : 0.0f;
+        float dot = load_if(sees, logits + static_cast<int64_t>(j) * p.total, 0.0f);
+        float power = exp2_approx(fmaf(dot, p.scale * LOG2_E, -sum.at[0]));
+        score = sees ? fmaf(power, sum.at[1], score) : score;
     }
     return score;
 }

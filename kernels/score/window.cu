@@ -44,42 +44,51 @@ __global__ void __launch_bounds__(ScoreTile<DIM>::THREADS, 2)
     auto visit = [&](int tile, int n) {
         float s[Tile::M][4];
         scorer.multiply(tile, n, s);
-        int column = tile * Tile::COLUMNS + 8 * n;
-        int64_t head = scorer.kv_head * scorer.group + column / scorer.width;
-        int query = scorer.first_query + column % scorer.width + 2 * (lane % 4);
-        Vector part;
+        const Column* columns = shared.columns[tile % 2] + 8 * n + 2 * (lane % 4);
+        int limits[2] = {shared_load(&columns[0].limit), shared_load(&columns[1].limit)};
+        if (p.logits != nullptr) {
+            int column = tile * Tile::COLUMNS + 8 * n;
+            int64_t head = scorer.kv_head * scorer.group + column / scorer.width;
+            int query = scorer.first_query + column % scorer.width + 2 * (lane % 4);
+            float* logits = p.logits + (head * p.window + query) * p.total + scorer.keys.start;
 #pragma unroll
-        for (int c = 0; c < 2; c++) {
-            int limit = shared_load(&shared.columns[tile % 2][8 * n + 2 * (lane % 4) + c].limit);
-            float* logits = p.logits + (head * p.window + query + c) * p.total + scorer.keys.start;
-            float x[Tile::M][2];
-            Sum of;
+            for (int e = 0; e < 4 * Tile::M; e++) {
+                int key = scorer.key_of(e / 4, e / 2 % 2);
+                store_if(key < limits[e % 2], logits + (e % 2) * p.total + key, s[e / 4][e % 4]);
+            }
+        }
+        Sum of[2];
+        auto sum_up = [&](auto sees) {
 #pragma unroll
-            for (int i = 0; i < Tile::M; i++) {
+            for (int e = 0; e < 4 * Tile::M; e++) {
+                float x = sees(e) ? s[e / 4][e % 4] * scale : -INFINITY;
+                of[e % 2].max = fmaxf(of[e % 2].max, x);
+            }
 #pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    int key = scorer.key_of(i, h);
-                    bool sees = key < limit;
-                    x[i][h] = sees ? s[i][2 * h + c] * scale : -INFINITY;
-                    of.max = fmaxf(of.max, x[i][h]);
-                    if (p.logits != nullptr) store_if(sees, logits + key, x[i][h]);
+            for (int lanes = 4; lanes < 32; lanes *= 2) {
+#pragma unroll
+                for (Sum& sum : of) {
+                    sum.max = fmaxf(sum.max, __shfl_xor_sync(FULL_WARP, sum.max, lanes));
                 }
             }
 #pragma unroll
-            for (int lanes = 4; lanes < 32; lanes *= 2) {
-                of.max = fmaxf(of.max, __shfl_xor_sync(FULL_WARP, of.max, lanes));
+            for (int e = 0; e < 4 * Tile::M; e++) {
+                float power = exp2_approx(fmaf(s[e / 4][e % 4], scale, -of[e % 2].shift()));
+                of[e % 2].sum += sees(e) ? power : 0.0f;
             }
-#pragma unroll
-            for (int i = 0; i < Tile::M; i++) {
-                of.sum += exp2_approx(x[i][0] - of.shift()) + exp2_approx(x[i][1] - of.shift());
-            }
-#pragma unroll
-            for (int lanes = 4; lanes < 32; lanes *= 2) {
-                of.sum += __shfl_xor_sync(FULL_WARP, of.sum, lanes);
-            }
-            part.words[2 * c] = __float_as_uint(of.max);
-            part.words[2 * c + 1] = __float_as_uint(of.sum);
+        };
+        if (scorer.all_seen(limits[0], limits[1])) {
+            sum_up([](int) { return true; });
+        } else {
+            sum_up([&](int e) { return scorer.key_of(e / 4, e / 2 % 2) < limits[e % 2]; });
         }
+#pragma unroll
+        for (int lanes = 4; lanes < 32; lanes *= 2) {
+#pragma unroll
+            for (Sum& sum : of) sum.sum += __shfl_xor_sync(FULL_WARP, sum.sum, lanes);
+        }
+        Vector part{{__float_as_uint(of[0].max), __float_as_uint(of[0].sum),
+                     __float_as_uint(of[1].max), __float_as_uint(of[1].sum)}};
         shared_store_if(lane < 4, shared.parts[warp_id()] + 4 * n + lane % 4, part);
     };
 

@@ -302,6 +302,9 @@ inline uint32_t __ballot_sync(uint32_t mask, int predicate, SALIENT_SITE) {
 inline int __any_sync(uint32_t mask, int predicate, SALIENT_SITE) {
     return __ballot_sync(mask, predicate, site) != 0;
 }
+inline int __all_sync(uint32_t mask, int predicate, SALIENT_SITE) {
+    return __ballot_sync(mask, predicate != 0, site) == mask;
+}
 template <typename T>
 inline uint32_t __match_any_sync(uint32_t mask, T value, SALIENT_SITE) {
     static_assert(sizeof(T) == 4, "");

@@ -141,7 +141,7 @@ impl AttentionPlan {
         }
         let window = window.min(max_len);
         // Columns of a group, each head's padded to 8.
-        to_i32("queries of all heads", product("queries", &[q.heads, window + 8])?)?;
+        check_tokens("queries of all heads", product("queries", &[q.heads, window + 8])?)?;
         to_i32("query heads of all sequences", product("query heads", &[batch, q.heads])?)?;
         let len = |what, layout: Layout, tokens| {
             layout.required_len(tokens).ok_or(Error::Overflow { what })
