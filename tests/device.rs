@@ -105,6 +105,7 @@ fn attention_conforms() {
         let device = Device::new(Variant::Auto)?;
         suite::attend::prefill(&device);
         suite::attend::decode(&device);
+        suite::attend::fp8(&device);
         Ok(())
     });
 }
@@ -291,6 +292,7 @@ fn steps_in_a_graph_serve_every_length_and_list() {
                 lists,
                 capacity,
                 dtype,
+                cache_dtype: dtype,
                 out_dtype,
                 attention,
             })

@@ -142,6 +142,7 @@ fn one_query(
         lists: if keep.is_some() { DecodeLists::PerHead } else { DecodeLists::Dense },
         capacity,
         dtype: DType::Bf16,
+        cache_dtype: DType::Bf16,
         out_dtype: DType::Bf16,
         attention,
     })?;

@@ -36,3 +36,8 @@ fn prefill() {
 fn decode() {
     suite::attend::decode(&Oracle);
 }
+
+#[test]
+fn decode_fp8() {
+    suite::attend::fp8(&Oracle);
+}

@@ -15,13 +15,13 @@ use crate::kernels::raw;
 /// What a decode step reads. Queries, keys and values lie as the plan says and may be longer; the
 /// lengths of the others are in elements and exact.
 #[derive(Debug)]
-pub struct DecodeInputs<'a, T> {
+pub struct DecodeInputs<'a, T, C = T> {
     /// `[batch, q heads, dim]`.
     pub q: CudaView<'a, T>,
     /// The cache of keys.
-    pub k: CudaView<'a, T>,
+    pub k: CudaView<'a, C>,
     /// The cache of values.
-    pub v: CudaView<'a, T>,
+    pub v: CudaView<'a, C>,
     /// `[batch]` keys of every sequence.
     pub lens: CudaView<'a, i32>,
     /// `[batch]` the first token of every sequence; contiguous caches only.
@@ -37,18 +37,34 @@ pub struct DecodeInputs<'a, T> {
     /// ([`Attention::sinks`](crate::host::attend::Attention::sinks)). One that is NaN or infinity
     /// makes NaN of its head's rows.
     pub sinks: Option<CudaView<'a, f32>>,
+    /// `[KV heads]` what stored keys are to be multiplied by
+    /// ([`Attention::k_scales`](crate::host::attend::Attention::k_scales)).
+    pub k_scales: Option<CudaView<'a, f32>>,
+    /// `[KV heads]` the same for values.
+    pub v_scales: Option<CudaView<'a, f32>>,
 }
 
-impl<'a, T> DecodeInputs<'a, T> {
+impl<'a, T, C> DecodeInputs<'a, T, C> {
     /// Every key of a contiguous cache, whose sequences start at `span_starts`.
     pub fn dense(
         q: CudaView<'a, T>,
-        [k, v]: [CudaView<'a, T>; 2],
+        [k, v]: [CudaView<'a, C>; 2],
         lens: CudaView<'a, i32>,
         span_starts: CudaView<'a, i32>,
     ) -> Self {
-        let (page_table, kept, kept_lens, sinks) = (None, None, None, None);
-        Self { q, k, v, lens, span_starts: Some(span_starts), page_table, kept, kept_lens, sinks }
+        Self {
+            q,
+            k,
+            v,
+            lens,
+            span_starts: Some(span_starts),
+            page_table: None,
+            kept: None,
+            kept_lens: None,
+            sinks: None,
+            k_scales: None,
+            v_scales: None,
+        }
     }
 }
 
@@ -79,6 +95,7 @@ impl<'a, T> DecodeInputs<'a, T> {
 ///     lists: DecodeLists::PerHead,
 ///     capacity: 2048,
 ///     dtype: DType::Bf16,
+///     cache_dtype: DType::Bf16,
 ///     out_dtype: DType::Bf16,
 ///     attention: Attention::new((dim as f32).powf(-0.5)),
 /// })?;
@@ -115,18 +132,19 @@ impl<'a, T> DecodeInputs<'a, T> {
 /// Those of [`decode_params`]; [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) for a plan of
 /// other types; [`Error::OtherContext`](crate::Error::OtherContext),
 /// [`Error::Driver`](crate::Error::Driver) and [`Error::Launch`](crate::Error::Launch).
-pub fn decode<T: DeviceElement, O: DeviceElement>(
+pub fn decode<T: DeviceElement, C: DeviceElement, O: DeviceElement>(
     stream: &Arc<CudaStream>,
     plan: &DecodePlan,
-    inputs: &DecodeInputs<'_, T>,
+    inputs: &DecodeInputs<'_, T, C>,
     outputs: &mut AttendOutputs<'_, O>,
     workspace: Option<&mut CudaViewMut<'_, u8>>,
     status: &mut StatusWord,
 ) -> Result<()> {
-    check_dtype("q, k and v", plan.shape().dtype, T::DTYPE)?;
+    check_dtype("q", plan.shape().dtype, T::DTYPE)?;
+    check_dtype("k and v", plan.shape().cache_dtype, C::DTYPE)?;
     check_dtype("out", plan.shape().out_dtype, O::DTYPE)?;
     let mut status = status.view();
-    let mut operands = Operands::<13>::new(stream)?;
+    let mut operands = Operands::<15>::new(stream)?;
     let buffers = DecodeBuffers {
         q: operands.read("q", &inputs.q)?,
         k: operands.read("k", &inputs.k)?,
@@ -139,6 +157,8 @@ pub fn decode<T: DeviceElement, O: DeviceElement>(
         kept: operands.read_optional("kept", inputs.kept.as_ref())?,
         kept_lens: operands.read_optional("kept_lens", inputs.kept_lens.as_ref())?,
         sinks: operands.read_optional("sinks", inputs.sinks.as_ref())?,
+        k_scales: operands.read_optional("scales of k", inputs.k_scales.as_ref())?,
+        v_scales: operands.read_optional("scales of v", inputs.v_scales.as_ref())?,
         status: word(operands.write("status", &mut status)?),
         workspace: operands.write_optional("workspace", workspace)?.unwrap_or_default(),
     };

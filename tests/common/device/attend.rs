@@ -3,27 +3,37 @@
 use half::{bf16, f16};
 use salient::cuda::DeviceElement;
 use salient::cuda::attend::{AttendOutputs, DecodeInputs, PrefillInputs, decode, prefill};
+use salient::dtype::F8E4M3;
 use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
 use salient::kernels::attend::{
     DecodeCache, DecodeLists, DecodePlan, DecodeShape, PrefillPlan, PrefillShape, Sees,
     check_decode_keys,
 };
 use salient::{DType, Element, Error, Layout, Ragged, Result, Span, View, ViewMut};
-use salient_oracle::implementation::{AttendDecode, AttendPrefill};
+use salient_oracle::implementation::{AttendDecode, AttendFp8, AttendPrefill};
 
 use super::{Device, Upload};
 
 /// Room behind the longest list.
 const SPARE: usize = 3;
 
-/// Runs a method in the type of the elements, where the kernels take it.
+/// Runs something in the type of the elements, where the kernels take it.
 macro_rules! in_16_bits {
-    ($device:ident.$method:ident, $q:expr, $keys:expr, $($rest:expr),*) => {
-        match T::DTYPE {
-            DType::F16 => $device.$method::<f16>(cast($q), &cast_keys($keys), $($rest),*),
-            DType::Bf16 => $device.$method::<bf16>(cast($q), &cast_keys($keys), $($rest),*),
-            // The plan says that it does not.
-            DType::F32 => $device.$method::<f32>(cast($q), &cast_keys($keys), $($rest),*),
+    ($elements:ident, $same:ident => $run:expr) => {
+        match $elements::DTYPE {
+            DType::F16 => {
+                type $same = f16;
+                $run
+            }
+            DType::Bf16 => {
+                type $same = bf16;
+                $run
+            }
+            DType::F32 => {
+                // The plan says that it does not.
+                type $same = f32;
+                $run
+            }
             other => panic!("a type that the suite does not ask for: {other:?}"),
         }
     };
@@ -42,7 +52,10 @@ impl AttendPrefill for Device {
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        in_16_bits!(self.prefill_of, q, keys, queries, limit, attention, out, lse)
+        in_16_bits!(T, U => {
+            let (q, keys) = (cast::<T, U>(q), cast_keys::<T, U>(keys));
+            self.prefill_of(q, &keys, queries, limit, attention, out, lse)
+        })
     }
 
     fn takes_prefill<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
@@ -62,12 +75,34 @@ impl AttendDecode for Device {
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        in_16_bits!(self.decode_of, q, keys, lists, attention, out, lse)
+        in_16_bits!(T, U => {
+            let (q, keys) = (cast::<T, U>(q), cast_keys::<T, U>(keys));
+            self.decode_of(q, &keys, lists, attention, out, lse)
+        })
     }
 
     fn takes_decode<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
         let q = Layout::token_major(out.heads, out.dim);
-        decode_plan([q, out], keys, KeyLists::Dense, &Attention::new(1.0)).is_ok()
+        decode_plan(T::DTYPE, [q, out], keys, KeyLists::Dense, &Attention::new(1.0)).is_ok()
+    }
+}
+
+impl AttendFp8 for Device {
+    fn decode_fp8<T: Element>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, F8E4M3>,
+        lists: KeyLists<'_>,
+        attention: &Attention<'_>,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        in_16_bits!(T, U => self.decode_of(cast::<T, U>(q), keys, lists, attention, out, lse))
+    }
+
+    fn takes_decode_fp8<T: Element>(&self, keys: &Keys<'_, F8E4M3>, out: Layout) -> bool {
+        let q = Layout::token_major(out.heads, out.dim);
+        decode_plan(T::DTYPE, [q, out], keys, KeyLists::Dense, &Attention::new(1.0)).is_ok()
     }
 }
 
@@ -118,17 +153,24 @@ impl Device {
         results.download(self, out.data, lse)
     }
 
-    fn decode_of<T: DeviceElement + Default>(
+    fn decode_of<T: DeviceElement + Default, C: DeviceElement + Default>(
         &self,
         q: View<'_, T>,
-        keys: &Keys<'_, T>,
+        keys: &Keys<'_, C>,
         lists: KeyLists<'_>,
         attention: &Attention<'_>,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        let plan = decode_plan([q.layout, out.layout], keys, lists, attention)?;
+        let plan = decode_plan(T::DTYPE, [q.layout, out.layout], keys, lists, attention)?;
+        let kv_heads = match *keys {
+            Keys::Contiguous { k, .. } => k.layout.heads,
+            Keys::Paged { layout, .. } => layout.heads,
+        };
         let sinks = self.sinks(attention, q.layout.heads)?;
+        attention.check_scales(kv_heads)?;
+        let upload = |scales: Option<&[f32]>| scales.map(|scales| self.upload(scales)).transpose();
+        let (k_scales, v_scales) = (upload(attention.k_scales)?, upload(attention.v_scales)?);
         let (k, v) = tensors(keys);
         let (q, k, v) = (self.upload(q.data)?, self.upload(k)?, self.upload(v)?);
         let [starts, lens] = self.spans(keys)?;
@@ -161,6 +203,8 @@ impl Device {
                 kept: lists.as_ref().map(|(kept, _)| kept.view()),
                 kept_lens: lists.as_ref().map(|(_, lens)| lens.view()),
                 sinks: sinks.as_ref().map(Upload::view),
+                k_scales: k_scales.as_ref().map(Upload::view),
+                v_scales: v_scales.as_ref().map(Upload::view),
             };
             let mut workspace = workspace.view_mut();
             let (outputs, workspace) = (&mut results.views(), Some(&mut workspace));
@@ -249,9 +293,10 @@ fn prefill_plan<T: Element>(
     PrefillPlan::new(shape, attention.scalars(), sees)
 }
 
-fn decode_plan<T: Element>(
+fn decode_plan<C: Element>(
+    dtype: DType,
     [q, out]: [Layout; 2],
-    keys: &Keys<'_, T>,
+    keys: &Keys<'_, C>,
     lists: KeyLists<'_>,
     attention: &Attention<'_>,
 ) -> Result<DecodePlan> {
@@ -274,7 +319,7 @@ fn decode_plan<T: Element>(
         KeyLists::Shared { lists, .. } => (DecodeLists::Shared, lists.lens().max()),
         KeyLists::PerHead { lists, .. } => (DecodeLists::PerHead, lists.lens().max()),
     };
-    let (capacity, dtype, out_dtype) = (longest.unwrap_or(0) + SPARE, T::DTYPE, DType::F32);
+    let (capacity, cache_dtype, out_dtype) = (longest.unwrap_or(0) + SPARE, C::DTYPE, DType::F32);
     let attention = attention.scalars();
     DecodePlan::new(DecodeShape {
         batch,
@@ -284,6 +329,7 @@ fn decode_plan<T: Element>(
         lists,
         capacity,
         dtype,
+        cache_dtype,
         out_dtype,
         attention,
     })

@@ -88,6 +88,7 @@ impl CudaVerbs {
             lists: DecodeLists::Dense,
             capacity: cached.capacity,
             dtype: <T as Element>::DTYPE,
+            cache_dtype: <T as Element>::DTYPE,
             out_dtype: <T as Element>::DTYPE,
             attention: Attention::new(scale),
         })?;
