@@ -18,8 +18,8 @@ pub struct ExpectedAttention {
     /// Added to the attention before the values' norms are multiplied.
     pub epsilon: f32,
     /// The first tokens of every sequence, which draw attention whatever they say: the softmax leaves
-    /// them out and their attention is 0. Selection keeps them, see
-    /// [`Protection`](crate::host::select::Protection).
+    /// them out and their attention is 0. It is for selection to keep them, see
+    /// [`Edges`](crate::host::select::Edges).
     pub sinks: usize,
     /// What gets a score.
     pub per: Per,
@@ -62,6 +62,33 @@ impl ExpectedAttention {
 /// covariance or none. `k` and `v` are `[total, kv_heads, dim]`, each of its own dim; `out` is
 /// `[total]` or `[kv_heads, total]`. The result depends neither on the number of threads nor on the
 /// other sequences.
+///
+/// ```
+/// use salient::host::score::{ExpectedAttention, QueryStatistics, Rotary, expected};
+/// use salient::{Ragged, View};
+/// # fn main() -> salient::Result<()> {
+/// let (tokens, heads, kv_heads, dim) = (6, 2, 1, 4);
+/// // Queries before rotary embedding; keys and values as they lie in the cache.
+/// let q: Vec<f32> = (0..tokens * heads * dim).map(|i| (i % 7) as f32 / 7.0).collect();
+/// let (k, v) = (vec![0.5f32; tokens * kv_heads * dim], vec![1f32; tokens * kv_heads * dim]);
+/// let rotary = Rotary::new(10_000.0, dim)?;
+/// let statistics = QueryStatistics::of(View::token_major(&q[..], heads, dim), tokens, true)?
+///     .averaged(&rotary, tokens, 512)?;
+/// let rows = Ragged::from_lens(&[tokens])?;
+/// let mut scores = vec![0.0; kv_heads * tokens];
+/// expected(
+///     View::token_major(&k[..], kv_heads, dim),
+///     Some(View::token_major(&v[..], kv_heads, dim)),
+///     &rows,
+///     &[statistics],
+///     &ExpectedAttention::new(0.5),
+///     &mut scores,
+/// )?;
+/// // Alike keys share the attention, values have norm 2, and the first 4 tokens are sinks.
+/// assert_eq!(scores, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`Error::OutOfRange`], [`Error::LengthMismatch`] or [`Error::Unfit`] if heads, channels, lengths,
@@ -279,6 +306,45 @@ impl<T: Element> WithSimd for Weigh<'_, T> {
                 simd::dot(simd, value, value).sqrt()
             });
             *out = (*out / weights.len() as f32 + options.epsilon) * norm;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the scores stand for: unnormalised attention of normal queries, on average.
+    #[test]
+    fn normal_queries_pay_the_attention_that_is_expected() {
+        const QUERIES: usize = 1 << 16;
+        // Sums of 12 uniform numbers are nearly normal; the last channel follows the first.
+        let positions: Vec<i32> = (0..(2 * 12 * QUERIES) as i32).collect();
+        let mut uniform = vec![0f32; positions.len()];
+        crate::host::score::random(1, &positions, &mut uniform).unwrap();
+        let normal: Vec<f32> =
+            uniform.chunks_exact(12).map(|twelve| twelve.iter().sum::<f32>() - 6.0).collect();
+        let q: Vec<f32> = normal
+            .chunks_exact(2)
+            .flat_map(|pair| [pair[0] + 0.5, pair[1] - 1.0, 0.8 * pair[0] + 0.3 * pair[1]])
+            .collect();
+        let statistics = QueryStatistics::of(View::token_major(&q, 1, 3), QUERIES, true).unwrap();
+        let k = [0.3f32, -0.4, 0.9, 0.0, 0.0, 0.0, -1.0, 0.2, 0.5, 0.7, 0.7, 0.7];
+        let options = ExpectedAttention { sinks: 0, ..ExpectedAttention::new(0.7) };
+        let rows = Ragged::from_lens(&[4]).unwrap();
+        let mut scores = [0f32; 4];
+        let keys = View::token_major(&k, 1, 3);
+        expected(keys, None, &rows, &[statistics], &options, &mut scores).unwrap();
+
+        let paid = k.chunks_exact(3).map(|k| {
+            let dot = |q: &[f32]| f64::from(q.iter().zip(k).map(|(q, k)| q * k).sum::<f32>());
+            q.chunks_exact(3).map(|q| (0.7 * dot(q)).exp()).sum::<f64>()
+        });
+        let paid: Vec<f64> = paid.collect();
+        let total: f64 = paid.iter().sum();
+        for (score, paid) in scores.iter().zip(&paid) {
+            let error = f64::from(*score) / (paid / total) - 1.0;
+            assert!(error.abs() < 0.02, "{scores:?} for {paid:?} of {total}");
         }
     }
 }

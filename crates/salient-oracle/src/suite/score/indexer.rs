@@ -334,6 +334,11 @@ pub fn what_is_not_finite_stays_where_it_reaches(on: &impl ScoreIndexer) {
                 weight.weights[11 * heads] = bad;
                 case.check_built(on, &weight, &format!("with {bad} as weight of query 11"));
             }
+            let case = Case { sees, heads, ..Case::new(42, &[(30, 50), (40, 70)]) };
+            let mut built = case.build::<F8E4M3>();
+            built.k[(50 + 33) * 32 + 3] = narrow(&[f32::NAN])[0];
+            built.q[12 * heads * 32] = narrow(&[f32::NAN])[0];
+            case.check_built(on, &built, "with NaN in key 83 and query 12");
         }
     }
 }
