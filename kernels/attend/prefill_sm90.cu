@@ -62,6 +62,8 @@ struct Multiplier {
 
         // All warps of the group are done with its queries.
         named_barrier_sync(OWN + group, 128);
+        reconsider(rows.row);
+        reconsider(rows.lane);
         Work work = shared_load(shared.work + half);
         rows.normalise(work.place);
         if (p.out_dtype == SALIENT_F32) {

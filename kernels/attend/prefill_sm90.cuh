@@ -154,23 +154,21 @@ struct Fetcher {
         const SalientPrefillParams& p = a.p;
         uint32_t half = given % 2;
         Together& block = work.block;
-#pragma unroll
+        // One row after the other: registers are few.
+#pragma unroll 1
         for (int g = 0; g < Tile::GROUPS; g++) {
             Together group;
-#pragma unroll
+#pragma unroll 1
             for (int i = 0; i < EACH; i++) {
                 int of_block = Tile::GROUP_ROWS * g + 32 * i + lane, row = work.place.first + of_block;
                 Seen seen = seen_by(p, work.place.queries, work.keys.len, row);
                 shared_store(shared.rows[half] + of_block, seen);
                 include(group, seen, row < work.place.queries.len);
+                include(block, seen, row < work.place.queries.len);
             }
-            group = over_warp(group);
-            shared_store_if(lane == 0, shared.groups[half] + g, group.any);
-            block.any.first = min_of(block.any.first, group.any.first);
-            block.any.limit = max_of(block.any.limit, group.any.limit);
-            block.all.first = max_of(block.all.first, group.all.first);
-            block.all.limit = min_of(block.all.limit, group.all.limit);
+            shared_store_if(lane == 0, shared.groups[half] + g, over_warp(group).any);
         }
+        block = over_warp(block);
         shared_store_if(lane == 0, shared.work + half, work);
         int head = work.place.head / (p.q_heads / p.kv_heads), first = first_tile<Tile>(block.any);
         bool sees = first < block.any.limit;
