@@ -1,8 +1,8 @@
 //! Scores from attention, and their pooling: plans and checks.
 
 use super::super::{
-    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, strides, to_i32,
-    to_i64,
+    ALIGNMENT, Buffer, at_least_one, check_16_bits, check_tokens, dtype_code, product, raw,
+    strides, to_i32, to_i64,
 };
 use crate::dtype::DType;
 use crate::error::{Error, Result, check_len};
@@ -209,9 +209,7 @@ pub fn check_attention(q: Layout, k: Layout, dtype: DType) -> Result<()> {
     let out_of_range =
         |what, value, expected| Err(Error::OutOfRange { what, value: value as f64, expected });
     check_heads(q, k)?;
-    if dtype == DType::F32 {
-        return out_of_range("bits of a query", 32, "16: f16 or bf16");
-    }
+    check_16_bits("bits of a query", dtype)?;
     if q.dim > MAX_SCORE_DIM || !q.dim.is_multiple_of(8) {
         return out_of_range("channels per head", q.dim, "a multiple of 8 up to 256");
     }
@@ -524,8 +522,9 @@ mod tests {
         };
         assert!(new(&|_, _| ()).is_ok());
         type Change = fn(&mut AttentionShape, &mut AttentionScore);
-        let changes: [Change; 11] = [
+        let changes: [Change; 12] = [
             |s, _| s.dtype = DType::F32,
+            |s, _| s.dtype = DType::F8E4M3,
             |s, _| s.k.heads = 0,
             |s, _| s.k.heads = 3,
             |s, _| s.k.dim = 16,

@@ -140,6 +140,7 @@ impl Device {
         ) -> (&'a [D], &'a Ragged, Layout) {
             (bytemuck::cast_slice(view.data), rows, view.layout)
         }
+        check_attention(q.layout, k.layout, T::DTYPE)?;
         match T::DTYPE {
             DType::F16 => {
                 let operands = [cast::<T, f16>((q, queries)), cast((k, rows))];
