@@ -183,9 +183,7 @@ fn term_bits<T: Element>(mut x: f32, term: usize) -> u16 {
     for _ in 0..term {
         x -= T::from_f32(x).to_f32();
     }
-    bytemuck::cast(
-        bytemuck::bytes_of(&T::from_f32(x)).first_chunk::<2>().copied().unwrap_or([0; 2]),
-    )
+    bytemuck::pod_read_unaligned(bytemuck::bytes_of(&T::from_f32(x)))
 }
 
 /// What is scored, as far as the host knows.
