@@ -256,12 +256,14 @@ fn what_only_the_device_sees_is_reported() {
 /// A sink that is no logit makes NaN of its head's rows, blind ones too, and of no other.
 #[test]
 fn sinks_that_are_no_logits_stay_in_their_head() {
-    let (problem, on) = (Problem::<bf16>::new(64), Emulated::default());
-    let device = on.device();
+    let problem = Problem::<bf16>::new(64);
     let mut limits = vec![30; 190];
     limits[7] = 0;
     limits[150] = 0;
-    for bad in [f32::NAN, f32::INFINITY] {
+    let each = [80, 90].map(|capability| [(capability, f32::NAN), (capability, f32::INFINITY)]);
+    for (capability, bad) in each.into_iter().flatten() {
+        let on = on(capability);
+        let device = on.device();
         let outcome = |sinks: &[f32]| {
             let mut run = problem.run::<f32>(&device, RowLimit::PerRow(&limits));
             run.sinks = Some(device.upload("sinks", sinks));
