@@ -62,6 +62,7 @@ inline void warpgroup_hold(uint32_t (&)[TILES][4]) {}
 template <typename T, Major A, Major B, int TILES>
 inline void warpgroup_multiply(float (&d)[TILES][4], uint64_t a, uint64_t b, bool accumulate,
                                SALIENT_SITE) {
+    static_assert(TILES % 2 == 0 && TILES <= 32, "");
     emulated::Multiply multiply{&d[0][0], nullptr, a, b, 8 * TILES, std::is_same<T, bf16>::value,
                                 A == Major::MN, B == Major::MN, accumulate};
     salient_emulated_warpgroup_multiply(&multiply, site);
@@ -70,6 +71,7 @@ inline void warpgroup_multiply(float (&d)[TILES][4], uint64_t a, uint64_t b, boo
 template <typename T, Major B, int TILES>
 inline void warpgroup_multiply(float (&d)[TILES][4], const uint32_t (&a)[4], uint64_t b,
                                bool accumulate, SALIENT_SITE) {
+    static_assert(TILES % 2 == 0 && TILES <= 32, "");
     emulated::Multiply multiply{&d[0][0], a, 0, b, 8 * TILES, std::is_same<T, bf16>::value, 0,
                                 B == Major::MN, accumulate};
     salient_emulated_warpgroup_multiply(&multiply, site);

@@ -8,13 +8,13 @@
 //! - a divergent or missing barrier as a [`Fault`] that names the kernel and the line, never a hang;
 //! - buffers that start poisoned and end at a page that cannot be touched, every access checked
 //!   against them: what is out of range is a [`Fault`] that names the buffer;
-//! - asynchronous copies that happen at once or only when they are waited for;
+//! - asynchronous copies and multiplies that happen at once or only when they are waited for;
 //! - counts of what was read, written and computed ([`Traffic`]), from which tests tell that a
 //!   kernel moves no byte twice.
 //!
-//! Matrix instructions and cluster accesses are emulated at their wrapper in `kernels/ptx/`. What is
-//! not modelled: time, caches, and the order in which lanes of a warp touch memory between two
-//! points where they wait.
+//! Matrix instructions, cluster accesses, tensor copies and barriers in shared memory are emulated at
+//! their wrapper in `kernels/ptx/`. What is not modelled: time, caches, and the order in which lanes
+//! of a warp touch memory between two points where they wait.
 
 mod attend;
 mod compact;

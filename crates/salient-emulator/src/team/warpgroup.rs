@@ -124,6 +124,9 @@ impl Warpgroup {
             .iter_mut()
             .find(|accumulators| accumulators.number == wanted)
             .ok_or("threads of a warpgroup wait for different multiplies")?;
+        if accumulators.n != what.n as usize {
+            return Err("a multiply of another shape works on these accumulators".into());
+        }
         // SAFETY: as the caller promises.
         let d = unsafe { std::slice::from_raw_parts_mut(what.d, accumulators.n / 2) };
         accumulators.join(lane, d, number)?;
