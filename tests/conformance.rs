@@ -31,3 +31,8 @@ fn prefill() {
 fn decode() {
     suite::attend::decode(&Host);
 }
+
+#[test]
+fn decode_fp8() {
+    suite::attend::fp8(&Host);
+}

@@ -57,8 +57,14 @@ __device__ __forceinline__ float weight(float max, float largest) {
     return fmaxf(expf(max - shift), LEAST);
 }
 
+// What dot products are multiplied with: the scale of the head's keys is part of it.
+__device__ __forceinline__ float logit_scale(const SalientDecodeParams& p, int head) {
+    float scale = p.softcap == 0.0f ? p.scale : p.scale / p.softcap;
+    return scale * load_if(p.k_scales != nullptr, p.k_scales + head, 1.0f);
+}
+
 // A row put together from parts, in their order. The sum of a part whose logits are all -inf is
-// NaN where there is no sink, which is the row's if there is nothing else.
+// infinite, and counts if there is nothing else.
 struct Whole {
     float largest;
     float sum = 0.0f;
@@ -73,8 +79,10 @@ struct Whole {
         out += part_out * factor;
     }
 
-    // Adds a sink, a logit without a value; -inf is none.
+    // Adds a sink, a logit without a value; -inf is none. Without one, weights that are all 0 have no
+    // mean.
     __device__ __forceinline__ void join(float sink) {
+        if (sum == INFINITY) sum = sink == -INFINITY ? NAN : 0.0f;
         if (sink == -INFINITY) return;
         float top = fmaxf(largest, sink), factor = weight(largest, top);
         sum = sum * factor + expf(sink - top);
@@ -86,18 +94,14 @@ struct Whole {
     __device__ __forceinline__ float lse() const { return largest + logf(sum); }
 };
 
-// The sink of a query head, if it exists; -inf is none.
-__device__ __forceinline__ float sink_of(const SalientDecodeParams& p, int q_head, bool exists) {
-    return load_if(exists && p.sinks != nullptr, p.sinks + q_head, -INFINITY);
-}
-
 // A channel of a row, if it exists, and with channel 0 the row's LSE; both with the row's sink.
 template <typename T>
 __device__ __forceinline__ void write(const SalientDecodeParams& p, int sequence, int q_head,
                                       int channel, bool exists, Whole whole) {
-    whole.join(sink_of(p, q_head, true));
+    whole.join(load_if(p.sinks != nullptr, p.sinks + q_head, -INFINITY));
     int64_t at = sequence * p.out_stride + q_head * p.out_head_stride + channel;
-    float mean = whole.mean();
+    float scale = load_if(p.v_scales != nullptr, p.v_scales + q_head / p.group, 1.0f);
+    float mean = whole.mean() * scale;
     bool wide = p.out_dtype == SALIENT_F32;
     store_if(exists && wide, static_cast<float*>(p.out) + at, mean);
     store_if(exists && !wide, static_cast<T*>(p.out) + at, round_to<T>(mean));

@@ -6,9 +6,8 @@
 // nothing is rounded but sums: matrix operations are cheap beside the reads.
 #pragma once
 
-#include "attend/decode.cuh"
+#include "attend/decode_fragments.cuh"
 #include "ptx/async_copy.cuh"
-#include "ptx/matrix.cuh"
 
 namespace salient {
 namespace decoding {
@@ -35,13 +34,14 @@ struct Weights<bf16> {
     static constexpr float FACTOR = 1.0f;
 };
 
-// DIM channels, of which heads may have fewer: the others are zeros.
-template <int DIM, int TILES>
+// DIM channels of SIZE bytes in the cache, of which heads may have fewer: the others are zeros.
+template <int DIM, int TILES, int SIZE>
 struct Shape {
     static constexpr int QUERIES = 8 * TILES;
-    static constexpr int CHUNKS = DIM / 8;  // 16-byte chunks of a row
+    static constexpr int WIDTH = 16 / SIZE;      // channels of a 16-byte chunk of a row
+    static constexpr int CHUNKS = DIM / WIDTH;
     static constexpr int WARPS = DIM > 128 ? 2 : 4;
-    static constexpr int STAGES = DIM > 96 ? 3 : 4;
+    static constexpr int STAGES = CHUNKS > 12 ? 3 : 4;
     static constexpr int THREADS = 32 * WARPS;
     static constexpr bool SHARED_QUERIES = DIM > 128 && TILES > 1;  // where registers are too few
 
@@ -76,9 +76,19 @@ struct Token {
     bool visible;
 };
 
-template <typename T, int DIM, int TILES>
+struct alignas(8) Pair {
+    float at[2];
+};
+
+template <typename T, typename KV, int DIM, int TILES>
 struct Warp {
-    using Shape = decoding::Shape<DIM, TILES>;
+    using Shape = decoding::Shape<DIM, TILES, sizeof(KV)>;
+    using Fragments = decoding::Fragments<T, KV>;
+    static constexpr int COUNT = Fragments::COUNT;
+    // Where values are widened registers are short: addresses are made anew for every step, and where
+    // there is most to hold, values are widened for one tile of queries at a time.
+    static constexpr bool SHORT = COUNT > 1 && (DIM <= 128 || TILES > 1);
+    static constexpr int TOGETHER = COUNT > 1 && DIM > 128 ? 1 : TILES;
 
     const SalientDecodeParams& p;
     typename Shape::Shared& shared;
@@ -86,8 +96,8 @@ struct Warp {
     const List& list;
     int end;               // of the block's entries
     const int32_t* pages;  // of the sequence
-    const T* k;            // of the head
-    const T* v;
+    const KV* k;           // of the head
+    const KV* v;
     int lane;
 
     uint32_t q[TILES][DIM / 16][2];
@@ -105,8 +115,8 @@ struct Warp {
           list(list),
           end(end),
           pages(p.page_table + static_cast<int64_t>(sequence) * p.max_pages),
-          k(static_cast<const T*>(p.k) + head * p.layouts[0].head_stride),
-          v(static_cast<const T*>(p.v) + head * p.layouts[1].head_stride),
+          k(static_cast<const KV*>(p.k) + head * p.layouts[0].head_stride),
+          v(static_cast<const KV*>(p.v) + head * p.layouts[1].head_stride),
           lane(static_cast<int>(lane_id())) {
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
@@ -114,14 +124,24 @@ struct Warp {
             const T* row = static_cast<const T*>(p.q) + sequence * p.q_stride +
                            (static_cast<int64_t>(head) * p.group + member) * p.q_head_stride;
 #pragma unroll
-            for (int i = 0; i < DIM / 8; i++) {
-                auto* words = reinterpret_cast<const uint32_t*>(row + 8 * i + 2 * (lane % 4));
-                uint32_t word = load_if(member < p.group && 8 * i < p.dim, words, 0u);
-                if constexpr (Shape::SHARED_QUERIES) {
-                    uint32_t* to = &shared.queries[member][4 * i + lane % 4];
-                    shared_store_if(warp_id() == 0, to, word);
-                } else {
-                    q[tile][i / 2][i % 2] = word;
+            for (int i = 0; i < DIM / 16; i++) {
+                uint32_t words[2];
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    int channel = 16 * i + Fragments::query_channel(half, lane);
+                    bool exists = member < p.group && channel < p.dim;
+                    auto* from = reinterpret_cast<const uint32_t*>(row + channel);
+                    words[half] = load_if(exists, from, 0u);
+                }
+                Fragments::arrange_queries(words);
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    if constexpr (Shape::SHARED_QUERIES) {
+                        uint32_t* to = &shared.queries[member][8 * i + 4 * half + lane % 4];
+                        shared_store_if(warp_id() == 0, to, words[half]);
+                    } else {
+                        q[tile][i][half] = words[half];
+                    }
                 }
             }
             max[tile][0] = max[tile][1] = -INFINITY;
@@ -183,10 +203,10 @@ struct Warp {
             int r = (32 * i + lane) / Shape::CHUNKS, chunk = (32 * i + lane) % Shape::CHUNKS;
             int64_t k_row = __shfl_sync(FULL_WARP, k_at, r);
             int64_t v_row = __shfl_sync(FULL_WARP, v_at, r);
-            bool valid = (mask >> r & 1) && 8 * chunk < p.dim;
+            bool valid = (mask >> r & 1) && Shape::WIDTH * chunk < p.dim;
             int to = Shape::place(r, chunk);
-            copy_async_16(slots[slot].k + to, k + k_row + 8 * chunk, valid);
-            copy_async_16(slots[slot].v + to, v + v_row + 8 * chunk, valid);
+            copy_async_16(slots[slot].k + to, k + k_row + Shape::WIDTH * chunk, valid);
+            copy_async_16(slots[slot].v + to, v + v_row + Shape::WIDTH * chunk, valid);
         }
     }
 
@@ -224,12 +244,14 @@ struct Warp {
         }
     }
 
-    // Adds the weighted values of a slot to the output.
+    // Adds the weighted values of a slot to the output of TOGETHER tiles.
     __device__ __forceinline__ void add_values(const typename Shape::Slot& slot,
-                                               float (&s)[TILES][4]) {
-        uint32_t terms[TILES][TERMS][2];
+                                               float (&s)[TILES][4], int first_tile) {
+        if (SHORT) reconsider(lane);
+        uint32_t terms[TOGETHER][TERMS][2];
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
+        for (int t = 0; t < TOGETHER; t++) {
+            int tile = first_tile + t;
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 float rest[2] = {s[tile][2 * half] * Weights<T>::FACTOR,
@@ -244,21 +266,26 @@ struct Warp {
                         uint32_t bits = part.bits == 0 ? Weights<T>::TINY : part.bits;
                         word |= bits << (16 * column);
                     }
-                    terms[tile][term][half] = transpose_matrix(word);
+                    terms[t][term][half] = transpose_matrix(word);
                 }
             }
         }
 #pragma unroll
-        for (int i = 0; i < DIM / 16; i++) {
-            uint32_t values[4];
-            int key = lane / 16 * 8 + lane % 8;
-            load_matrices_transposed(values,
-                                     slot.v + Shape::place(key, 2 * i + lane / 8 % 2));
+        for (int i = 0; i < DIM / 16 / COUNT; i++) {
+            if (TOGETHER < TILES) keep_order(T{});
+            uint32_t words[4];
+            Fragments::load_values(words, slot.v, i, lane, Shape::place);
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
+            for (int n = 0; n < COUNT; n++) {
+                uint32_t values[4];
+                Fragments::values(values, words, n);
 #pragma unroll
-                for (int term = 0; term < TERMS; term++) {
-                    multiply_add<T>(out[tile][i], values, terms[tile][TERMS - 1 - term]);
+                for (int t = 0; t < TOGETHER; t++) {
+#pragma unroll
+                    for (int term = 0; term < TERMS; term++) {
+                        multiply_add<T>(out[first_tile + t][COUNT * i + n], values,
+                                        terms[t][TERMS - 1 - term]);
+                    }
                 }
             }
         }
@@ -266,16 +293,22 @@ struct Warp {
 
     __device__ __forceinline__ void attend(const typename Shape::Slot& slot, uint32_t mask,
                                            float scale) {
+        if (SHORT) reconsider(lane);
         float s[TILES][4] = {};
 #pragma unroll
-        for (int i = 0; i < DIM / 16; i++) {
-            uint32_t keys[4];
-            load_matrices(keys, slot.k + Shape::place(lane % 16, 2 * i + lane / 16));
+        for (int i = 0; i < DIM / 16 / COUNT; i++) {
+            uint32_t words[4];
+            Fragments::load_keys(words, slot.k, i, lane, Shape::place);
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-                uint32_t queries[2];
-                load_queries(queries, tile, i);
-                multiply_add<T>(s[tile], keys, queries);
+            for (int n = 0; n < COUNT; n++) {
+                uint32_t keys[4];
+                Fragments::keys(keys, words, n);
+#pragma unroll
+                for (int tile = 0; tile < TILES; tile++) {
+                    uint32_t queries[2];
+                    load_queries(queries, tile, COUNT * i + n);
+                    multiply_add<T>(s[tile], keys, queries);
+                }
             }
         }
         float factors[TILES][2];
@@ -288,12 +321,12 @@ struct Warp {
                 for (int e = 0; e < 4; e++) out[tile][i][e] *= factors[tile][e % 2];
             }
         }
-        add_values(slot, s);
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile += TOGETHER) add_values(slot, s, tile);
     }
 
     // Attends over the warp's steps from entry `first` on.
-    __device__ __forceinline__ void run(int first) {
-        float scale = p.softcap == 0.0f ? p.scale : p.scale / p.softcap;
+    __device__ __forceinline__ void run(int first, float scale) {
         constexpr int STRIDE = STEP * Shape::WARPS, AHEAD = Shape::STAGES - 1;
         first += STEP * static_cast<int>(warp_id());
         // Steps that are wholly below what is seen.
@@ -329,7 +362,7 @@ struct Warp {
     }
 
     // Into shared memory.
-    __device__ __forceinline__ void put(typename Shape::Parts& parts, int head) {
+    __device__ __forceinline__ void put(typename Shape::Parts& parts) {
         int warp = static_cast<int>(warp_id());
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
@@ -341,17 +374,22 @@ struct Warp {
                 for (int step = 4; step < 32; step *= 2) {
                     total += __shfl_xor_sync(FULL_WARP, total, step);
                 }
-                if ((found & SEEN) && max[tile][column] == -INFINITY) {
-                    // Nothing but logits of -inf, unless there is a sink.
-                    float sink = sink_of(p, head * p.group + query, query < p.group);
-                    total = sink == -INFINITY ? NAN : total;
-                }
+                if ((found & SEEN) && total == 0.0f) total = INFINITY;
                 shared_store_if(lane < 4, &parts.max[warp][query], max[tile][column]);
                 shared_store_if(lane < 4, &parts.sum[warp][query], total);
 #pragma unroll
-                for (int i = 0; i < DIM / 8; i++) {
-                    float x = out[tile][i / 2][i % 2 * 2 + column] / Weights<T>::FACTOR;
-                    shared_store(&parts.out[warp][query][8 * i + lane / 4], x);
+                for (int i = 0; i < DIM / 16; i++) {
+                    float* to = parts.out[warp][query] + 16 * i;
+                    Pair x{{out[tile][i][column] / Weights<T>::FACTOR,
+                            out[tile][i][column + 2] / Weights<T>::FACTOR}};
+                    int first = Fragments::out_channel(0, lane);
+                    int second = Fragments::out_channel(1, lane);
+                    if constexpr (sizeof(KV) == 1) {
+                        shared_store(reinterpret_cast<Pair*>(to + first), x);
+                    } else {
+                        shared_store(to + first, x.at[0]);
+                        shared_store(to + second, x.at[1]);
+                    }
                 }
             }
         }

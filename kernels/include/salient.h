@@ -272,7 +272,7 @@ enum { SALIENT_PREFILL_MAX_DIM = 256 };
 
 int salient_prefill(const SalientPrefillParams* params, SalientStream stream);
 
-// Where keys or values lie: strides in elements, multiples of 8.
+// Where keys or values lie: strides in elements, multiples of 16 bytes.
 typedef struct SalientDecodeLayout {
     int64_t token_stride;  // from a token to the next (in a page, where paged)
     int64_t head_stride;
@@ -297,6 +297,8 @@ typedef struct SalientDecodeParams {
     const int32_t* kept_lens;    // [batch * list_heads]; null if kept is
     const float* sinks;          // [kv_heads * group] logits that join every row's sum of weights;
                                  // or null
+    const float* k_scales;       // [kv_heads] what the keys of a head are multiplied with; null: 1
+    const float* v_scales;       // [kv_heads] and its values
     SalientStatus* status;       // rows are those of lists; without lists, sequences
     float* workspace;            // [batch * kv_heads * group, splits, dim + 2] elements with splits =
                                  // ceil(capacity / split); not used if there is but one
@@ -311,7 +313,7 @@ typedef struct SalientDecodeParams {
     int32_t batch;
     int32_t kv_heads;
     int32_t group;               // query heads per KV head: 1 to 16
-    int32_t dim;                 // a multiple of 8 up to 256
+    int32_t dim;                 // up to 256, a multiple of 8, or of 16 for fp8
     int32_t list_heads;          // 1 or kv_heads; 0 without lists
     int32_t capacity;            // entries that a list, or without lists a sequence, may have
     int32_t split;               // entries per block; a multiple of 64
@@ -319,8 +321,9 @@ typedef struct SalientDecodeParams {
     int32_t page_size;           // 0 if contiguous
     int32_t max_pages;           // pages per sequence in the table
     int32_t pages;               // pages that the pool holds
-    int32_t dtype;               // of q, k and v: f16 or bf16
+    int32_t dtype;               // of q: f16 or bf16
     int32_t out_dtype;           // f32 or dtype
+    int32_t cache_dtype;         // of k and v: dtype or fp8 E4M3
 } SalientDecodeParams;
 
 int salient_decode(const SalientDecodeParams* params, SalientStream stream);

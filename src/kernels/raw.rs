@@ -781,7 +781,7 @@ pub const SALIENT_PREFILL_SM80: i32 = 1;
 /// tensor copies and warpgroup products of sm_90a
 pub const SALIENT_PREFILL_SM90: i32 = 2;
 pub const SALIENT_PREFILL_MAX_DIM: i32 = 256;
-/// Where keys or values lie: strides in elements, multiples of 8.
+/// Where keys or values lie: strides in elements, multiples of 16 bytes.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct SalientDecodeLayout {
@@ -836,6 +836,10 @@ pub struct SalientDecodeParams {
     pub kept_lens: *const i32,
     /// \[kv_heads * group\] logits that join every row's sum of weights; or null
     pub sinks: *const f32,
+    /// \[kv_heads\] what the keys of a head are multiplied with; null: 1
+    pub k_scales: *const f32,
+    /// \[kv_heads\] and its values
+    pub v_scales: *const f32,
     /// rows are those of lists; without lists, sequences
     pub status: *mut SalientStatus,
     /// \[batch * kv_heads * group, splits, dim + 2\] elements with splits = ceil(capacity / split); not used if there is but one
@@ -857,7 +861,7 @@ pub struct SalientDecodeParams {
     pub kv_heads: i32,
     /// query heads per KV head: 1 to 16
     pub group: i32,
-    /// a multiple of 8 up to 256
+    /// up to 256, a multiple of 8, or of 16 for fp8
     pub dim: i32,
     /// 1 or kv_heads; 0 without lists
     pub list_heads: i32,
@@ -873,17 +877,19 @@ pub struct SalientDecodeParams {
     pub max_pages: i32,
     /// pages that the pool holds
     pub pages: i32,
-    /// of q, k and v: f16 or bf16
+    /// of q: f16 or bf16
     pub dtype: i32,
     /// f32 or dtype
     pub out_dtype: i32,
+    /// of k and v: dtype or fp8 E4M3
+    pub cache_dtype: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 #[cfg(target_pointer_width = "64")]
 const _: () = {
     [
         "Size of SalientDecodeParams",
-    ][::core::mem::size_of::<SalientDecodeParams>() - 248usize];
+    ][::core::mem::size_of::<SalientDecodeParams>() - 272usize];
     [
         "Alignment of SalientDecodeParams",
     ][::core::mem::align_of::<SalientDecodeParams>() - 8usize];
@@ -921,74 +927,83 @@ const _: () = {
         "Offset of field: SalientDecodeParams::sinks",
     ][::core::mem::offset_of!(SalientDecodeParams, sinks) - 80usize];
     [
+        "Offset of field: SalientDecodeParams::k_scales",
+    ][::core::mem::offset_of!(SalientDecodeParams, k_scales) - 88usize];
+    [
+        "Offset of field: SalientDecodeParams::v_scales",
+    ][::core::mem::offset_of!(SalientDecodeParams, v_scales) - 96usize];
+    [
         "Offset of field: SalientDecodeParams::status",
-    ][::core::mem::offset_of!(SalientDecodeParams, status) - 88usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, status) - 104usize];
     [
         "Offset of field: SalientDecodeParams::workspace",
-    ][::core::mem::offset_of!(SalientDecodeParams, workspace) - 96usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, workspace) - 112usize];
     [
         "Offset of field: SalientDecodeParams::layouts",
-    ][::core::mem::offset_of!(SalientDecodeParams, layouts) - 104usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, layouts) - 120usize];
     [
         "Offset of field: SalientDecodeParams::q_stride",
-    ][::core::mem::offset_of!(SalientDecodeParams, q_stride) - 152usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, q_stride) - 168usize];
     [
         "Offset of field: SalientDecodeParams::q_head_stride",
-    ][::core::mem::offset_of!(SalientDecodeParams, q_head_stride) - 160usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, q_head_stride) - 176usize];
     [
         "Offset of field: SalientDecodeParams::out_stride",
-    ][::core::mem::offset_of!(SalientDecodeParams, out_stride) - 168usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, out_stride) - 184usize];
     [
         "Offset of field: SalientDecodeParams::out_head_stride",
-    ][::core::mem::offset_of!(SalientDecodeParams, out_head_stride) - 176usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, out_head_stride) - 192usize];
     [
         "Offset of field: SalientDecodeParams::scale",
-    ][::core::mem::offset_of!(SalientDecodeParams, scale) - 184usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, scale) - 200usize];
     [
         "Offset of field: SalientDecodeParams::softcap",
-    ][::core::mem::offset_of!(SalientDecodeParams, softcap) - 188usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, softcap) - 204usize];
     [
         "Offset of field: SalientDecodeParams::window",
-    ][::core::mem::offset_of!(SalientDecodeParams, window) - 192usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, window) - 208usize];
     [
         "Offset of field: SalientDecodeParams::batch",
-    ][::core::mem::offset_of!(SalientDecodeParams, batch) - 196usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, batch) - 212usize];
     [
         "Offset of field: SalientDecodeParams::kv_heads",
-    ][::core::mem::offset_of!(SalientDecodeParams, kv_heads) - 200usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, kv_heads) - 216usize];
     [
         "Offset of field: SalientDecodeParams::group",
-    ][::core::mem::offset_of!(SalientDecodeParams, group) - 204usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, group) - 220usize];
     [
         "Offset of field: SalientDecodeParams::dim",
-    ][::core::mem::offset_of!(SalientDecodeParams, dim) - 208usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, dim) - 224usize];
     [
         "Offset of field: SalientDecodeParams::list_heads",
-    ][::core::mem::offset_of!(SalientDecodeParams, list_heads) - 212usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, list_heads) - 228usize];
     [
         "Offset of field: SalientDecodeParams::capacity",
-    ][::core::mem::offset_of!(SalientDecodeParams, capacity) - 216usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, capacity) - 232usize];
     [
         "Offset of field: SalientDecodeParams::split",
-    ][::core::mem::offset_of!(SalientDecodeParams, split) - 220usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, split) - 236usize];
     [
         "Offset of field: SalientDecodeParams::tokens",
-    ][::core::mem::offset_of!(SalientDecodeParams, tokens) - 224usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, tokens) - 240usize];
     [
         "Offset of field: SalientDecodeParams::page_size",
-    ][::core::mem::offset_of!(SalientDecodeParams, page_size) - 228usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, page_size) - 244usize];
     [
         "Offset of field: SalientDecodeParams::max_pages",
-    ][::core::mem::offset_of!(SalientDecodeParams, max_pages) - 232usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, max_pages) - 248usize];
     [
         "Offset of field: SalientDecodeParams::pages",
-    ][::core::mem::offset_of!(SalientDecodeParams, pages) - 236usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, pages) - 252usize];
     [
         "Offset of field: SalientDecodeParams::dtype",
-    ][::core::mem::offset_of!(SalientDecodeParams, dtype) - 240usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, dtype) - 256usize];
     [
         "Offset of field: SalientDecodeParams::out_dtype",
-    ][::core::mem::offset_of!(SalientDecodeParams, out_dtype) - 244usize];
+    ][::core::mem::offset_of!(SalientDecodeParams, out_dtype) - 260usize];
+    [
+        "Offset of field: SalientDecodeParams::cache_dtype",
+    ][::core::mem::offset_of!(SalientDecodeParams, cache_dtype) - 264usize];
 };
 /// Checks device-side lists: ascending, in range, -1 after the last and only there, lengths that fit, offsets that match; and pages in the pool. Writes nothing but the status.
 #[repr(C)]

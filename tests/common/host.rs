@@ -1,5 +1,6 @@
 //! The host backend as an implementation of the conformance suite.
 
+use salient::dtype::F8E4M3;
 use salient::host::attend::{self, Attention, KeyLists, Keys, RowLimit};
 use salient::host::compact::{self, KvMut, PagedKvMut, RowTensor, RowTensorMut};
 use salient::host::score::{self, AttentionScore, Per, Pool, Predictor, PredictorWeights};
@@ -7,7 +8,7 @@ use salient::host::select::{self, Request, Selection};
 use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 use salient_oracle::compact::Kept;
 use salient_oracle::implementation::{
-    AttendDecode, AttendPrefill, Compact, Score, ScoreAttention, ScorePositions, Select,
+    AttendDecode, AttendFp8, AttendPrefill, Compact, Score, ScoreAttention, ScorePositions, Select,
 };
 use salient_oracle::select::Selected;
 
@@ -34,6 +35,20 @@ impl AttendDecode for Host {
         &self,
         q: View<'_, T>,
         keys: &Keys<'_, T>,
+        lists: KeyLists<'_>,
+        attention: &Attention,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        attend::decode(q, keys, lists, attention, out, lse)
+    }
+}
+
+impl AttendFp8 for Host {
+    fn decode_fp8<T: Element>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, F8E4M3>,
         lists: KeyLists<'_>,
         attention: &Attention,
         out: ViewMut<'_, f32>,

@@ -234,6 +234,14 @@ fn what_only_the_device_sees_is_reported() {
             assert!(status.has(Fault::Index), "row {row}, limit {bad}");
             assert_eq!(status.row(), Some(row));
         }
+        for (row, bad) in [(3, 71), (3, -1), (60, i32::MAX), (60, i32::MIN)] {
+            let (mut first, limit) = (vec![0; 190], vec![1; 190]);
+            first[row] = bad;
+            let limit = RowLimit::Between { first: &first, limit: &limit };
+            let (status, _) = problem.run::<bf16>(&device, limit).launch(&on, &device).unwrap();
+            assert!(status.has(Fault::Index), "row {row}, first row {bad}");
+            assert_eq!(status.row(), Some(row));
+        }
         type Edit = fn(&mut PrefillRun<bf16, bf16>);
         let edits: [(Edit, usize); 6] = [
             (|run| run.key_starts.write(&[306, 0, 5]), 0),

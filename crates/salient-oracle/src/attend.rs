@@ -1,13 +1,14 @@
 //! **attend**, one row at a time.
 
+use salient::dtype::F8E4M3;
 use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
 use salient::{Element, Error, Layout, Ragged, Result, Span, View, ViewMut};
 
 use crate::Oracle;
 use crate::check::{at_least, fits, in_range, same};
 use crate::compact::pages_of;
-use crate::implementation::{AttendDecode, AttendPrefill};
-use crate::real::{Real, dot, real};
+use crate::implementation::{AttendDecode, AttendFp8, AttendPrefill};
+use crate::real::{Real, real};
 
 /// Prefill: the output, `[total queries, q heads, value dim]`, and the LSE, `[total queries, q
 /// heads]`.
@@ -28,9 +29,9 @@ pub fn prefill<R: Real, T: Element>(
 }
 
 /// Decode: one query per sequence over the keys that its lists name.
-pub fn decode<R: Real, T: Element>(
+pub fn decode<R: Real, T: Element, K: Element>(
     q: View<'_, T>,
-    keys: &Keys<'_, T>,
+    keys: &Keys<'_, K>,
     lists: KeyLists<'_>,
     attention: &Attention,
     weights: Weights,
@@ -72,9 +73,9 @@ fn seen(
 
 /// Every row of every head; `list` gives the sequence of a query and the keys that a KV head shows
 /// it.
-fn attend<R: Real, T: Element>(
+fn attend<R: Real, T: Element, K: Element>(
     q: View<'_, T>,
-    keys: &Keys<'_, T>,
+    keys: &Keys<'_, K>,
     (attention, weights): (&Attention, Weights),
     list: impl Fn(usize, usize) -> (usize, Vec<usize>),
     tokens: usize,
@@ -87,8 +88,9 @@ fn attend<R: Real, T: Element>(
             let (sequence, list) = list(token, kv_head);
             let seen: Vec<_> =
                 list.into_iter().map(|key| key_value(keys, sequence, kv_head, key)).collect();
+            let heads = [head, kv_head];
             let (row, log_sum) =
-                row::<R, T>(q.row(token, head), &seen, value_dim, (attention, head), weights);
+                row::<R, T, K>(q.row(token, head), &seen, value_dim, attention, heads, weights);
             out.extend(row);
             lse.push(log_sum);
         }
@@ -107,20 +109,24 @@ pub enum Weights {
 
 /// What one query row of one head reads: its output, and the log of the sum of exponentials of its
 /// scaled logits. `seen` holds the key and value of every token it sees; none: 0 and the sink of the
-/// head, -infinity if there is none.
-pub fn row<R: Real, T: Element>(
+/// head, -infinity if there is none. The heads are its own and that of its keys.
+pub fn row<R: Real, T: Element, K: Element>(
     query: &[T],
-    seen: &[(&[T], &[T])],
+    seen: &[(&[K], &[K])],
     dim: usize,
-    (attention, head): (&Attention, usize),
+    attention: &Attention,
+    [head, kv_head]: [usize; 2],
     weights: Weights,
 ) -> (Vec<R>, R) {
+    let scale_of = |scales: Option<&[f32]>| R::of(scales.map_or(1.0, |s| s[kv_head].into()));
+    let scale = R::of(attention.scale.into()) * scale_of(attention.k_scales);
     let sink = attention.sinks.map(|sinks| sinks[head]).filter(|&sink| sink > f32::NEG_INFINITY);
     let sink = sink.map(|sink| R::of(sink.into()));
     let logits: Vec<R> = seen
         .iter()
         .map(|(key, _)| {
-            let logit = R::of(attention.scale.into()) * dot::<R, T>(query, key);
+            let products = query.iter().zip(*key).map(|(&a, &b)| real::<R, T>(a) * real(b));
+            let logit = scale * products.sum();
             match attention.softcap.map(|cap| R::of(cap.into())) {
                 Some(cap) => cap * (logit / cap).tanh(),
                 None => logit,
@@ -143,7 +149,8 @@ pub fn row<R: Real, T: Element>(
             *out += weight * real(value);
         }
     }
-    out.iter_mut().for_each(|out| *out = *out / sum);
+    let scale = scale_of(attention.v_scales);
+    out.iter_mut().for_each(|out| *out = *out / sum * scale);
     (out, largest + sum.ln())
 }
 
@@ -238,23 +245,48 @@ impl AttendDecode for Oracle {
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        let batch = batch(keys);
-        check(q, batch, keys, attention, &out, lse.as_deref())?;
-        let given = match lists {
-            KeyLists::Dense => None,
-            KeyLists::Shared { keys, lists } => Some((keys, lists, 1)),
-            KeyLists::PerHead { keys: listed, lists } => Some((listed, lists, shape(keys).0)),
-        };
-        if let Some((listed, lists, heads)) = given {
-            same("lists", batch * heads, lists.batch())?;
-            same("listed keys", lists.total(), listed.len())?;
-            for (list, span) in lists.spans().enumerate() {
-                check_list(&listed[span.range()], keys_of(keys, list / heads))?;
-            }
-        }
-        write(decode::<f64, T>(q, keys, lists, attention, Weights::Exact), out, lse);
-        Ok(())
+        checked_decode(q, keys, lists, attention, out, lse)
     }
+}
+
+impl AttendFp8 for Oracle {
+    fn decode_fp8<T: Element>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, F8E4M3>,
+        lists: KeyLists<'_>,
+        attention: &Attention,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        checked_decode(q, keys, lists, attention, out, lse)
+    }
+}
+
+fn checked_decode<T: Element, K: Element>(
+    q: View<'_, T>,
+    keys: &Keys<'_, K>,
+    lists: KeyLists<'_>,
+    attention: &Attention,
+    out: ViewMut<'_, f32>,
+    lse: Option<&mut [f32]>,
+) -> Result<()> {
+    let batch = batch(keys);
+    check(q, batch, keys, attention, &out, lse.as_deref())?;
+    let given = match lists {
+        KeyLists::Dense => None,
+        KeyLists::Shared { keys, lists } => Some((keys, lists, 1)),
+        KeyLists::PerHead { keys: listed, lists } => Some((listed, lists, shape(keys).0)),
+    };
+    if let Some((listed, lists, heads)) = given {
+        same("lists", batch * heads, lists.batch())?;
+        same("listed keys", lists.total(), listed.len())?;
+        for (list, span) in lists.spans().enumerate() {
+            check_list(&listed[span.range()], keys_of(keys, list / heads))?;
+        }
+    }
+    write(decode::<f64, T, K>(q, keys, lists, attention, Weights::Exact), out, lse);
+    Ok(())
 }
 
 fn check_list(list: &[i32], limit: usize) -> Result<()> {
@@ -281,10 +313,10 @@ fn write((rows, log_sums): (Vec<f64>, Vec<f64>), out: ViewMut<'_, f32>, lse: Opt
     }
 }
 
-fn check<T: Element>(
+fn check<T: Element, K: Element>(
     q: View<'_, T>,
     tokens: usize,
-    keys: &Keys<'_, T>,
+    keys: &Keys<'_, K>,
     attention: &Attention,
     out: &ViewMut<'_, f32>,
     lse: Option<&[f32]>,
@@ -309,6 +341,12 @@ fn check<T: Element>(
         same("sinks", q_heads, sinks.len())?;
         for &sink in sinks {
             in_range("sink", sink.into(), sink < f32::INFINITY, "a number or -infinity")?;
+        }
+    }
+    for scales in [attention.k_scales, attention.v_scales].into_iter().flatten() {
+        same("scales", kv_heads, scales.len())?;
+        for &scale in scales {
+            in_range("scale of a head", scale.into(), scale.is_finite(), "finite")?;
         }
     }
     match *keys {

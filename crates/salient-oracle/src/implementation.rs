@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use salient::dtype::F8E4M3;
 use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
 use salient::host::score::{AttentionScore, Per, Pool, PredictorWeights};
 use salient::host::select::Request;
@@ -274,5 +275,29 @@ pub trait AttendDecode {
     /// The cases that the suite runs on it.
     fn decode_sample(&self) -> Sample {
         Sample::ALL
+    }
+}
+
+/// An implementation of **attend** for one query per sequence over caches in fp8, whose scales are in
+/// [`Attention`]. Every error leaves `out` and `lse` as they were.
+pub trait AttendFp8: AttendDecode {
+    /// As [`AttendDecode::decode`].
+    ///
+    /// # Errors
+    /// As [`AttendDecode::decode`], and on scales that are not finite or not one for each KV head.
+    fn decode_fp8<T: Element>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, F8E4M3>,
+        lists: KeyLists<'_>,
+        attention: &Attention,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()>;
+
+    /// As [`AttendDecode::takes_decode`], of queries of this type.
+    fn takes_decode_fp8<T: Element>(&self, keys: &Keys<'_, F8E4M3>, out: Layout) -> bool {
+        let _ = (keys, out);
+        true
     }
 }

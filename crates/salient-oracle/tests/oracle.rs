@@ -26,3 +26,8 @@ fn prefill() {
 fn decode() {
     suite::attend::decode(&Oracle);
 }
+
+#[test]
+fn decode_fp8() {
+    suite::attend::fp8(&Oracle);
+}

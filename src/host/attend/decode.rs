@@ -55,15 +55,15 @@ const HEADS: usize = 4;
 /// `q` is `[batch, q heads, dim]`, `out` `[batch, q heads, value dim]`, `lse` `[batch, q heads]`:
 /// the natural log of the sum of exponentials of a row's logits. Query heads
 /// `h * group..(h + 1) * group` read KV head h. With an empty list the row is 0, its `lse` -inf, or the sink.
-/// Keys outside a list are never read. A sliding window of w leaves those of a list that are among
+/// Keys and values may be of another type than queries. Keys outside a list are never read. A sliding window of w leaves those of a list that are among
 /// the last w key rows.
 ///
 /// # Errors
 /// If shapes disagree, the number of query heads is no multiple of the number of KV heads, a list
 /// does not ascend, a page, span or list points beyond the keys, or a parameter is out of range.
-pub fn decode<T: Element>(
+pub fn decode<T: Element, K: Element>(
     q: View<'_, T>,
-    keys: &Keys<'_, T>,
+    keys: &Keys<'_, K>,
     lists: KeyLists<'_>,
     attention: &Attention,
     out: ViewMut<'_, f32>,
@@ -93,7 +93,7 @@ pub fn decode<T: Element>(
     let mut partials = vec![0f32; chunks.len() * stride];
     let problem = Problem { q, keys, attention, group };
     let read: usize = chunks.iter().map(|chunk| chunk.rows.len()).sum();
-    let bytes = read * together * (dim + value_dim) * size_of::<T>();
+    let bytes = read * together * (dim + value_dim) * size_of::<K>();
     if bytes < SERIAL_BYTES || chunks.len() < 2 {
         let mut scratch = Scratch::default();
         for (chunk, partial) in chunks.iter().zip(partials.chunks_mut(stride)) {
@@ -124,6 +124,10 @@ pub fn decode<T: Element>(
         for (member, out) in outs.iter_mut().enumerate() {
             let sink = attention.sink(first * group + member);
             let sum = combine(parts, stride, members, member, sink, out);
+            let scale = attention.v_scale(first + member / group);
+            if scale != 1.0 {
+                out.iter_mut().for_each(|out| *out *= scale);
+            }
             if let Some(lse) = &mut lse {
                 lse[unit * members + member] = sum;
             }
@@ -217,9 +221,9 @@ struct Chunk<'a> {
     rows: Rows<'a>,
 }
 
-struct Problem<'a, T> {
+struct Problem<'a, T, K> {
     q: View<'a, T>,
-    keys: &'a Keys<'a, T>,
+    keys: &'a Keys<'a, K>,
     attention: &'a Attention<'a>,
     group: usize,
 }
@@ -235,7 +239,7 @@ struct Scratch {
     wide: Vec<f32>,
 }
 
-impl<T: Element> Problem<'_, T> {
+impl<T: Element, K: Element> Problem<'_, T, K> {
     /// Writes the sums of weighted values of the chunk's query heads, then their largest logits,
     /// then their sums of weights.
     fn run(&self, chunk: &Chunk<'_>, partial: &mut [f32], scratch: &mut Scratch) {
@@ -251,14 +255,14 @@ impl<T: Element> Problem<'_, T> {
     }
 }
 
-struct Step<'a, T> {
-    problem: &'a Problem<'a, T>,
+struct Step<'a, T, K> {
+    problem: &'a Problem<'a, T, K>,
     chunk: &'a Chunk<'a>,
     partial: &'a mut [f32],
     scratch: &'a mut Scratch,
 }
 
-impl<T: Element> WithSimd for Step<'_, T> {
+impl<T: Element, K: Element> WithSimd for Step<'_, T, K> {
     type Output = ();
 
     #[inline(always)]
@@ -268,13 +272,15 @@ impl<T: Element> WithSimd for Step<'_, T> {
         let value_dim = self.problem.keys.value_dim();
         let (sums, stats) = self.partial.split_at_mut(members * value_dim);
         let Scratch { q, weights, wide } = self.scratch;
-        dot_products::<S, T>(simd, self.problem, self.chunk, q, weights, wide);
+        dot_products::<S, T, K>(simd, self.problem, self.chunk, q, weights, wide);
         for (member, weights) in weights.chunks_exact_mut(CHUNK).enumerate() {
             let logits = &mut weights[..len];
+            let head = self.chunk.heads.start + member / group;
+            let scale = attention.scale * attention.k_scale(head);
             match attention.softcap {
-                None => simd::scale(simd, attention.scale, logits),
+                None => simd::scale(simd, scale, logits),
                 Some(cap) => {
-                    simd::scale(simd, attention.scale / cap, logits);
+                    simd::scale(simd, scale / cap, logits);
                     simd::tanh_row(simd, logits);
                     simd::scale(simd, cap, logits);
                 }
@@ -286,15 +292,15 @@ impl<T: Element> WithSimd for Step<'_, T> {
             stats[members + member] = simd::exp_sum(simd, logits, shift);
         }
         sums.fill(0.0);
-        add_values::<S, T>(simd, self.problem, self.chunk, weights, wide, sums);
+        add_values::<S, T, K>(simd, self.problem, self.chunk, weights, wide, sums);
     }
 }
 
 /// Dot products of every key of the chunk with the queries of its head, `weights[member][key]`.
 #[inline(always)]
-fn dot_products<S: Simd, T: Element>(
+fn dot_products<S: Simd, T: Element, K: Element>(
     simd: S,
-    problem: &Problem<'_, T>,
+    problem: &Problem<'_, T, K>,
     chunk: &Chunk<'_>,
     q: &[f32],
     weights: &mut [f32],
@@ -321,9 +327,9 @@ fn dot_products<S: Simd, T: Element>(
 
 /// Adds the weighted values of the chunk to `sums[member]`.
 #[inline(always)]
-fn add_values<S: Simd, T: Element>(
+fn add_values<S: Simd, T: Element, K: Element>(
     simd: S,
-    problem: &Problem<'_, T>,
+    problem: &Problem<'_, T, K>,
     chunk: &Chunk<'_>,
     weights: &[f32],
     wide: &mut [f32],

@@ -12,6 +12,13 @@
 //! applies to it. A row that sees no key is 0, its log-sum-exp s. These sinks are not the
 //! [protected](crate::host::select::Edges) first tokens, to which models without learned ones turn
 //! for the same end.
+//!
+//! # Caches in fp8
+//!
+//! [`decode`] takes keys and values of another type than queries, such as
+//! [`F8E4M3`](crate::dtype::F8E4M3). With [`Attention::k_scales`] and [`Attention::v_scales`] what is
+//! stored stands for that times a scale of its KV head. The first multiply logits, the second outputs,
+//! so neither is applied element by element.
 
 mod decode;
 mod pack;
@@ -27,7 +34,7 @@ use crate::error::{Error, Result, check_len};
 use crate::layout::{PagedLayout, View, ViewMut};
 use crate::ragged::Span;
 
-/// What is done to logits, and what joins them.
+/// What is done to logits, and what belongs to heads.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attention<'a> {
     /// Factor of the dot product of query and key, usually `1 / sqrt(dim)`.
@@ -38,23 +45,39 @@ pub struct Attention<'a> {
     pub sliding_window: Option<usize>,
     /// `[q heads]`: a learned logit that joins every row of the head; -inf joins none.
     pub sinks: Option<&'a [f32]>,
+    /// `[kv heads]`: what the stored keys of a head are multiplied with to be its keys, for caches in
+    /// fp8.
+    pub k_scales: Option<&'a [f32]>,
+    /// `[kv heads]`: the same of values.
+    pub v_scales: Option<&'a [f32]>,
 }
 
 impl Attention<'_> {
     /// Plain attention with a scale.
     pub fn new(scale: f32) -> Self {
-        Self { scale, softcap: None, sliding_window: None, sinks: None }
+        let (softcap, sliding_window, sinks) = (None, None, None);
+        Self { scale, softcap, sliding_window, sinks, k_scales: None, v_scales: None }
     }
 
-    /// The same without sinks.
+    /// The same without sinks and scales per head.
     pub fn scalars(&self) -> Attention<'static> {
         let Self { scale, softcap, sliding_window, .. } = *self;
-        Attention { scale, softcap, sliding_window, sinks: None }
+        Attention { softcap, sliding_window, ..Attention::new(scale) }
     }
 
     /// The sink of a query head, -inf if there are none.
     fn sink(&self, head: usize) -> f32 {
         self.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head])
+    }
+
+    /// What the stored keys of a KV head are multiplied with.
+    fn k_scale(&self, head: usize) -> f32 {
+        self.k_scales.map_or(1.0, |scales| scales[head])
+    }
+
+    /// What its stored values are multiplied with.
+    fn v_scale(&self, head: usize) -> f32 {
+        self.v_scales.map_or(1.0, |scales| scales[head])
     }
 
     /// Checks what does not depend on the number of heads.
@@ -89,6 +112,21 @@ impl Attention<'_> {
             }
             None => Ok(()),
         }
+    }
+
+    /// Checks the scales, for callers that pass them on: one for each KV head, each finite.
+    ///
+    /// # Errors
+    /// [`Error::LengthMismatch`], [`Error::NotFinite`].
+    pub fn check_scales(&self, kv_heads: usize) -> Result<()> {
+        for (what, scales) in [("scales of k", self.k_scales), ("scales of v", self.v_scales)] {
+            let Some(scales) = scales else { continue };
+            check_len(what, kv_heads, scales.len())?;
+            if let Some(index) = scales.iter().position(|scale| !scale.is_finite()) {
+                return Err(Error::NotFinite { what, index });
+            }
+        }
+        Ok(())
     }
 
     /// The first row that a query with this row limit sees.
@@ -267,10 +305,10 @@ fn pages_in(layout: &PagedLayout, pool: usize) -> usize {
 }
 
 /// Checks what both entries share: shapes of queries, keys, output and log-sum-exp.
-fn check<T: Element>(
+fn check<T: Element, K: Element>(
     tokens: usize,
     q: &View<'_, T>,
-    keys: &Keys<'_, T>,
+    keys: &Keys<'_, K>,
     attention: &Attention,
     out: &ViewMut<'_, f32>,
     lse: Option<&[f32]>,
@@ -279,6 +317,7 @@ fn check<T: Element>(
     attention.check_sinks(q.layout.heads)?;
     keys.check()?;
     let (q_heads, kv_heads) = (q.layout.heads, keys.heads());
+    attention.check_scales(kv_heads)?;
     if kv_heads == 0 || !q_heads.is_multiple_of(kv_heads) {
         return Err(Error::OutOfRange {
             what: "number of query heads",

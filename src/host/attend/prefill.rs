@@ -306,7 +306,7 @@ impl<T: Element> Problem<'_, T> {
             simd::arch().dispatch(PackQueries {
                 rows: &rows,
                 dim,
-                factor: self.logits.query_factor,
+                factor: self.logits.query_factor * self.attention.k_scale(block.head),
                 wide: &mut scratch.wide,
                 packed: &mut q[index * dim * width..][..dim * lanes],
             });
@@ -343,9 +343,12 @@ impl<T: Element> Problem<'_, T> {
                 weights: sums,
                 rows,
             });
+            let scale = self.attention.v_scale(block.head);
             for (lane, row) in rows.iter_mut().enumerate() {
                 if blind(lane) {
                     row.fill(0.0);
+                } else if scale != 1.0 {
+                    row.iter_mut().for_each(|out| *out *= scale);
                 }
             }
         }

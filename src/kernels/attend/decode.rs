@@ -16,9 +16,6 @@ const MAX_GROUP: usize = 16;
 /// The most channels of a head.
 const MAX_DIM: usize = 256;
 
-/// Strides of what is read 16 bytes at a time are multiples of so many elements.
-const STRIDE: usize = 8;
-
 /// The fewest entries per block; so many keep a block's partial results small beside what it reads.
 const MIN_SPLIT: usize = 256;
 
@@ -51,7 +48,11 @@ pub enum DecodeCache {
         /// Tokens that both hold.
         tokens: usize,
     },
-    /// On pages of two pools that are laid out alike.
+    /// On pages of two pools that are laid out alike, in any way of which a row is one piece: vLLM's
+    /// `[pages, page_size, heads, dim]` ([`PagedLayout::nhd`]) and `[pages, heads, page_size, dim]`
+    /// ([`PagedLayout::hnd`]) are. Its older caches, whose keys are cut into pieces of 16 bytes and
+    /// whose values are transposed, are not: one value of a transposed row is 2 bytes of its 32-byte
+    /// sector, so a listed row would cost up to 16 times its bytes.
     Paged {
         /// Of both pools.
         layout: PagedLayout,
@@ -77,11 +78,13 @@ pub struct DecodeShape {
     pub lists: DecodeLists,
     /// The room of a list; without lists, the most keys of a sequence.
     pub capacity: usize,
-    /// The type of queries, keys and values.
+    /// The type of queries: f16 or bf16.
     pub dtype: DType,
+    /// The type of keys and values: that of queries, or fp8.
+    pub cache_dtype: DType,
     /// The type of outputs.
     pub out_dtype: DType,
-    /// What is done to logits. Sinks come with the buffers.
+    /// What is done to logits. Sinks and scales come with the buffers.
     pub attention: Attention<'static>,
 }
 
@@ -90,7 +93,7 @@ pub struct DecodeShape {
 /// Lists are cut into splits, a block for each. How long a split is depends on the capacity alone,
 /// not on lengths, batch or heads: with one capacity a sequence gets the same bits in every batch,
 /// and a captured graph serves every length. Up to a capacity of 16384 a split has 256 entries, so
-/// that even the capacity changes nothing.
+/// that even the capacity changes nothing. There is no other mode: decode is batch-invariant always.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DecodePlan {
     shape: DecodeShape,
@@ -113,16 +116,17 @@ impl DecodePlan {
     /// [`Error::LengthMismatch`] for heads and channels that disagree; [`Error::Overflow`] where
     /// sizes do; [`Error::Unfit`] for sinks here.
     pub fn new(shape: DecodeShape) -> Result<Self> {
-        let DecodeShape { batch, q, out, cache, lists, capacity, dtype, out_dtype, attention } =
-            shape;
+        let DecodeShape { batch, q, out, cache, lists, capacity, .. } = shape;
+        let DecodeShape { dtype, cache_dtype, out_dtype, attention, .. } = shape;
         check_attention(&attention)?;
-        check_16_bits("bits of a key", dtype)?;
+        check_16_bits("bits of a query", dtype)?;
+        if cache_dtype != dtype && cache_dtype != DType::F8E4M3 {
+            let bits = 8 * cache_dtype.size();
+            return out_of_range("bits of a key", bits, "of the queries' type, or 8");
+        }
         if out_dtype != DType::F32 && out_dtype != dtype {
-            return out_of_range(
-                "bits of an output",
-                8 * out_dtype.size(),
-                "of the keys' type, or 32",
-            );
+            let bits = 8 * out_dtype.size();
+            return out_of_range("bits of an output", bits, "of the queries' type, or 32");
         }
         let (kv_heads, dim) = match cache {
             DecodeCache::Contiguous { k, v, .. } => {
@@ -146,23 +150,27 @@ impl DecodePlan {
         if dim == 0 || dim > MAX_DIM || !dim.is_multiple_of(8) {
             return out_of_range("channels per head", dim, "a multiple of 8 up to 256");
         }
+        let chunk = 16 / cache_dtype.size();
+        if !dim.is_multiple_of(chunk) {
+            return out_of_range("channels per head", dim, "a multiple of 16, for fp8");
+        }
 
         let (k_len, v_len) = match cache {
             DecodeCache::Contiguous { k, v, tokens } => {
                 check_tokens("tokens", tokens)?;
-                strides("stride of k", &[k.token_stride, k.head_stride])?;
-                strides("stride of v", &[v.token_stride, v.head_stride])?;
+                strides("stride of k", &[k.token_stride, k.head_stride], chunk)?;
+                strides("stride of v", &[v.token_stride, v.head_stride], chunk)?;
                 (required("k", k, tokens)?, required("v", v, tokens)?)
             }
             DecodeCache::Paged { layout, max_pages, pages } => {
                 let PagedLayout { page_size, page_stride, token_stride, head_stride, .. } = layout;
                 Pages { page_size, max_pages, pages }.check(batch)?;
-                strides("stride of pages", &[page_stride, token_stride, head_stride])?;
+                strides("stride of pages", &[page_stride, token_stride, head_stride], chunk)?;
                 let len = bounded("pool of pages", layout.required_len(pages))?;
                 (len, len)
             }
         };
-        strides("stride of q", &[q.token_stride, q.head_stride])?;
+        strides("stride of q", &[q.token_stride, q.head_stride], 8)?;
         to_i64("out", out.token_stride)?;
         to_i64("out", out.head_stride)?;
         let (q_len, out_len) = (required("q", q, batch)?, required("out", out, batch)?);
@@ -237,6 +245,10 @@ pub struct DecodeBuffers {
     pub kept: Option<Buffer>,
     /// i32 `[batch]` or `[batch * kv heads]`; with lists only.
     pub kept_lens: Option<Buffer>,
+    /// f32 `[kv heads]`: the [scales of keys](Attention::k_scales), 1 without.
+    pub k_scales: Option<Buffer>,
+    /// f32 `[kv heads]`: the [scales of values](Attention::v_scales), 1 without.
+    pub v_scales: Option<Buffer>,
     /// f32 `[q heads]`: the [sinks](Attention::sinks). One that is NaN or infinity makes NaN of its
     /// head's rows.
     pub sinks: Option<Buffer>,
@@ -255,8 +267,8 @@ pub fn decode_params(
     plan: &DecodePlan,
     buffers: &DecodeBuffers,
 ) -> Result<raw::SalientDecodeParams> {
-    let DecodeShape { batch, q, out, cache, capacity, dtype, out_dtype, attention, .. } =
-        plan.shape;
+    let DecodeShape { batch, q, out, cache, capacity, attention, .. } = plan.shape;
+    let DecodeShape { dtype, cache_dtype, out_dtype, .. } = plan.shape;
     let lists = plan.list_heads();
     let paged = matches!(cache, DecodeCache::Paged { .. });
     for (what, given, wanted, expected) in [
@@ -280,8 +292,10 @@ pub fn decode_params(
     };
     let out_size = out_dtype.size();
     let bytes = |buffer: Buffer, size| Buffer::new(buffer.address, buffer.len.saturating_mul(size));
-    for (what, input) in [("q", buffers.q), ("k", buffers.k), ("v", buffers.v)] {
-        bytes(buffers.out, out_size).apart("out", bytes(input, 2), what)?;
+    let size = cache_dtype.size();
+    for (what, input, size) in [("q", buffers.q, 2), ("k", buffers.k, size), ("v", buffers.v, size)]
+    {
+        bytes(buffers.out, out_size).apart("out", bytes(input, size), what)?;
     }
 
     let layout = |token, head, page| -> Result<_> {
@@ -308,8 +322,8 @@ pub fn decode_params(
     workspace.holds("workspace", plan.workspace_bytes())?;
     Ok(raw::SalientDecodeParams {
         q: placed("q", buffers.q, plan.q_len, 2, 16)?,
-        k: placed("k", buffers.k, plan.k_len, 2, 16)?,
-        v: placed("v", buffers.v, plan.v_len, 2, 16)?,
+        k: placed("k", buffers.k, plan.k_len, size, 16)?,
+        v: placed("v", buffers.v, plan.v_len, size, 16)?,
         out: placed("out", buffers.out, plan.out_len, out_size, out_size)?,
         lse: Buffer::optional(buffers.lse, "lse", batch * q.heads)?,
         lens: buffers.lens.exactly("lengths of the sequences", batch)?,
@@ -318,6 +332,8 @@ pub fn decode_params(
         kept: Buffer::optional(buffers.kept, "kept", lists_len(list_count, capacity)?)?,
         kept_lens: Buffer::optional(buffers.kept_lens, "kept_lens", list_count)?,
         sinks: Buffer::optional(buffers.sinks, "sinks", q.heads)?,
+        k_scales: Buffer::optional(buffers.k_scales, "scales of k", plan.kv_heads)?,
+        v_scales: Buffer::optional(buffers.v_scales, "scales of v", plan.kv_heads)?,
         status: buffers.status.exactly("status", 1)?,
         workspace: workspace.placed("workspace", 1, super::super::ALIGNMENT)?,
         layouts,
@@ -342,6 +358,7 @@ pub fn decode_params(
         pages: to_i32("pages of the pool", pages.pages)?,
         dtype: dtype_code(dtype),
         out_dtype: dtype_code(out_dtype),
+        cache_dtype: dtype_code(cache_dtype),
     })
 }
 
@@ -359,10 +376,11 @@ fn out_of_range<R>(what: &'static str, value: usize, expected: &'static str) -> 
     Err(Error::OutOfRange { what, value: value as f64, expected })
 }
 
-fn strides(what: &'static str, strides: &[usize]) -> Result<()> {
+/// Checks that strides are multiples of so many elements, which are 16 bytes.
+fn strides(what: &'static str, strides: &[usize], chunk: usize) -> Result<()> {
     for &stride in strides {
-        if !stride.is_multiple_of(STRIDE) {
-            return out_of_range(what, stride, "a multiple of 8");
+        if !stride.is_multiple_of(chunk) {
+            return out_of_range(what, stride, "a multiple of 16 bytes");
         }
         to_i64(what, stride)?;
     }
@@ -396,6 +414,7 @@ mod tests {
             lists: DecodeLists::PerHead,
             capacity: 300,
             dtype: DType::Bf16,
+            cache_dtype: DType::Bf16,
             out_dtype: DType::F32,
             attention: Attention::new(0.125),
         }
@@ -423,9 +442,29 @@ mod tests {
             kept: lists.then_some(at(rows * 300)),
             kept_lens: lists.then_some(at(rows)),
             sinks: Some(at(8)),
+            k_scales: Some(at(2)),
+            v_scales: Some(at(2)),
             status: at(1),
             workspace: at(plan.workspace_bytes()),
         }
+    }
+
+    #[test]
+    fn fp8_caches_have_their_own_rules() {
+        let fp8 = |dim: usize, stride: usize| {
+            let q = Layout::token_major(8, dim);
+            let k = Layout { token_stride: stride, ..Layout::token_major(2, dim) };
+            let cache = DecodeCache::Contiguous { k, v: k, tokens: 40 };
+            DecodePlan::new(DecodeShape { q, out: q, cache, cache_dtype: DType::F8E4M3, ..shape() })
+        };
+        let plan = fp8(64, 128).unwrap();
+        let raw = decode_params(&plan, &buffers(&shape(), &plan)).unwrap();
+        assert_eq!((raw.dtype, raw.cache_dtype, raw.k_scales.is_null()), (2, 3, false));
+        assert!(fp8(72, 144).is_err() && fp8(64, 136).is_err());
+        // The output may begin where so many bytes of keys end.
+        let (q, out) = (Buffer::new(0x100000, 1536), Buffer::new(0x10000 + plan.k_len, 1536));
+        let beside = DecodeBuffers { q, out, ..buffers(&shape(), &plan) };
+        assert!(decode_params(&plan, &beside).is_ok());
     }
 
     #[test]
@@ -463,7 +502,7 @@ mod tests {
     #[test]
     fn bad_buffers_are_refused() {
         type Field = fn(&mut DecodeBuffers) -> Option<&mut Buffer>;
-        let fields: [(Field, usize); 13] = [
+        let fields: [(Field, usize); 15] = [
             (|b| Some(&mut b.q), 16),
             (|b| Some(&mut b.k), 16),
             (|b| Some(&mut b.v), 16),
@@ -475,6 +514,8 @@ mod tests {
             (|b| b.kept.as_mut(), 4),
             (|b| b.kept_lens.as_mut(), 4),
             (|b| b.sinks.as_mut(), 4),
+            (|b| b.k_scales.as_mut(), 4),
+            (|b| b.v_scales.as_mut(), 4),
             (|b| Some(&mut b.status), 4),
             (|b| Some(&mut b.workspace), 16),
         ];
@@ -514,7 +555,10 @@ mod tests {
         let narrow = Layout::token_major(8, 60);
         let wide = Layout::token_major(8, 264);
         let bad = [
-            DecodeShape { dtype: DType::F32, ..good },
+            DecodeShape { dtype: DType::F32, cache_dtype: DType::F32, ..good },
+            DecodeShape { dtype: DType::F8E4M3, cache_dtype: DType::F8E4M3, ..good },
+            DecodeShape { cache_dtype: DType::F16, ..good },
+            DecodeShape { cache_dtype: DType::F32, ..good },
             DecodeShape { out_dtype: DType::F16, ..good },
             DecodeShape { out_dtype: DType::F8E4M3, ..good },
             DecodeShape { q: Layout::token_major(7, 64), ..good },

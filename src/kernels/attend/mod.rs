@@ -17,8 +17,17 @@ use crate::host::attend::Attention;
 
 fn check_attention(attention: &Attention<'static>) -> Result<()> {
     attention.check()?;
-    match attention.sinks {
-        None => Ok(()),
-        Some(_) => Err(Error::Unfit { what: "sinks", expected: "given with the buffers" }),
+    for (what, given) in [
+        ("sinks", attention.sinks),
+        ("scales of k", attention.k_scales),
+        ("scales of v", attention.v_scales),
+    ] {
+        if given.is_some() {
+            return Err(Error::Unfit {
+                what,
+                expected: "given with the buffers, where they can be",
+            });
+        }
     }
+    Ok(())
 }

@@ -1,7 +1,9 @@
 //! One query per sequence.
 
 use std::ffi::{c_int, c_void};
+use std::marker::PhantomData;
 
+use salient::dtype::F8E4M3;
 use salient::host::attend::{Attention, KeyLists, Keys};
 use salient::kernels::attend::{
     DecodeBuffers, DecodeCache, DecodeLists, DecodePlan, DecodeShape, check_decode_keys,
@@ -10,7 +12,7 @@ use salient::kernels::attend::{
 use salient::kernels::raw::SalientDecodeParams;
 use salient::kernels::{Buffer as Place, Status};
 use salient::{DType, Element, Layout, Result, View, ViewMut};
-use salient_oracle::implementation::{AttendDecode, Sample};
+use salient_oracle::implementation::{AttendDecode, AttendFp8, Sample};
 
 use crate::emulated::Emulated;
 use crate::launch::{Device, Launched};
@@ -37,12 +39,13 @@ pub struct DecodeOutputs<O> {
 
 /// A decode step whose lists, lengths and pages tests may fill with what a device could hold.
 #[derive(Debug)]
-pub struct DecodeRun<T> {
+pub struct DecodeRun<T, K = T> {
     /// What was planned.
     pub plan: DecodePlan,
     rows: usize,
-    k: Buffer<T>,
-    v: Buffer<T>,
+    q: PhantomData<T>,
+    k: Buffer<K>,
+    v: Buffer<K>,
     /// i32 `[batch]`.
     pub lens: Buffer<i32>,
     /// i32 `[batch]`, if contiguous.
@@ -55,9 +58,11 @@ pub struct DecodeRun<T> {
     pub kept_lens: Option<Buffer<i32>>,
     /// f32 `[q heads]`, if there are sinks.
     pub sinks: Option<Buffer<f32>>,
+    /// f32 `[kv heads]`, of keys and of values.
+    pub scales: [Option<Buffer<f32>>; 2],
 }
 
-impl<T: Element> DecodeRun<T> {
+impl<T: Element, K: Element> DecodeRun<T, K> {
     /// Uploads keys and lists, and plans a step for lists (or sequences, where there are none) of up
     /// to `spare` more entries than the longest has.
     ///
@@ -67,12 +72,13 @@ impl<T: Element> DecodeRun<T> {
         device: &Device,
         [q, out]: [Layout; 2],
         out_dtype: DType,
-        keys: &Keys<'_, T>,
+        keys: &Keys<'_, K>,
         lists: KeyLists<'_>,
         attention: &Attention,
         spare: usize,
     ) -> Result<Self> {
-        let (plan, capacity) = plan([q, out], out_dtype, keys, lists, attention, spare)?;
+        let dtypes = [T::DTYPE, out_dtype];
+        let (plan, capacity) = plan([q, out], dtypes, keys, lists, attention, spare)?;
         let (k, v, lens) = match *keys {
             Keys::Contiguous { k, v, spans } => {
                 (k.data, v.data, spans.iter().map(|span| span.len as i32).collect::<Vec<_>>())
@@ -105,6 +111,7 @@ impl<T: Element> DecodeRun<T> {
         Ok(Self {
             plan,
             rows: lens.len() * q.heads,
+            q: PhantomData,
             k: device.upload("k", k),
             v: device.upload("v", v),
             lens: device.upload("lens", &lens),
@@ -113,6 +120,8 @@ impl<T: Element> DecodeRun<T> {
             kept: padded.as_ref().map(|(kept, _)| device.upload("kept", kept)),
             kept_lens: padded.as_ref().map(|(_, lens)| device.upload("kept_lens", lens)),
             sinks: attention.sinks.map(|sinks| device.upload("sinks", sinks)),
+            scales: [attention.k_scales, attention.v_scales]
+                .map(|scales| scales.map(|scales| device.upload("scales", scales))),
         })
     }
 
@@ -150,6 +159,8 @@ impl<T: Element> DecodeRun<T> {
                 kept: self.kept.as_ref().map(place),
                 kept_lens: self.kept_lens.as_ref().map(place),
                 sinks: self.sinks.as_ref().map(place),
+                k_scales: self.scales[0].as_ref().map(place),
+                v_scales: self.scales[1].as_ref().map(place),
                 status: Place::new(status.address(), 1),
                 workspace: place(&workspace),
             },
@@ -164,11 +175,11 @@ impl<T: Element> DecodeRun<T> {
     }
 }
 
-impl AttendDecode for Emulated {
-    fn decode<T: Element>(
+impl Emulated {
+    fn run_decode<T: Element, K: Element>(
         &self,
         q: View<'_, T>,
-        keys: &Keys<'_, T>,
+        keys: &Keys<'_, K>,
         lists: KeyLists<'_>,
         attention: &Attention,
         out: ViewMut<'_, f32>,
@@ -176,7 +187,8 @@ impl AttendDecode for Emulated {
     ) -> Result<()> {
         let device = self.device();
         let layouts = [q.layout, out.layout];
-        let run = DecodeRun::new(&device, layouts, DType::F32, keys, lists, attention, SPARE)?;
+        let run =
+            DecodeRun::<T, K>::new(&device, layouts, DType::F32, keys, lists, attention, SPARE)?;
         let given = lse.as_ref().map_or(run.rows, |lse| lse.len());
         if given != run.rows {
             let (what, expected) = ("lse", run.rows);
@@ -191,11 +203,23 @@ impl AttendDecode for Emulated {
         }
         Ok(())
     }
+}
+
+impl AttendDecode for Emulated {
+    fn decode<T: Element>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, T>,
+        lists: KeyLists<'_>,
+        attention: &Attention,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        self.run_decode(q, keys, lists, attention, out, lse)
+    }
 
     fn takes_decode<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
-        let q = Layout::token_major(out.heads, out.dim);
-        let plain = Attention::new(1.0);
-        plan([q, out], DType::F32, keys, KeyLists::Dense, &plain, SPARE).is_ok()
+        takes(T::DTYPE, keys, out)
     }
 
     fn decode_sample(&self) -> Sample {
@@ -203,21 +227,50 @@ impl AttendDecode for Emulated {
     }
 }
 
+impl AttendFp8 for Emulated {
+    fn decode_fp8<T: Element>(
+        &self,
+        q: View<'_, T>,
+        keys: &Keys<'_, F8E4M3>,
+        lists: KeyLists<'_>,
+        attention: &Attention,
+        out: ViewMut<'_, f32>,
+        lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        self.run_decode(q, keys, lists, attention, out, lse)
+    }
+
+    fn takes_decode_fp8<T: Element>(&self, keys: &Keys<'_, F8E4M3>, out: Layout) -> bool {
+        takes(T::DTYPE, keys, out)
+    }
+}
+
+fn takes<K: Element>(dtype: DType, keys: &Keys<'_, K>, out: Layout) -> bool {
+    let q = Layout::token_major(out.heads, out.dim);
+    let plain = Attention::new(1.0);
+    plan([q, out], [dtype, DType::F32], keys, KeyLists::Dense, &plain, SPARE).is_ok()
+}
+
 /// Places behind the longest list.
 const SPARE: usize = 3;
 
 /// A plan for lists (or sequences, where there are none) of up to `spare` more entries than the
 /// longest has, and so many entries.
-fn plan<T: Element>(
+fn plan<K: Element>(
     [q, out]: [Layout; 2],
-    out_dtype: DType,
-    keys: &Keys<'_, T>,
+    [dtype, out_dtype]: [DType; 2],
+    keys: &Keys<'_, K>,
     lists: KeyLists<'_>,
     attention: &Attention,
     spare: usize,
 ) -> Result<(DecodePlan, usize)> {
     check_decode_keys(keys, &lists)?;
     attention.check_sinks(q.heads)?;
+    let kv_heads = match *keys {
+        Keys::Contiguous { k, .. } => k.layout.heads,
+        Keys::Paged { layout, .. } => layout.heads,
+    };
+    attention.check_scales(kv_heads)?;
     let (batch, longest, cache) = match *keys {
         Keys::Contiguous { k, v, spans } => {
             let tokens = spans.iter().map(|span| span.end()).max().unwrap_or(0);
@@ -236,8 +289,18 @@ fn plan<T: Element>(
         KeyLists::Shared { lists, .. } => (DecodeLists::Shared, lists.lens().max()),
         KeyLists::PerHead { lists, .. } => (DecodeLists::PerHead, lists.lens().max()),
     };
-    let (capacity, dtype) = (longest.unwrap_or(0) + spare, T::DTYPE);
-    let attention = attention.scalars();
-    let shape = DecodeShape { batch, q, out, cache, lists, capacity, dtype, out_dtype, attention };
-    Ok((DecodePlan::new(shape)?, capacity))
+    let capacity = longest.unwrap_or(0) + spare;
+    let plan = DecodePlan::new(DecodeShape {
+        batch,
+        q,
+        out,
+        cache,
+        lists,
+        capacity,
+        dtype,
+        cache_dtype: K::DTYPE,
+        out_dtype,
+        attention: attention.scalars(),
+    })?;
+    Ok((plan, capacity))
 }

@@ -69,6 +69,9 @@ impl<T: Element, O: Element> PrefillRun<T, O> {
         };
         lengths("sequences of keys", queries.batch(), spans.len())?;
         attention.check_sinks(q.layout.heads)?;
+        if attention.k_scales.or(attention.v_scales).is_some() {
+            return Err(Error::Unfit { what: "scales", expected: "none: prefill takes no fp8" });
+        }
         let (firsts, limits, sees) = match limit {
             RowLimit::Causal => (None, None, Sees::Causal),
             RowLimit::Full => (None, None, Sees::All),

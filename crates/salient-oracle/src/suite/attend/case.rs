@@ -283,7 +283,7 @@ impl Case {
     ) -> Option<Outcome> {
         let mut out = vec![f32::NAN; built.q.len()];
         let mut lse = vec![f32::NAN; self.queries().total() * self.q_heads()];
-        let stored = Stored::new(self, built);
+        let stored = Stored::new(self, &built.k, &built.v);
         let keys = stored.keys();
         let q = View::token_major(&built.q[..], self.q_heads(), self.dim);
         let out_view = ViewMut::token_major(&mut out[..], self.q_heads(), self.dim);
@@ -342,7 +342,7 @@ impl Case {
         }
         let Some((out, lse)) = self.run(on, built) else { return };
         let flat = Self { store: Store::TokenMajor, ..self.clone() };
-        let stored = Stored::new(&flat, built);
+        let stored = Stored::new(&flat, &built.k, &built.v);
         let keys = stored.keys();
         let q = View::token_major(&built.q[..], self.q_heads(), self.dim);
         let exact = on.reference::<f64, T>(self, built, q, &keys, Weights::Exact);
@@ -388,10 +388,9 @@ pub fn cases(longest: usize, decode: bool) -> impl Strategy<Value = Case> {
             let prefills = [Sees::Causal, Sees::Full, Sees::PerRow, Sees::Between, Sees::Nothing];
             let decodes = [Sees::Dense, Sees::Shared(share), Sees::PerHead(share)];
             let attention = Attention {
-                scale: (dim as f32).powf(-0.5),
                 softcap: softcap.then_some(1.5),
                 sliding_window: (window > 0).then_some(window),
-                sinks: None,
+                ..Attention::new((dim as f32).powf(-0.5))
             };
             Case {
                 seed,
@@ -410,7 +409,7 @@ pub fn cases(longest: usize, decode: bool) -> impl Strategy<Value = Case> {
 }
 
 /// Keys and values where a [`Store`] puts them.
-struct Stored<T> {
+pub(super) struct Stored<T> {
     k: Vec<T>,
     v: Vec<T>,
     place: Place,
@@ -422,7 +421,8 @@ enum Place {
 }
 
 impl<T: Element> Stored<T> {
-    fn new(case: &Case, built: &Built<T>) -> Self {
+    /// Contiguous `[keys, kv heads, dim]` keys and values, put where the case wants them.
+    pub(super) fn new(case: &Case, keys_of: &[T], values_of: &[T]) -> Self {
         let (heads, dim, keys) = (case.kv_heads, case.dim, case.keys());
         let lens: Vec<usize> = keys.lens().collect();
         let gap = if case.store == Store::Padded { 3 } else { 0 };
@@ -453,15 +453,15 @@ impl<T: Element> Stored<T> {
                 for head in 0..heads {
                     let from = flat.offset(span.start + token, head);
                     let to = place.offset(sequence, token, head);
-                    k[to..to + dim].copy_from_slice(&built.k[from..from + dim]);
-                    v[to..to + dim].copy_from_slice(&built.v[from..from + dim]);
+                    k[to..to + dim].copy_from_slice(&keys_of[from..from + dim]);
+                    v[to..to + dim].copy_from_slice(&values_of[from..from + dim]);
                 }
             }
         }
         Self { k, v, place }
     }
 
-    fn keys(&self) -> Keys<'_, T> {
+    pub(super) fn keys(&self) -> Keys<'_, T> {
         match &self.place {
             Place::Contiguous { layout, spans } => Keys::Contiguous {
                 k: View::new(&self.k, *layout),

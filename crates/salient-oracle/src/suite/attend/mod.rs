@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod case;
+mod fp8;
 mod operation;
 
 use half::{bf16, f16};
@@ -10,6 +11,7 @@ use salient::{Element, Layout, Span, View, ViewMut};
 
 pub use bad_input::{bad_decodes, bad_prefills};
 pub use case::{Built, Case, Outcome, Sees, Store, Values, cases, judge, judge_lse};
+pub use fp8::fp8;
 pub use operation::{Decode, Operation, Prefill};
 
 use super::{assert_same_bits, run_all};
@@ -112,7 +114,7 @@ pub fn options(on: &impl Operation) {
             for sliding_window in [None, Some(1), Some(7), Some(100_000)] {
                 for scale in [0.25, 0.0, -1.0] {
                     let case = on.case(3, &[(20, 40), (40, 20), (33, 150), (1, 0)], sees);
-                    let attention = Attention { scale, softcap, sliding_window, sinks: None };
+                    let attention = Attention { softcap, sliding_window, ..Attention::new(scale) };
                     let case = Case { attention, ..case };
                     case.check_built(on, &case.build::<f32>(), "");
                     case.check_built(on, &case.build::<bf16>(), "");
@@ -295,8 +297,8 @@ fn masked<R: Real, T: Element>(
             let kv_head = head / case.group;
             let seen: Vec<_> = seen.map(|t| (k.row(t, kv_head), v.row(t, kv_head))).collect();
             let query = q.row(query as usize, head);
-            let attention = (&case.attention(built), head);
-            let (row, log_sum) = row::<R, T>(query, &seen, case.dim, attention, weights);
+            let (attention, heads) = (case.attention(built), [head, kv_head]);
+            let (row, log_sum) = row::<R, T, T>(query, &seen, case.dim, &attention, heads, weights);
             out.extend(row);
             lse.push(log_sum);
         }

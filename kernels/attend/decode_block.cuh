@@ -1,0 +1,82 @@
+// The kernel of decode: a block's entries. Each file that includes it has its own copy.
+#pragma once
+
+#include "attend/decode_warp.cuh"
+#include "common/launch.cuh"
+
+namespace salient {
+
+// Where fp8 caches are read: a file of its own, for compilers to work side by side.
+int decode_fp8(const SalientDecodeParams& p, int splits, uint32_t blocks, SalientStream stream);
+
+namespace {
+
+using namespace decoding;
+
+template <typename T, typename KV, int DIM, int TILES>
+__global__ void __launch_bounds__(Shape<DIM, TILES, sizeof(KV)>::THREADS)
+    decode(SalientDecodeParams p, int splits) {
+    using Shape = decoding::Shape<DIM, TILES, sizeof(KV)>;
+    auto& shared = shared_memory<typename Shape::Shared>();
+    int block = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
+    // Heads of the same tokens go together, for their rows often lie together.
+    int head = block % p.kv_heads, split = block / p.kv_heads % splits;
+    int sequence = block / p.kv_heads / splits;
+
+    List list = list_of(p, sequence, head);
+    if (!list.valid && split == 0 && thread == 0) {
+        report_row(p.status, SALIENT_STATUS_LENGTHS, list.row);
+    }
+    int first = split * p.split, end = min_of(list.count, first + p.split);
+    // What nobody will add up.
+    if (splits > 1 && (end <= first || end <= list.begin())) return;
+
+    Warp<T, KV, DIM, TILES> warp(p, shared, list, end, sequence, head);
+    warp.run(first, logit_scale(p, head));
+    uint32_t faults = warp.found & ~SEEN;
+    if (faults != 0) report_row(p.status, faults, list.row);
+    __syncthreads();
+    warp.put(shared.parts);
+    if (!SALIENT_MUTATED("decode/barrier")) __syncthreads();
+
+    for (int i = thread; i < p.group * DIM; i += Shape::THREADS) {
+        int query = i / DIM, channel = i % DIM, q_head = head * p.group + query;
+        bool exists = channel < p.dim;
+        float largest = -INFINITY;
+#pragma unroll
+        for (int w = 0; w < Shape::WARPS; w++) {
+            largest = fmaxf(largest, shared_load(&shared.parts.max[w][query]));
+        }
+        Whole whole(largest);
+#pragma unroll
+        for (int w = 0; w < Shape::WARPS; w++) {
+            whole.add(shared_load(&shared.parts.max[w][query]),
+                      shared_load(&shared.parts.sum[w][query]),
+                      shared_load(&shared.parts.out[w][query][channel]));
+        }
+        if (splits == 1) {
+            write<T>(p, sequence, q_head, channel, exists, whole);
+        } else {
+            Part part(p, splits, sequence, q_head, split);
+            store_if(exists, part.out + channel, whole.out);
+            store_if(channel == 0, part.stats, largest);
+            store_if(channel == 0, part.stats + 1, whole.sum);
+        }
+    }
+}
+
+template <typename T, typename KV, int DIM, int TILES>
+int run(const SalientDecodeParams& p, int splits, uint32_t blocks, SalientStream stream) {
+    using Shape = decoding::Shape<DIM, TILES, sizeof(KV)>;
+    Launch shape{dim3(blocks), Shape::THREADS, sizeof(typename Shape::Shared)};
+    return launch("decode", decode<T, KV, DIM, TILES>, shape, stream, p, splits);
+}
+
+template <typename T, typename KV, int DIM>
+int run_group(const SalientDecodeParams& p, int splits, uint32_t blocks, SalientStream stream) {
+    return p.group > 8 ? run<T, KV, DIM, 2>(p, splits, blocks, stream)
+                       : run<T, KV, DIM, 1>(p, splits, blocks, stream);
+}
+
+}  // namespace
+}  // namespace salient
