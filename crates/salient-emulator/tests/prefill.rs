@@ -49,6 +49,14 @@ fn every_head_size_group_and_mask() {
     }
 }
 
+#[test]
+fn where_there_are_no_keys_all_is_0() {
+    for on in [on(80), on(90)] {
+        let case = Case::plain(1, &[(5, 0), (130, 0)], Sees::Causal);
+        case.check_built(&Prefill(&on), &case.build::<bf16>(), "");
+    }
+}
+
 /// Queries, keys, values; keys of 3 sequences lie in places of their own.
 #[derive(Clone)]
 struct Problem<T> {
