@@ -272,6 +272,7 @@ struct Warp {
         }
 #pragma unroll
         for (int i = 0; i < DIM / 16 / COUNT; i++) {
+            if (TOGETHER < TILES) keep_order(T{});
             uint32_t words[4];
             Fragments::load_values(words, slot.v, i, lane, Shape::place);
 #pragma unroll

@@ -57,7 +57,7 @@ struct Multiplier {
 
         int tile = first_tile<Tile>(block.any);
         for (; tile < min_of(first, block.any.limit); tile += Tile::KEYS) pass_by();
-        if (!none) tile = end = attend(rows, block, tile, mine.limit);
+        if (!none) tile = end = attend_tiles(rows, block, tile, mine.limit);
         for (; tile < block.any.limit; tile += Tile::KEYS) pass_by();
 
         // All warps of the group are done with its queries.
@@ -90,7 +90,7 @@ struct Multiplier {
     }
 
     // The key tiles from `tile` on up to the limit. Gives where they end.
-    __device__ int attend(Rows& rows, const Together& block, int tile, int limit) {
+    __device__ int attend_tiles(Rows& rows, const Together& block, int tile, int limit) {
         float logits[1][N][4], shrink[1][2];
         uint32_t weights[1][N / 2][4];
         wait_for_keys(slot);

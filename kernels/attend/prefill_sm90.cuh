@@ -127,17 +127,21 @@ struct Fetcher {
     // each. The heads of a group lie side by side and find keys and values in L2.
     __device__ void run() {
         const SalientPrefillParams& p = a.p;
-        uint32_t heads = static_cast<uint32_t>(p.q_heads * p.batch);
-        uint32_t tiles = static_cast<uint32_t>(ceil_div(p.max_queries, Tile::ROWS));
         for (uint32_t round = 0;; round++) {
-            uint32_t turn = round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
-            uint32_t id = round * gridDim.x + turn;
-            if (id >= heads * tiles) break;
-            uint32_t heads_before = id % heads;
+            int blocks = static_cast<int>(gridDim.x), heads = p.q_heads * p.batch;
+            int tiles = ceil_div(p.max_queries, Tile::ROWS);
+            // Registers are few: all this is had again in every round.
+            reconsider(blocks);
+            reconsider(heads);
+            reconsider(tiles);
+            uint32_t grid = static_cast<uint32_t>(blocks);
+            uint32_t id = round * grid + (round % 2 == 0 ? blockIdx.x : grid - 1 - blockIdx.x);
+            if (id >= static_cast<uint32_t>(heads * tiles)) break;
+            int rank = static_cast<int>(id) / heads, rest = static_cast<int>(id) % heads;
             Work work{};
-            int sequence = static_cast<int>(heads_before) / p.q_heads;
-            work.place.head = static_cast<int>(heads_before) % p.q_heads;
-            work.place.first = static_cast<int>(tiles - 1 - id / heads) * Tile::ROWS;
+            int sequence = rest / p.q_heads;
+            work.place.head = rest % p.q_heads;
+            work.place.first = (tiles - 1 - rank) * Tile::ROWS;
             bool valid = load_sequence(p, sequence, work.place.queries, work.keys);
             if (!valid && lane == 0) report_row(p.status, SALIENT_STATUS_LENGTHS, sequence);
             if (valid && work.place.first < work.place.queries.len) fetch(work);
@@ -160,11 +164,13 @@ struct Fetcher {
             Together group;
 #pragma unroll 1
             for (int i = 0; i < EACH; i++) {
-                int of_block = Tile::GROUP_ROWS * g + 32 * i + lane, row = work.place.first + of_block;
+                int of_block = Tile::GROUP_ROWS * g + 32 * i + lane;
+                int row = work.place.first + of_block;
+                bool exists = row < work.place.queries.len;
                 Seen seen = seen_by(p, work.place.queries, work.keys.len, row);
                 shared_store(shared.rows[half] + of_block, seen);
-                include(group, seen, row < work.place.queries.len);
-                include(block, seen, row < work.place.queries.len);
+                include(group, seen, exists);
+                include(block, seen, exists);
             }
             shared_store_if(lane == 0, shared.groups[half] + g, over_warp(group).any);
         }

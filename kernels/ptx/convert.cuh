@@ -81,6 +81,8 @@ inline uint32_t pack(float low, float high) {
 }
 
 inline void reconsider(int&) {}
+inline void keep_order(f16) {}
+inline void keep_order(bf16) {}
 
 // 2 to the power of x, within 2 ulp; below the least normal number, 0 (PTX ISA: ex2.approx.ftz.f32).
 inline float exp2_approx(float x) {
@@ -93,6 +95,15 @@ inline float exp2_approx(float x) {
 // Makes the compiler forget what it has derived from a value, and so derive it again where it is
 // needed instead of keeping it in registers.
 __device__ __forceinline__ void reconsider(int& value) { asm volatile("" : "+r"(value)); }
+
+// Keeps ptxas from starting loads of shared memory sooner, where fp8 are widened to this type and
+// registers are short. Where widening is one instruction there are enough.
+__device__ __forceinline__ void keep_order(f16) {
+#if __CUDA_ARCH__ < 890
+    __syncwarp();
+#endif
+}
+__device__ __forceinline__ void keep_order(bf16) { __syncwarp(); }
 
 template <>
 __device__ __forceinline__ uint32_t pack<f16>(float low, float high) {
@@ -219,6 +230,14 @@ __device__ __forceinline__ uint32_t widen_odd<f16>(uint32_t bytes) {
         : "=r"(pair)
         : "r"(bytes));
     return pair;
+}
+
+// By way of f16, which has fewer steps than the arithmetic above.
+template <>
+__device__ __forceinline__ uint32_t widen_odd<bf16>(uint32_t bytes) {
+    uint32_t pair = widen_odd<f16>(bytes);
+    return pack<bf16>(to_float(f16{static_cast<uint16_t>(pair)}),
+                      to_float(f16{static_cast<uint16_t>(pair >> 16)}));
 }
 
 #endif

@@ -121,9 +121,9 @@ __device__ __forceinline__ uint64_t cache_policy() {
     if constexpr (!SM_90A) {
         unsupported();
     } else if constexpr (KEEP == Keep::LONG) {
-        asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+        asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
     } else {
-        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     }
     return policy;
 }

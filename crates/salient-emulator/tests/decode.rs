@@ -215,14 +215,16 @@ fn twenty_seeds_give_the_same_bits() {
     }
 }
 
-/// Neither neighbours nor room behind the lists change a bit, whether a list takes one block or more.
+/// Neither neighbours nor room behind the lists, up to a capacity of 16384, change a bit, whether a
+/// list takes one block or more.
 #[test]
 fn a_sequence_is_alone_in_its_batch() {
     let problem = Problem::<f16>::new(&[310, 40, 900, 0], 0.6, 4, 64, 0);
     let together = problem.launch(Emulated::default(), 0);
     for sequence in 0..problem.lens.len() {
         let alone = problem.alone(sequence);
-        for spare in [0, 1, 300, 2000] {
+        let longest = alone.lists.iter().map(Vec::len).max().unwrap();
+        for spare in [0, 1, 300, 2000, 16_384 - longest] {
             let outputs = alone.launch(Emulated { seed: 5, ..Emulated::default() }, spare);
             let (out, lse) = (alone.q.len(), alone.heads());
             let context = format!("sequence {sequence} with room for {spare} more");

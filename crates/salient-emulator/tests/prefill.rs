@@ -49,6 +49,14 @@ fn every_head_size_group_and_mask() {
     }
 }
 
+#[test]
+fn where_there_are_no_keys_all_is_0() {
+    for on in [on(80), on(90)] {
+        let case = Case::plain(1, &[(5, 0), (130, 0)], Sees::Causal);
+        case.check_built(&Prefill(&on), &case.build::<bf16>(), "");
+    }
+}
+
 /// Queries, keys, values; keys of 3 sequences lie in places of their own.
 #[derive(Clone)]
 struct Problem<T> {
@@ -234,6 +242,14 @@ fn what_only_the_device_sees_is_reported() {
             assert!(status.has(Fault::Index), "row {row}, limit {bad}");
             assert_eq!(status.row(), Some(row));
         }
+        for (row, bad) in [(3, 71), (3, -1), (60, i32::MAX), (60, i32::MIN)] {
+            let (mut first, limit) = (vec![0; 190], vec![1; 190]);
+            first[row] = bad;
+            let limit = RowLimit::Between { first: &first, limit: &limit };
+            let (status, _) = problem.run::<bf16>(&device, limit).launch(&on, &device).unwrap();
+            assert!(status.has(Fault::Index), "row {row}, first row {bad}");
+            assert_eq!(status.row(), Some(row));
+        }
         type Edit = fn(&mut PrefillRun<bf16, bf16>);
         let edits: [(Edit, usize); 6] = [
             (|run| run.key_starts.write(&[306, 0, 5]), 0),
@@ -256,12 +272,14 @@ fn what_only_the_device_sees_is_reported() {
 /// A sink that is no logit makes NaN of its head's rows, blind ones too, and of no other.
 #[test]
 fn sinks_that_are_no_logits_stay_in_their_head() {
-    let (problem, on) = (Problem::<bf16>::new(64), Emulated::default());
-    let device = on.device();
+    let problem = Problem::<bf16>::new(64);
     let mut limits = vec![30; 190];
     limits[7] = 0;
     limits[150] = 0;
-    for bad in [f32::NAN, f32::INFINITY] {
+    let each = [80, 90].map(|capability| [(capability, f32::NAN), (capability, f32::INFINITY)]);
+    for (capability, bad) in each.into_iter().flatten() {
+        let on = on(capability);
+        let device = on.device();
         let outcome = |sinks: &[f32]| {
             let mut run = problem.run::<f32>(&device, RowLimit::PerRow(&limits));
             run.sinks = Some(device.upload("sinks", sinks));

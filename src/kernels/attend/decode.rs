@@ -48,7 +48,11 @@ pub enum DecodeCache {
         /// Tokens that both hold.
         tokens: usize,
     },
-    /// On pages of two pools that are laid out alike.
+    /// On pages of two pools that are laid out alike, in any way of which a row is one piece: vLLM's
+    /// `[pages, page_size, heads, dim]` ([`PagedLayout::nhd`]) and `[pages, heads, page_size, dim]`
+    /// ([`PagedLayout::hnd`]) are. Its older caches, whose keys are cut into pieces of 16 bytes and
+    /// whose values are transposed, are not: one value of a transposed row is 2 bytes of its 32-byte
+    /// sector, so a listed row would cost up to 16 times its bytes.
     Paged {
         /// Of both pools.
         layout: PagedLayout,
@@ -89,7 +93,7 @@ pub struct DecodeShape {
 /// Lists are cut into splits, a block for each. How long a split is depends on the capacity alone,
 /// not on lengths, batch or heads: with one capacity a sequence gets the same bits in every batch,
 /// and a captured graph serves every length. Up to a capacity of 16384 a split has 256 entries, so
-/// that even the capacity changes nothing.
+/// that even the capacity changes nothing. There is no other mode: decode is batch-invariant always.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DecodePlan {
     shape: DecodeShape,
@@ -121,11 +125,8 @@ impl DecodePlan {
             return out_of_range("bits of a key", bits, "of the queries' type, or 8");
         }
         if out_dtype != DType::F32 && out_dtype != dtype {
-            return out_of_range(
-                "bits of an output",
-                8 * out_dtype.size(),
-                "of the queries' type, or 32",
-            );
+            let bits = 8 * out_dtype.size();
+            return out_of_range("bits of an output", bits, "of the queries' type, or 32");
         }
         let (kv_heads, dim) = match cache {
             DecodeCache::Contiguous { k, v, .. } => {
@@ -149,7 +150,6 @@ impl DecodePlan {
         if dim == 0 || dim > MAX_DIM || !dim.is_multiple_of(8) {
             return out_of_range("channels per head", dim, "a multiple of 8 up to 256");
         }
-        // What is read 16 bytes at a time.
         let chunk = 16 / cache_dtype.size();
         if !dim.is_multiple_of(chunk) {
             return out_of_range("channels per head", dim, "a multiple of 16, for fp8");
@@ -464,14 +464,11 @@ mod tests {
         };
         let plan = fp8(64, 128).unwrap();
         let raw = decode_params(&plan, &buffers(&shape(), &plan)).unwrap();
-        assert_eq!((raw.dtype, raw.cache_dtype), (2, 3));
-        assert!(!raw.k_scales.is_null() && !raw.v_scales.is_null());
+        assert_eq!((raw.dtype, raw.cache_dtype, raw.k_scales.is_null()), (2, 3, false));
         assert!(fp8(72, 144).is_err() && fp8(64, 136).is_err());
         // The output may begin where so many bytes of keys end.
-        let out = Buffer::new(0x10000 + plan.k_len, 3 * 8 * 64);
-        let beside = DecodeBuffers { out, ..buffers(&shape(), &plan) };
-        assert!(matches!(decode_params(&plan, &beside), Err(Error::Overlap { other: "q", .. })));
-        let beside = DecodeBuffers { q: Buffer::new(0x100000, 3 * 8 * 64), ..beside };
+        let (q, out) = (Buffer::new(0x100000, 1536), Buffer::new(0x10000 + plan.k_len, 1536));
+        let beside = DecodeBuffers { q, out, ..buffers(&shape(), &plan) };
         assert!(decode_params(&plan, &beside).is_ok());
     }
 
