@@ -22,7 +22,7 @@ use salient::cuda::validate::{Lists, validate};
 use salient::cuda::{Backend, StatusWord, probe};
 use salient::host::attend::{self as host, Attention, KeyLists, Keys};
 use salient::host::score::PredictorWeights;
-use salient::kernels::attend::{DecodeCache, DecodeLists, DecodePlan, DecodeShape};
+use salient::kernels::attend::{DecodeCache, DecodeLists, DecodePlan, DecodeShape, PrefillVariant};
 use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape};
 use salient::kernels::score::{MlpPlan, MlpWeights};
 use salient::kernels::select::{Budget, SelectPlan, Shape, Variant};
@@ -103,9 +103,13 @@ fn scores_from_attention_conform() {
 fn attention_conforms() {
     on_device("attention_conforms", || {
         let device = Device::new(Variant::Auto)?;
-        suite::attend::prefill(&device);
         suite::attend::decode(&device);
         suite::attend::fp8(&device);
+        let device = Device { prefill: PrefillVariant::Sm80, ..device };
+        suite::attend::prefill(&device);
+        if device.stream.context().compute_capability()?.0 == 9 {
+            suite::attend::prefill(&Device { prefill: PrefillVariant::Sm90, ..device });
+        }
         Ok(())
     });
 }
@@ -269,7 +273,7 @@ fn steps_in_a_graph_serve_every_length_and_list() {
     on_device("steps_in_a_graph_serve_every_length_and_list", || {
         // On a context of its own, so that no launch waits for events from outside.
         let stream = CudaContext::new(0)?.per_thread_stream();
-        let device = Device { stream, variant: Variant::Auto };
+        let device = Device { stream, ..Device::new(Variant::Auto)? };
         let stream = &device.stream;
         let (batch, room, q_heads, kv_heads, dim, capacity) = (3, 400, 4, 2, 64, 300);
         let row = Layout::token_major(q_heads, dim);

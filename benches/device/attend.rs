@@ -6,7 +6,8 @@ use salient::cuda::attend::{AttendOutputs, DecodeInputs, PrefillInputs, decode, 
 use salient::cuda::cudarc::driver::CudaSlice;
 use salient::host::attend::{self as host, Attention, KeyLists, Keys, RowLimit};
 use salient::kernels::attend::{
-    DecodeCache, DecodeLists, DecodePlan, DecodeShape, PrefillPlan, PrefillShape, Sees,
+    DecodeCache, DecodeLists, DecodePlan, DecodeShape, PrefillPlan, PrefillShape, PrefillVariant,
+    Sees,
 };
 use salient::{DType, Layout, Ragged, Result, Span, View, ViewMut};
 use salient_oracle::generate::Random;
@@ -25,13 +26,19 @@ pub(super) fn run(bench: &mut Bench) {
     let lens: &[usize] = if bench.small { &[300] } else { &[4096, 8192, 16_384, 32_768] };
     for &len in lens {
         let case = format!("attend/causal {len}, {HEADS}/{KV_HEADS} x {DIM} bf16");
-        bench.attempt(&case, "salient", |bench| many_queries(bench, &case, len, None));
+        for (variant, who) in
+            [(PrefillVariant::Auto, "salient"), (PrefillVariant::Sm80, "salient, sm80")]
+        {
+            bench.attempt(&case, who, |bench| many_queries(bench, &case, who, len, None, variant));
+        }
     }
     for &len in lens {
         let keep = (len as f64 * 0.35).round() as usize;
         let case =
             format!("attend/{len} queries over {keep} keys, {HEADS}/{KV_HEADS} x {DIM} bf16");
-        bench.attempt(&case, "salient", |bench| many_queries(bench, &case, len, Some(keep)));
+        bench.attempt(&case, "salient", |bench| {
+            many_queries(bench, &case, "salient", len, Some(keep), PrefillVariant::Auto)
+        });
     }
     let (batch, len, keep) = if bench.small { (3, 1000, 290) } else { (64, 131_072, 2048) };
     for (batch, len, keep) in [(batch, len, Some(keep)), (1, len, Some(keep)), (batch, len, None)] {
@@ -42,7 +49,14 @@ pub(super) fn run(bench: &mut Bench) {
 }
 
 /// Causal attention of as many queries as positions, over every key or the kept ones.
-fn many_queries(bench: &mut Bench, case: &str, len: usize, keep: Option<usize>) -> Result<()> {
+fn many_queries(
+    bench: &mut Bench,
+    case: &str,
+    who: &str,
+    len: usize,
+    keep: Option<usize>,
+    variant: PrefillVariant,
+) -> Result<()> {
     let keys = keep.unwrap_or(len);
     let (row, key_row) = (Layout::token_major(HEADS, DIM), Layout::token_major(KV_HEADS, DIM));
     let shape = PrefillShape {
@@ -63,7 +77,7 @@ fn many_queries(bench: &mut Bench, case: &str, len: usize, keep: Option<usize>) 
     };
     let attention = attention();
     let sees = if keep.is_some() { Sees::Rows } else { Sees::Causal };
-    let plan = PrefillPlan::new(shape, attention, sees)?;
+    let plan = PrefillPlan::new(shape, attention, sees)?.with_variant(variant);
     let [q, k, v] = [(1, len * HEADS), (2, keys * KV_HEADS), (3, keys * KV_HEADS)]
         .map(|(seed, rows)| numbers(seed, rows * DIM));
 
@@ -120,7 +134,7 @@ fn many_queries(bench: &mut Bench, case: &str, len: usize, keep: Option<usize>) 
     let seen: usize = limits.iter().map(|&limit| limit as usize).sum();
     let flops = 4 * seen * HEADS * DIM;
     let bytes = 2 * DIM * (2 * len * HEADS + 2 * keys * KV_HEADS);
-    bench.time(case, "salient", json!({"flops": flops, "bytes": bytes}), || Ok(graph.launch()?))
+    bench.time(case, who, json!({"flops": flops, "bytes": bytes}), || Ok(graph.launch()?))
 }
 
 /// A decode step over `keep` keys of each KV head, or over all `len`.

@@ -23,6 +23,7 @@ use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::{DeviceElement, StatusWord, bytes, bytes_mut};
 use salient::host::score::{Per, PredictorWeights};
 use salient::host::select::{Budget, Edges, PerSequence, Request, Selection};
+use salient::kernels::attend::PrefillVariant;
 use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape, RowShape, RowsPlan};
 use salient::kernels::score::{KeynormPlan, MlpPlan, MlpWeights, check_mlp};
 use salient::kernels::select::{SelectPlan, Variant};
@@ -38,6 +39,8 @@ pub(crate) struct Device {
     pub(crate) stream: Arc<CudaStream>,
     /// The kernel that selects, where the rows are short enough for it.
     pub(crate) variant: Variant,
+    /// The kernels of prefill.
+    pub(crate) prefill: PrefillVariant,
 }
 
 impl Device {
@@ -46,7 +49,8 @@ impl Device {
     }
 
     pub(crate) fn numbered(device: usize, variant: Variant) -> Result<Self> {
-        Ok(Self { stream: CudaContext::new(device)?.new_stream()?, variant })
+        let stream = CudaContext::new(device)?.new_stream()?;
+        Ok(Self { stream, variant, prefill: PrefillVariant::Auto })
     }
 
     /// A buffer on the device, which may be empty; drivers do not allocate nothing.

@@ -196,8 +196,11 @@ fn masked_equals_gathered_for_every_scorer() {
     }
 }
 
-/// Logits, and of every layer keys, values and positions.
-fn everything(model: &Model, prefill: &Prefill) -> (Vec<Vec<f32>>, Vec<(Vec<f32>, Vec<i32>)>) {
+/// Keys and values of a layer, and their positions.
+type Cached = (Vec<f32>, Vec<i32>);
+
+/// Logits, and what every layer caches.
+fn everything(model: &Model, prefill: &Prefill) -> (Vec<Vec<f32>>, Vec<Cached>) {
     let layers = prefill.cache.layers().iter().map(|layer| {
         let Keys::Contiguous { k, v, spans } = layer.keys() else { unreachable!("not paged") };
         let positions = (0..spans.len()).flat_map(|i| layer.positions(i)).copied().collect();

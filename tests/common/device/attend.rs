@@ -124,7 +124,8 @@ impl Device {
             RowLimit::PerRow(limit) => (None, Some(limit), Sees::Rows),
             RowLimit::Between { first, limit } => (Some(first), Some(limit), Sees::Rows),
         };
-        let plan = prefill_plan([q.layout, out.layout], queries, keys, sees, attention)?;
+        let plan = prefill_plan([q.layout, out.layout], queries, keys, sees, attention)?
+            .with_variant(self.prefill);
         let sinks = self.sinks(attention, q.layout.heads)?;
         let (k, v) = tensors(keys);
         let (q, k, v) = (self.upload(q.data)?, self.upload(k)?, self.upload(v)?);
