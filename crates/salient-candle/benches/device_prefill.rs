@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use salient::cuda::cudarc::driver::sys::CUevent_flags_enum as EventFlags;
 use salient::cuda::cudarc::driver::{CudaEvent, CudaStream};
 use salient::cuda::{Backend, probe};
-use salient::host::score::PredictorWeights;
+use salient::host::score::{AttentionScore, PredictorWeights};
 use salient::schedule::{Plan, Schedule, StagePlan};
 use salient::{Error as SalientError, Ragged};
 use salient_candle::cuda::{CudaKept, CudaVerbs};
@@ -196,6 +196,17 @@ impl Verbs for Timed {
 
     fn keynorm(&mut self, keys: &Tensor) -> Result<Tensor> {
         self.timed("score", |verbs| verbs.keynorm(keys))
+    }
+
+    fn attention(
+        &mut self,
+        q: &Tensor,
+        asking: &Ragged,
+        keys: &Tensor,
+        rows: &Ragged,
+        score: &AttentionScore,
+    ) -> Result<Tensor> {
+        self.timed("score", |verbs| verbs.attention(q, asking, keys, rows, score))
     }
 
     fn select(&mut self, scores: &Tensor, rows: &Ragged, stage: &StagePlan) -> Result<CudaKept> {

@@ -21,7 +21,7 @@ use salient::kernels::score::MlpWeights;
 use salient::schedule::{KvAtStage, Schedule, Stages};
 use salient_candle::cuda::{CudaVerbs, TensorView, tensor};
 use salient_candle::device::{DeviceModel, DevicePredictor, DeviceScorer, HostVerbs, Verbs};
-use salient_candle::scorer::{KeyNorm, Learned};
+use salient_candle::scorer::{KeyNorm, LastQuery, Learned, Window};
 use salient_candle::{Error, Family, ModelConfig, Result};
 
 /// A device, or a word that there is none.
@@ -233,7 +233,12 @@ fn kernels_attend_near_the_host() {
             let there = OnDevice { device, dtype, scores, logits };
             for schedule in schedules() {
                 let key_norm = |_: &DeviceModel| DeviceScorer::KeyNorm;
-                there.agrees_with_the_host(&model, &schedule, &[64, 33, 300], &KeyNorm, key_norm);
+                let lens = [64, 33, 300];
+                there.agrees_with_the_host(&model, &schedule, &lens, &KeyNorm, key_norm);
+                let window = Window::tokens(24, LastQuery::default().rule);
+                there.agrees_with_the_host(&model, &schedule, &lens, &window, |_| {
+                    DeviceScorer::Window(window)
+                });
             }
         }
         Ok(())

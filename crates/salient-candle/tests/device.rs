@@ -10,10 +10,10 @@ use against_host::OnDevice;
 use candle_core::{DType, Device, Tensor};
 use common::{prompt, random_model, tiny};
 use salient::Ragged;
-use salient::host::score::{Predictor, PredictorWeights};
+use salient::host::score::{HeadReduce, Predictor, PredictorWeights};
 use salient::schedule::{KvAtStage, Schedule, Stages};
 use salient_candle::device::{DeviceModel, DevicePredictor, DeviceScorer, HostVerbs, Verbs};
-use salient_candle::scorer::{KeyNorm, Learned};
+use salient_candle::scorer::{AttentionRule, KeyNorm, LastQuery, Learned, Window};
 use salient_candle::{Error, Family, ModelConfig};
 
 const HERE: OnDevice<'_> =
@@ -44,6 +44,23 @@ fn it_does_what_the_packed_runner_does_for_every_family() {
                 DeviceScorer::KeyNorm
             });
         }
+    }
+}
+
+#[test]
+fn it_scores_by_the_attention_of_the_last_tokens() {
+    let model = random_model(tiny(Family::Qwen3), 13);
+    let rule = AttentionRule { heads: HeadReduce::MaxNormalised, pool: 5 };
+    let last = LastQuery::default();
+    for schedule in schedules() {
+        for window in [Window::tokens(7, rule), Window::pyramid_infer()] {
+            HERE.agrees_with_the_host(&model, &schedule, &[64, 33, 90], &window, |_| {
+                DeviceScorer::Window(window)
+            });
+        }
+        HERE.agrees_with_the_host(&model, &schedule, &[64, 33, 90], &last, |_| {
+            DeviceScorer::Window(Window::tokens(1, last.rule))
+        });
     }
 }
 

@@ -4,11 +4,14 @@ use candle_core::cuda_backend::CudaDType;
 use candle_core::{Tensor, WithDType};
 use salient::cuda::attend::{AttendOutputs, DecodeInputs, PrefillInputs, decode, prefill};
 use salient::cuda::cudarc::driver::ValidAsZeroBits;
+use salient::cuda::score::{AttentionInputs, attention};
 use salient::cuda::{DeviceElement, signed};
 use salient::host::attend::Attention;
+use salient::host::score::AttentionScore;
 use salient::kernels::attend::{
     DecodeCache, DecodeLists, DecodePlan, DecodeShape, PrefillPlan, PrefillShape, Sees,
 };
+use salient::kernels::score::{AttentionPlan, AttentionShape};
 use salient::{Element, Layout, Ragged};
 
 use super::tensor::{TensorView, tensor};
@@ -67,6 +70,44 @@ impl CudaVerbs {
         let mut outputs = AttendOutputs::new(out.as_view_mut());
         prefill(&self.stream, &plan, &inputs, &mut outputs, &mut self.status)?;
         tensor(out, (queries, heads, dim), &self.device)
+    }
+
+    pub(super) fn scores_of<T: Half>(
+        &mut self,
+        q: &Tensor,
+        asking: &Ragged,
+        keys: &Tensor,
+        rows: &Ragged,
+        score: &AttentionScore,
+    ) -> Result<Tensor> {
+        check_rows(q, asking.total())?;
+        check_rows(keys, rows.total())?;
+        let (q, q_layout) = TensorView::heads("queries", q)?;
+        let (k, k_layout) = TensorView::heads("keys", keys)?;
+        let shape = AttentionShape {
+            batch: rows.batch(),
+            queries: asking.total(),
+            total: rows.total(),
+            max_len: rows.lens().max().unwrap_or(0),
+            dtype: <T as Element>::DTYPE,
+            q: q_layout,
+            k: k_layout,
+        };
+        let plan = AttentionPlan::window(shape, *score, asking.lens().max().unwrap_or(0))?;
+        let cu_queries = self.upload(asking.cu_seqlens())?;
+        let cu_seqlens = self.upload(rows.cu_seqlens())?;
+        let mut scores = self.zeros::<f32>(plan.scores_len())?;
+        let inputs = AttentionInputs {
+            q: q.elements::<T>()?,
+            k: k.elements::<T>()?,
+            lse: None,
+            cu_queries: cu_queries.as_view(),
+            cu_seqlens: cu_seqlens.as_view(),
+        };
+        let workspace = room(&mut self.workspace, &self.stream, plan.workspace_bytes())?;
+        let (to, workspace) = (&mut scores.as_view_mut(), &mut workspace.as_view_mut());
+        attention(&self.stream, &plan, &inputs, to, workspace, &mut self.status)?;
+        tensor(scores, rows.total(), &self.device)
     }
 
     pub(super) fn decode_of<T: Half>(

@@ -13,7 +13,7 @@ use salient::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaViewMut, DeviceRe
 use salient::cuda::score::{self, Predictor};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::{DeviceElement, StatusWord, bytes_mut};
-use salient::host::score::{Per, PredictorWeights};
+use salient::host::score::{AttentionScore, Per, PredictorWeights};
 use salient::kernels::Fault;
 use salient::kernels::attend::MAX_PREFILL_DIM;
 use salient::kernels::compact::{RowShape, RowsPlan};
@@ -193,6 +193,21 @@ impl Verbs for CudaVerbs {
                 name: other.as_str().into(),
                 supported: "f32, f16, bf16",
             }),
+        }
+    }
+
+    fn attention(
+        &mut self,
+        q: &Tensor,
+        asking: &Ragged,
+        keys: &Tensor,
+        rows: &Ragged,
+        score: &AttentionScore,
+    ) -> Result<Tensor> {
+        match q.dtype() {
+            DType::F16 => self.scores_of::<f16>(q, asking, keys, rows, score),
+            DType::BF16 => self.scores_of::<bf16>(q, asking, keys, rows, score),
+            other => Err(no_attention(other)),
         }
     }
 

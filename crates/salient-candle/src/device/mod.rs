@@ -63,6 +63,7 @@ use crate::error::{Error, Result};
 use crate::forward::last_rows;
 use crate::model::{Block, Model, Projection};
 use attend::{Attention, Queries, WEIGHTS, attend};
+use scorer::Scored;
 
 /// Rows that go through the feed-forward network at once, so that its wide activations do not grow
 /// with the prompt.
@@ -380,7 +381,25 @@ impl DeviceModel {
         } else {
             None
         };
-        let scores = scorer.score(verbs, layer, &rows.hidden, keys.as_ref())?;
+        let queries = match scorer.asking(&rows.ragged) {
+            Some(asking) => {
+                let asking = Ragged::from_lens(&asking)?;
+                let last = asking_rows(&rows.ragged, &asking, &self.device)?;
+                let (normed, positions) =
+                    (normed.index_select(&last, 0)?, rows.positions.index_select(&last, 0)?);
+                Some((project(Projection::Query, &normed, &positions)?, asking))
+            }
+            None => None,
+        };
+        let scored = Scored {
+            layer,
+            rows: &rows.ragged,
+            hidden: &rows.hidden,
+            keys: keys.as_ref(),
+            queries,
+            scale: self.config.attention_scale(),
+        };
+        let scores = scorer.score(verbs, &scored)?;
         let kept = verbs.select(&scores, &rows.ragged, stage)?;
 
         // Under `incoming`, how many of its sequence's keys each token sees; else keys that there are.
@@ -477,6 +496,14 @@ impl DeviceModel {
     fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         Ok(candle_nn::ops::rms_norm(x, weight, self.config.rms_eps as f32)?)
     }
+}
+
+/// Which rows are the last of their sequences, as many of each as of `asking`: u32.
+fn asking_rows(rows: &Ragged, asking: &Ragged, device: &Device) -> Result<Tensor> {
+    let last = rows.spans().zip(asking.lens());
+    let last: Vec<u32> =
+        last.flat_map(|(span, len)| (span.end() - len) as u32..span.end() as u32).collect();
+    Ok(Tensor::new(last, device)?)
 }
 
 /// How many tokens of its sequence come up to and with each, u32 `[rows]`.

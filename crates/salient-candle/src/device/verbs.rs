@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use salient::host::attend::{self, Attention, KeyLists, Keys, RowLimit};
-use salient::host::score::{self, Per};
+use salient::host::score::{self, AttentionScore, Per};
 use salient::host::select::{self, Budget, PerSequence, Protect, Request, Selection};
 use salient::schedule::StagePlan;
 use salient::{Ragged, Span, View, ViewMut};
@@ -29,6 +29,22 @@ pub trait Verbs {
     /// # Errors
     /// For tensors of another device, type or layout than the kernel takes.
     fn keynorm(&mut self, keys: &Tensor) -> Result<Tensor>;
+
+    /// Scores f32 `[tokens]` of keys `[tokens, kv_heads, head_dim]`, packed as `rows` says, by the
+    /// attention of the last tokens of every sequence: their queries are `q`, `[asking, heads,
+    /// head_dim]`, packed as `asking` says.
+    ///
+    /// # Errors
+    /// For tensors of another device, type or layout than the kernel takes, more queries than that,
+    /// and lengths that do not fit together.
+    fn attention(
+        &mut self,
+        q: &Tensor,
+        asking: &Ragged,
+        keys: &Tensor,
+        rows: &Ragged,
+        score: &AttentionScore,
+    ) -> Result<Tensor>;
 
     /// Which of the packed tokens `rows` stay at a stage, by scores f32 `[tokens]`.
     ///
@@ -105,6 +121,23 @@ impl Verbs for HostVerbs {
         let (tokens, heads, dim) = keys.dims3()?;
         let mut scores = vec![0.0; tokens];
         score::keynorm(View::token_major(&values(keys)?, heads, dim), Per::Token, &mut scores)?;
+        Ok(Tensor::from_vec(scores, tokens, keys.device())?)
+    }
+
+    fn attention(
+        &mut self,
+        q: &Tensor,
+        asking: &Ragged,
+        keys: &Tensor,
+        rows: &Ragged,
+        score: &AttentionScore,
+    ) -> Result<Tensor> {
+        let ((_, heads, dim), (tokens, kv_heads, _)) = (q.dims3()?, keys.dims3()?);
+        let mut scores = vec![0.0; tokens];
+        let (queries, on) = (values(q)?, values(keys)?);
+        let (queries, on) =
+            (View::token_major(&queries, heads, dim), View::token_major(&on, kv_heads, dim));
+        score::window(queries, asking, on, rows, score, &mut scores)?;
         Ok(Tensor::from_vec(scores, tokens, keys.device())?)
     }
 

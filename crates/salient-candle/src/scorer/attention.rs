@@ -1,6 +1,7 @@
 //! Scorers from the attention of the last queries at the stage's block. Training-free, and they
 //! know the question if it comes last.
 
+use salient::Ragged;
 use salient::host::score::{self, AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights};
 
 use super::{Scorer, StageInput};
@@ -16,9 +17,9 @@ pub struct AttentionRule {
 }
 
 impl AttentionRule {
-    fn params(&self, stage: &StageInput<'_>, query_weights: QueryWeights) -> AttentionScore {
+    fn params(&self, scale: f32, query_weights: QueryWeights) -> AttentionScore {
         AttentionScore {
-            scale: stage.model().attention_scale(),
+            scale,
             heads: self.heads,
             per: Per::Token,
             pool: (self.pool > 1).then_some(Pool { kind: PoolKind::Average, width: self.pool }),
@@ -67,15 +68,7 @@ impl Scorer for LastQuery {
     }
 
     fn score(&self, stage: &StageInput<'_>) -> Result<Vec<f32>> {
-        let mut scores = vec![0.0; stage.rows().total()];
-        let params = self.rule.params(stage, QueryWeights::Uniform);
-        let lens: Vec<usize> = stage.rows().lens().map(|len| len.min(1)).collect();
-        stage.with_keys(|keys| {
-            stage.with_last_queries(&lens, |q, queries| {
-                score::window(q, queries, keys, stage.rows(), &params, &mut scores)
-            })
-        })???;
-        Ok(scores)
+        Window::tokens(1, self.rule).score(stage)
     }
 }
 
@@ -116,6 +109,24 @@ impl Window {
     }
 }
 
+impl Window {
+    /// How many of the last tokens of every sequence ask.
+    pub(crate) fn lens(&self, rows: &Ragged) -> Vec<usize> {
+        let asking = |len: usize| match self.queries {
+            WindowLength::Tokens(tokens) => tokens.min(len),
+            WindowLength::Share(share) => {
+                ((len as f64 * share).ceil() as usize).clamp(1, len.max(1)).min(len)
+            }
+        };
+        rows.lens().map(asking).collect()
+    }
+
+    /// What is made of their attention, logits scaled by `scale`.
+    pub(crate) fn params(&self, scale: f32) -> AttentionScore {
+        self.rule.params(scale, self.weights)
+    }
+}
+
 impl Scorer for Window {
     fn name(&self) -> String {
         match self.queries {
@@ -126,17 +137,8 @@ impl Scorer for Window {
 
     fn score(&self, stage: &StageInput<'_>) -> Result<Vec<f32>> {
         let mut scores = vec![0.0; stage.rows().total()];
-        let params = self.rule.params(stage, self.weights);
-        let lens: Vec<usize> = stage
-            .rows()
-            .lens()
-            .map(|len| match self.queries {
-                WindowLength::Tokens(tokens) => tokens.min(len),
-                WindowLength::Share(share) => {
-                    ((len as f64 * share).ceil() as usize).clamp(1, len.max(1)).min(len)
-                }
-            })
-            .collect();
+        let params = self.params(stage.model().attention_scale());
+        let lens = self.lens(stage.rows());
         stage.with_keys(|keys| {
             stage.with_last_queries(&lens, |q, queries| {
                 score::window(q, queries, keys, stage.rows(), &params, &mut scores)
