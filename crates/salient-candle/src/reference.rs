@@ -1,12 +1,18 @@
-//! The decoder again in plain candle operations: full-length, masked, differentiable.
+//! The decoder again in plain candle operations: full-length, masked, differentiable; and gradients
+//! through it.
 //!
 //! It shares nothing with the packed runner but the weights, so the two check each other: a run with
 //! dropped tokens masked must equal the run that gathers the survivors.
 
-use candle_core::{D, Device, Tensor};
+use std::ops::Range;
 
-use crate::error::Result;
+use candle_core::{D, Device, Tensor, Var};
+
+use crate::error::{Error, Result};
 use crate::model::Model;
+
+/// Positions whose logits are materialised at once; the vocabulary is wide.
+const LOSS_ROWS: usize = 256;
 
 /// An additive mask `[queries, keys]`: 0 where a query sees a key, `-inf` where not. A query sees
 /// the keys at its own position and before, not further back than `window`.
@@ -52,6 +58,20 @@ pub fn block(
     positions: &[i32],
     mask: &Tensor,
 ) -> Result<Tensor> {
+    Ok(block_and_attention(model, layer, hidden, positions, mask)?.0)
+}
+
+/// What [`block`] returns, and its attention probabilities `[heads, queries, keys]`.
+///
+/// # Errors
+/// Those of candle.
+pub fn block_and_attention(
+    model: &Model,
+    layer: usize,
+    hidden: &Tensor,
+    positions: &[i32],
+    mask: &Tensor,
+) -> Result<(Tensor, Tensor)> {
     let config = model.config();
     let weights = &model.blocks()[layer];
     let eps = config.rms_eps;
@@ -80,7 +100,8 @@ pub fn block(
     let v = repeat(&v.transpose(0, 1)?, heads / kv_heads)?;
     let scale = 1.0 / (dim as f64).sqrt();
     let scores = (q.matmul(&k.t()?.contiguous()?)? * scale)?.broadcast_add(mask)?;
-    let attended = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)?;
+    let attention = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    let attended = attention.matmul(&v)?;
     let attended = attended.transpose(0, 1)?.reshape((tokens, heads * dim))?;
     let hidden = (hidden + attended.matmul(&weights.output.t()?)?)?;
 
@@ -88,7 +109,8 @@ pub fn block(
     let gate_up = normed.matmul(&weights.gate_up.t()?)?;
     let gate = gate_up.narrow(1, 0, config.ffn)?.silu()?;
     let up = gate_up.narrow(1, config.ffn, config.ffn)?;
-    Ok((&hidden + (gate * up)?.matmul(&weights.down.t()?)?)?)
+    let hidden = (&hidden + (gate * up)?.matmul(&weights.down.t()?)?)?;
+    Ok((hidden, attention))
 }
 
 /// Next-token logits of final hidden states.
@@ -98,6 +120,87 @@ pub fn block(
 pub fn logits(model: &Model, hidden: &Tensor) -> Result<Tensor> {
     let normed = rms_norm(hidden, model.final_norm(), model.config().rms_eps)?;
     Ok(normed.matmul(&model.head().t()?)?)
+}
+
+/// A block as the backward pass of [`gradients`] meets it.
+#[derive(Debug)]
+pub struct BlockGradient {
+    /// The block.
+    pub layer: usize,
+    /// Its input, `[tokens, hidden]`.
+    pub input: Tensor,
+    /// The gradient by its input, `[tokens, hidden]`.
+    pub gradient: Tensor,
+    /// Its attention probabilities, `[heads, queries, keys]`.
+    pub attention: Tensor,
+}
+
+/// The gradient of the log-likelihood of `tokens[scored]`, each given those before it, by the input
+/// of every block from the last down to `lowest`, in that order. The first token has nothing before
+/// it and is never scored.
+///
+/// The backward pass goes block by block: hidden states between blocks are kept, everything inside a
+/// block is computed again, so memory is one block's graph.
+///
+/// # Errors
+/// [`Error::EmptyPrompt`], [`Error::UnknownToken`], those of candle and of `visit`.
+///
+/// # Panics
+/// If `scored` ends beyond the tokens.
+pub fn gradients(
+    model: &Model,
+    tokens: &[u32],
+    scored: Range<usize>,
+    lowest: usize,
+    mut visit: impl FnMut(BlockGradient) -> Result<()>,
+) -> Result<()> {
+    if tokens.is_empty() {
+        return Err(Error::EmptyPrompt { sequence: 0 });
+    }
+    let positions: Vec<i32> = (0..tokens.len() as i32).collect();
+    let mask = |layer| causal_mask(&positions, &positions, model.config().window_at(layer));
+    let mut inputs = vec![embed(model, tokens)?];
+    for layer in 0..model.config().layers {
+        let hidden = block(model, layer, &inputs[layer], &positions, &mask(layer)?)?;
+        inputs.push(hidden.detach());
+    }
+    let last = inputs.pop().expect("one per block and one");
+    let mut gradient = loss_gradient(model, &last, tokens, scored)?;
+    for (layer, input) in inputs.into_iter().enumerate().skip(lowest).rev() {
+        let variable = Var::from_tensor(&input)?;
+        let (output, attention) =
+            block_and_attention(model, layer, &variable, &positions, &mask(layer)?)?;
+        let grads = (output * &gradient)?.sum_all()?.backward()?;
+        gradient = grads.get(&variable).expect("the output depends on its input").detach();
+        let attention = attention.detach();
+        visit(BlockGradient { layer, input, gradient: gradient.clone(), attention })?;
+    }
+    Ok(())
+}
+
+/// The gradient of the log-likelihood of `tokens[scored]` by the final hidden states.
+fn loss_gradient(
+    model: &Model,
+    hidden: &Tensor,
+    tokens: &[u32],
+    scored: Range<usize>,
+) -> Result<Tensor> {
+    // Row i predicts token i + 1.
+    let rows = scored.start.saturating_sub(1)..scored.end.saturating_sub(1);
+    let nothing = |rows: usize| hidden.narrow(0, 0, rows)?.zeros_like();
+    let mut parts = vec![nothing(rows.start)?];
+    for start in rows.clone().step_by(LOSS_ROWS) {
+        let count = LOSS_ROWS.min(rows.end - start);
+        let input = Var::from_tensor(&hidden.narrow(0, start, count)?)?;
+        let logits = logits(model, &input)?;
+        let next = Tensor::new(&tokens[start + 1..start + 1 + count], &Device::Cpu)?;
+        let log_p = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+        let loss = log_p.gather(&next.unsqueeze(1)?, 1)?.sum_all()?;
+        let grads = loss.backward()?;
+        parts.push(grads.get(&input).expect("the loss depends on its input").detach());
+    }
+    parts.push(nothing(tokens.len() - rows.end.max(rows.start))?);
+    Ok(Tensor::cat(&parts, 0)?)
 }
 
 fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
