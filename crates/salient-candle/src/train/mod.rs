@@ -3,6 +3,8 @@
 pub mod loss;
 mod mark;
 mod metrics;
+mod predictor;
 
 pub use mark::{LATER, Marks, Target};
 pub use metrics::RankMetrics;
+pub use predictor::{AdamW, Trainee};
