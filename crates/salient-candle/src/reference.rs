@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use candle_core::{D, Device, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor, Var};
 
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -58,10 +58,14 @@ pub fn block(
     positions: &[i32],
     mask: &Tensor,
 ) -> Result<Tensor> {
-    Ok(block_and_attention(model, layer, hidden, positions, mask)?.0)
+    Ok(block_and_attention(model, layer, hidden, positions, mask, None)?.0)
 }
 
 /// What [`block`] returns, and its attention probabilities `[heads, queries, keys]`.
+///
+/// With `keep`, `[tokens]` of 0, 1 or what lies between, other queries attend to a key to that
+/// degree: numerators of the softmax are multiplied by it (DynamicViT, arXiv 2106.02034, equation
+/// 11), which unlike a mask has a gradient by `keep`.
 ///
 /// # Errors
 /// Those of candle.
@@ -71,6 +75,7 @@ pub fn block_and_attention(
     hidden: &Tensor,
     positions: &[i32],
     mask: &Tensor,
+    keep: Option<&Tensor>,
 ) -> Result<(Tensor, Tensor)> {
     let config = model.config();
     let weights = &model.blocks()[layer];
@@ -100,7 +105,10 @@ pub fn block_and_attention(
     let v = repeat(&v.transpose(0, 1)?, heads / kv_heads)?;
     let scale = 1.0 / (dim as f64).sqrt();
     let scores = (q.matmul(&k.t()?.contiguous()?)? * scale)?.broadcast_add(mask)?;
-    let attention = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    let attention = match keep {
+        Some(keep) => kept_softmax(&scores, keep)?,
+        None => candle_nn::ops::softmax(&scores, D::Minus1)?,
+    };
     let attended = attention.matmul(&v)?;
     let attended = attended.transpose(0, 1)?.reshape((tokens, heads * dim))?;
     let hidden = (hidden + attended.matmul(&weights.output.t()?)?)?;
@@ -165,11 +173,15 @@ pub fn gradients(
         inputs.push(hidden.detach());
     }
     let last = inputs.pop().expect("one per block and one");
-    let mut gradient = loss_gradient(model, &last, tokens, scored)?;
+    // Row i predicts token i + 1.
+    let rows: Vec<usize> = (scored.start.max(1)..scored.end).map(|token| token - 1).collect();
+    let (_, mut gradient) = head_gradient(model, &last, &rows, |logits, rows| {
+        Ok(log_likelihood(logits, rows, tokens)?.sum_all()?)
+    })?;
     for (layer, input) in inputs.into_iter().enumerate().skip(lowest).rev() {
         let variable = Var::from_tensor(&input)?;
         let (output, attention) =
-            block_and_attention(model, layer, &variable, &positions, &mask(layer)?)?;
+            block_and_attention(model, layer, &variable, &positions, &mask(layer)?, None)?;
         let grads = (output * &gradient)?.sum_all()?.backward()?;
         gradient = grads.get(&variable).expect("the output depends on its input").detach();
         let attention = attention.detach();
@@ -178,29 +190,46 @@ pub fn gradients(
     Ok(())
 }
 
-/// The gradient of the log-likelihood of `tokens[scored]` by the final hidden states.
-fn loss_gradient(
+/// The sum of a loss over rows of final hidden states, and its gradient by all of them. `loss` takes
+/// the logits of some rows, and which they are, and returns the sum of theirs.
+pub(crate) fn head_gradient(
     model: &Model,
     hidden: &Tensor,
-    tokens: &[u32],
-    scored: Range<usize>,
-) -> Result<Tensor> {
-    // Row i predicts token i + 1.
-    let rows = scored.start.saturating_sub(1)..scored.end.saturating_sub(1);
-    let nothing = |rows: usize| hidden.narrow(0, 0, rows)?.zeros_like();
-    let mut parts = vec![nothing(rows.start)?];
-    for start in rows.clone().step_by(LOSS_ROWS) {
-        let count = LOSS_ROWS.min(rows.end - start);
-        let input = Var::from_tensor(&hidden.narrow(0, start, count)?)?;
-        let logits = logits(model, &input)?;
-        let next = Tensor::new(&tokens[start + 1..start + 1 + count], &Device::Cpu)?;
-        let log_p = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
-        let loss = log_p.gather(&next.unsqueeze(1)?, 1)?.sum_all()?;
-        let grads = loss.backward()?;
-        parts.push(grads.get(&input).expect("the loss depends on its input").detach());
+    rows: &[usize],
+    loss: impl Fn(&Tensor, &[usize]) -> Result<Tensor>,
+) -> Result<(f64, Tensor)> {
+    let (mut value, mut gradient) = (0.0, hidden.zeros_like()?);
+    for rows in rows.chunks(LOSS_ROWS) {
+        let index: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let index = Tensor::new(index, &Device::Cpu)?;
+        let input = Var::from_tensor(&hidden.index_select(&index, 0)?)?;
+        let part = loss(&logits(model, &input)?, rows)?;
+        value += f64::from(part.to_scalar::<f32>()?);
+        let grads = part.backward()?;
+        let slope = grads.get(&input).expect("the loss depends on its input");
+        gradient = gradient.index_add(&index, slope, 0)?;
     }
-    parts.push(nothing(tokens.len() - rows.end.max(rows.start))?);
-    Ok(Tensor::cat(&parts, 0)?)
+    Ok((value, gradient))
+}
+
+/// The log-likelihood of the token after each of some rows, `[rows]`, from their logits.
+pub(crate) fn log_likelihood(logits: &Tensor, rows: &[usize], tokens: &[u32]) -> Result<Tensor> {
+    let next: Vec<u32> = rows.iter().map(|row| tokens[row + 1]).collect();
+    let next = Tensor::new(next, &Device::Cpu)?.unsqueeze(1)?;
+    Ok(candle_nn::ops::log_softmax(logits, D::Minus1)?.gather(&next, 1)?.squeeze(1)?)
+}
+
+/// The softmax over keys whose numerators are multiplied by `keep`, but for a query's own key.
+fn kept_softmax(scores: &Tensor, keep: &Tensor) -> Result<Tensor> {
+    let tokens = keep.dim(0)?;
+    let own = Tensor::eye(tokens, DType::F32, &Device::Cpu)?;
+    let others = own.affine(-1.0, 1.0)?;
+    let degree = (others.broadcast_mul(&keep.unsqueeze(0)?)? + own)?;
+    let largest = scores.max_keepdim(D::Minus1)?.detach();
+    let numerators = scores.broadcast_sub(&largest)?.exp()?.broadcast_mul(&degree)?;
+    let sums = numerators.sum_keepdim(D::Minus1)?;
+    // All but a query's own key may be dropped, and that one have next to no weight.
+    Ok(numerators.broadcast_div(&(sums + 1e-6)?)?)
 }
 
 fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
