@@ -4,6 +4,7 @@
 //! It shares nothing with the packed runner but the weights, so the two check each other: a run with
 //! dropped tokens masked must equal the run that gathers the survivors.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{D, DType, Device, Tensor, Var};
@@ -128,6 +129,27 @@ pub fn block_and_attention(
 pub fn logits(model: &Model, hidden: &Tensor) -> Result<Tensor> {
     let normed = rms_norm(hidden, model.final_norm(), model.config().rms_eps)?;
     Ok(normed.matmul(&model.head().t()?)?)
+}
+
+/// The input of some blocks, `[tokens, hidden]` each, of a text alone.
+///
+/// # Errors
+/// [`Error::EmptyPrompt`], [`Error::UnknownToken`] and those of candle.
+pub fn inputs(model: &Model, tokens: &[u32], layers: &[usize]) -> Result<BTreeMap<usize, Tensor>> {
+    if tokens.is_empty() {
+        return Err(Error::EmptyPrompt { sequence: 0 });
+    }
+    let positions: Vec<i32> = (0..tokens.len() as i32).collect();
+    let mut hidden = embed(model, tokens)?;
+    let mut inputs = BTreeMap::new();
+    for layer in 0..=layers.iter().copied().max().unwrap_or(0) {
+        if layers.contains(&layer) {
+            inputs.insert(layer, hidden.clone());
+        }
+        let mask = causal_mask(&positions, &positions, model.config().window_at(layer))?;
+        hidden = block(model, layer, &hidden, &positions, &mask)?;
+    }
+    Ok(inputs)
 }
 
 /// A block as the backward pass of [`gradients`] meets it.

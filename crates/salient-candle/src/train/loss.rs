@@ -4,6 +4,7 @@
 //! alive at one stage. Memory is linear in their number; sums go in a fixed order.
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// A loss and its gradient by the scores.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,7 +16,8 @@ pub struct Loss {
 }
 
 /// Whether pairs are added up, or averaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Pairs {
     /// Added up (SDTP, equation 6, to the letter): at 512 tokens a stage begins at 90,669.
     Sum,

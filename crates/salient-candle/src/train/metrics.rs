@@ -49,6 +49,18 @@ impl RankMetrics {
     }
 }
 
+impl RankMetrics {
+    /// The mean of each over several sets; of none, NaN.
+    pub fn mean(sets: &[Self]) -> Self {
+        let mean = |pick: fn(&Self) -> f64| sets.iter().map(pick).sum::<f64>() / sets.len() as f64;
+        Self {
+            pair_accuracy: mean(|set| set.pair_accuracy),
+            kendall_tau: mean(|set| set.kendall_tau),
+            overlap: mean(|set| set.overlap),
+        }
+    }
+}
+
 fn overlap(scores: &[f32], targets: &[f32], keep: usize) -> f64 {
     if keep == 0 {
         return 1.0;

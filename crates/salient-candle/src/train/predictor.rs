@@ -72,6 +72,27 @@ impl Trainee {
         PARTS.into_iter().zip(vars).filter_map(|(name, var)| Some((name, var?)))
     }
 
+    /// The weight of that name.
+    pub fn part(&self, name: &str) -> Option<&Var> {
+        self.parts().find(|(part, _)| *part == name).map(|(_, var)| var)
+    }
+
+    /// Weights of the same values that do not follow these.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn copy(&self) -> Result<Self> {
+        let copy = |var: &Var| Var::from_tensor(&var.as_detached_tensor().copy()?);
+        Ok(Self {
+            w1: copy(&self.w1)?,
+            b1: copy(&self.b1)?,
+            w2: copy(&self.w2)?,
+            b2: copy(&self.b2)?,
+            norm: self.norm.as_ref().map(copy).transpose()?,
+            eps: self.eps,
+        })
+    }
+
     /// What the verb **score** takes.
     ///
     /// # Errors
