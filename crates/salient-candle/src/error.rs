@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use candle_core::{DType, DeviceLocation};
 
+use crate::train::Phase;
+
 /// A specialised `Result`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -117,6 +119,40 @@ pub enum Error {
         scorer: String,
         /// What is missing.
         reason: String,
+    },
+    /// Predictors were trained for another model.
+    #[error("{} is of the model {actual}; this one is {expected}", path.display())]
+    OtherModel {
+        /// The file.
+        path: PathBuf,
+        /// The fingerprint of the model at hand.
+        expected: String,
+        /// The fingerprint in the file.
+        actual: String,
+    },
+    /// A training run cannot be as it is described.
+    #[error("training: {reason}")]
+    Training {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A text is so short that the first stage keeps all of it.
+    #[error("of a text of {tokens} tokens no stage in {layers} layers drops any")]
+    TextTooShort {
+        /// Its tokens.
+        tokens: usize,
+        /// The model's layers.
+        layers: usize,
+    },
+    /// A loss is no number any more, or infinite.
+    #[error("training diverged in the {phase} phase, step {step}: the loss is {loss}")]
+    Diverged {
+        /// The phase.
+        phase: Phase,
+        /// The step in it.
+        step: usize,
+        /// The loss.
+        loss: f64,
     },
     /// A tensor's elements are not of the type that is needed.
     #[error("{what} holds {actual:?}, expected {expected:?}")]

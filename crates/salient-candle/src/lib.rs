@@ -45,6 +45,7 @@ mod rope;
 mod sample;
 pub mod scorer;
 mod tokenizer;
+pub mod train;
 
 pub use cache::{KvCache, LayerCache};
 pub use config::{Family, ModelConfig, RopeScaling};

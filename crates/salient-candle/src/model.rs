@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
+use sha2::{Digest, Sha256};
 
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -13,6 +14,9 @@ use crate::rope::RopeTable;
 /// full speed, few enough that the wide activations stay in cache and memory does not grow with the
 /// prompt.
 const FFN_ROWS: usize = 1024;
+
+/// Weights of a tensor that [`Model::fingerprint`] looks at: enough that no training misses them all.
+const FINGERPRINT_SAMPLES: usize = 1024;
 
 /// A Llama-family decoder in f32 on the host.
 #[derive(Debug)]
@@ -154,6 +158,35 @@ impl Model {
     /// The model's shape and constants.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// 16 hexadecimal digits that tell this model from others: of its configuration and of weights
+    /// spread over every tensor, so the same from whatever file it came.
+    ///
+    /// # Errors
+    /// If the weights are not in host memory.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hasher = Sha256::new();
+        hasher.update(serde_json::to_string(&self.config).expect("plain values"));
+        let mut add = |tensor: &Tensor| {
+            ops::f32_slice(tensor, |values| {
+                let step = values.len().div_ceil(FINGERPRINT_SAMPLES).max(1);
+                for value in values.iter().step_by(step) {
+                    hasher.update(value.to_le_bytes());
+                }
+            })
+        };
+        for tensor in [&self.embedding, &self.norm, &self.head] {
+            add(tensor)?;
+        }
+        for b in &self.blocks {
+            let qk_norm = b.qk_norm.iter().flat_map(|(q, k)| [q, k]);
+            let tensors = [&b.attn_norm, &b.qkv, &b.output, &b.ffn_norm, &b.gate_up, &b.down];
+            for tensor in tensors.into_iter().chain(&b.qkv_bias).chain(qk_norm) {
+                add(tensor)?;
+            }
+        }
+        Ok(hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The blocks, first to last.

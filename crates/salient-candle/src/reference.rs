@@ -1,12 +1,19 @@
-//! The decoder again in plain candle operations: full-length, masked, differentiable.
+//! The decoder again in plain candle operations: full-length, masked, differentiable; and gradients
+//! through it.
 //!
 //! It shares nothing with the packed runner but the weights, so the two check each other: a run with
 //! dropped tokens masked must equal the run that gathers the survivors.
 
-use candle_core::{D, Device, Tensor};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
-use crate::error::Result;
+use candle_core::{D, DType, Device, Tensor, Var};
+
+use crate::error::{Error, Result};
 use crate::model::Model;
+
+/// Positions whose logits are materialised at once; the vocabulary is wide.
+const LOSS_ROWS: usize = 256;
 
 /// An additive mask `[queries, keys]`: 0 where a query sees a key, `-inf` where not. A query sees
 /// the keys at its own position and before, not further back than `window`.
@@ -52,6 +59,25 @@ pub fn block(
     positions: &[i32],
     mask: &Tensor,
 ) -> Result<Tensor> {
+    Ok(block_and_attention(model, layer, hidden, positions, mask, None)?.0)
+}
+
+/// What [`block`] returns, and its attention probabilities `[heads, queries, keys]`.
+///
+/// With `keep`, `[tokens]` of 0, 1 or what lies between, other queries attend to a key to that
+/// degree: numerators of the softmax are multiplied by it (DynamicViT, arXiv 2106.02034, equation
+/// 11), which unlike a mask has a gradient by `keep`.
+///
+/// # Errors
+/// Those of candle.
+pub fn block_and_attention(
+    model: &Model,
+    layer: usize,
+    hidden: &Tensor,
+    positions: &[i32],
+    mask: &Tensor,
+    keep: Option<&Tensor>,
+) -> Result<(Tensor, Tensor)> {
     let config = model.config();
     let weights = &model.blocks()[layer];
     let eps = config.rms_eps;
@@ -80,7 +106,11 @@ pub fn block(
     let v = repeat(&v.transpose(0, 1)?, heads / kv_heads)?;
     let scale = 1.0 / (dim as f64).sqrt();
     let scores = (q.matmul(&k.t()?.contiguous()?)? * scale)?.broadcast_add(mask)?;
-    let attended = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)?;
+    let attention = match keep {
+        Some(keep) => kept_softmax(&scores, keep)?,
+        None => candle_nn::ops::softmax(&scores, D::Minus1)?,
+    };
+    let attended = attention.matmul(&v)?;
     let attended = attended.transpose(0, 1)?.reshape((tokens, heads * dim))?;
     let hidden = (hidden + attended.matmul(&weights.output.t()?)?)?;
 
@@ -88,7 +118,8 @@ pub fn block(
     let gate_up = normed.matmul(&weights.gate_up.t()?)?;
     let gate = gate_up.narrow(1, 0, config.ffn)?.silu()?;
     let up = gate_up.narrow(1, config.ffn, config.ffn)?;
-    Ok((&hidden + (gate * up)?.matmul(&weights.down.t()?)?)?)
+    let hidden = (&hidden + (gate * up)?.matmul(&weights.down.t()?)?)?;
+    Ok((hidden, attention))
 }
 
 /// Next-token logits of final hidden states.
@@ -98,6 +129,129 @@ pub fn block(
 pub fn logits(model: &Model, hidden: &Tensor) -> Result<Tensor> {
     let normed = rms_norm(hidden, model.final_norm(), model.config().rms_eps)?;
     Ok(normed.matmul(&model.head().t()?)?)
+}
+
+/// The input of some blocks, `[tokens, hidden]` each, of a text alone.
+///
+/// # Errors
+/// [`Error::EmptyPrompt`], [`Error::UnknownToken`] and those of candle.
+pub fn inputs(model: &Model, tokens: &[u32], layers: &[usize]) -> Result<BTreeMap<usize, Tensor>> {
+    if tokens.is_empty() {
+        return Err(Error::EmptyPrompt { sequence: 0 });
+    }
+    let positions: Vec<i32> = (0..tokens.len() as i32).collect();
+    let mut hidden = embed(model, tokens)?;
+    let mut inputs = BTreeMap::new();
+    for layer in 0..=layers.iter().copied().max().unwrap_or(0) {
+        if layers.contains(&layer) {
+            inputs.insert(layer, hidden.clone());
+        }
+        let mask = causal_mask(&positions, &positions, model.config().window_at(layer))?;
+        hidden = block(model, layer, &hidden, &positions, &mask)?;
+    }
+    Ok(inputs)
+}
+
+/// A block as the backward pass of [`gradients`] meets it.
+#[derive(Debug)]
+pub struct BlockGradient {
+    /// The block.
+    pub layer: usize,
+    /// Its input, `[tokens, hidden]`.
+    pub input: Tensor,
+    /// The gradient by its input, `[tokens, hidden]`.
+    pub gradient: Tensor,
+    /// Its attention probabilities, `[heads, queries, keys]`.
+    pub attention: Tensor,
+}
+
+/// The gradient of the log-likelihood of `tokens[scored]`, each given those before it, by the input
+/// of every block from the last down to `lowest`, in that order. The first token has nothing before
+/// it and is never scored.
+///
+/// The backward pass goes block by block: hidden states between blocks are kept, everything inside a
+/// block is computed again, so memory is one block's graph.
+///
+/// # Errors
+/// [`Error::EmptyPrompt`], [`Error::UnknownToken`], those of candle and of `visit`.
+///
+/// # Panics
+/// If `scored` ends beyond the tokens.
+pub fn gradients(
+    model: &Model,
+    tokens: &[u32],
+    scored: Range<usize>,
+    lowest: usize,
+    mut visit: impl FnMut(BlockGradient) -> Result<()>,
+) -> Result<()> {
+    if tokens.is_empty() {
+        return Err(Error::EmptyPrompt { sequence: 0 });
+    }
+    let positions: Vec<i32> = (0..tokens.len() as i32).collect();
+    let mask = |layer| causal_mask(&positions, &positions, model.config().window_at(layer));
+    let mut inputs = vec![embed(model, tokens)?];
+    for layer in 0..model.config().layers {
+        let hidden = block(model, layer, &inputs[layer], &positions, &mask(layer)?)?;
+        inputs.push(hidden.detach());
+    }
+    let last = inputs.pop().expect("one per block and one");
+    // Row i predicts token i + 1.
+    let rows: Vec<usize> = (scored.start.max(1)..scored.end).map(|token| token - 1).collect();
+    let (_, mut gradient) = head_gradient(model, &last, &rows, |logits, rows| {
+        Ok(log_likelihood(logits, rows, tokens)?.sum_all()?)
+    })?;
+    for (layer, input) in inputs.into_iter().enumerate().skip(lowest).rev() {
+        let variable = Var::from_tensor(&input)?;
+        let (output, attention) =
+            block_and_attention(model, layer, &variable, &positions, &mask(layer)?, None)?;
+        let grads = (output * &gradient)?.sum_all()?.backward()?;
+        gradient = grads.get(&variable).expect("the output depends on its input").detach();
+        let attention = attention.detach();
+        visit(BlockGradient { layer, input, gradient: gradient.clone(), attention })?;
+    }
+    Ok(())
+}
+
+/// The sum of a loss over rows of final hidden states, and its gradient by all of them. `loss` takes
+/// the logits of some rows, and which they are, and returns the sum of theirs.
+pub(crate) fn head_gradient(
+    model: &Model,
+    hidden: &Tensor,
+    rows: &[usize],
+    loss: impl Fn(&Tensor, &[usize]) -> Result<Tensor>,
+) -> Result<(f64, Tensor)> {
+    let (mut value, mut gradient) = (0.0, hidden.zeros_like()?);
+    for rows in rows.chunks(LOSS_ROWS) {
+        let index: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let index = Tensor::new(index, &Device::Cpu)?;
+        let input = Var::from_tensor(&hidden.index_select(&index, 0)?)?;
+        let part = loss(&logits(model, &input)?, rows)?;
+        value += f64::from(part.to_scalar::<f32>()?);
+        let grads = part.backward()?;
+        let slope = grads.get(&input).expect("the loss depends on its input");
+        gradient = gradient.index_add(&index, slope, 0)?;
+    }
+    Ok((value, gradient))
+}
+
+/// The log-likelihood of the token after each of some rows, `[rows]`, from their logits.
+pub(crate) fn log_likelihood(logits: &Tensor, rows: &[usize], tokens: &[u32]) -> Result<Tensor> {
+    let next: Vec<u32> = rows.iter().map(|row| tokens[row + 1]).collect();
+    let next = Tensor::new(next, &Device::Cpu)?.unsqueeze(1)?;
+    Ok(candle_nn::ops::log_softmax(logits, D::Minus1)?.gather(&next, 1)?.squeeze(1)?)
+}
+
+/// The softmax over keys whose numerators are multiplied by `keep`, but for a query's own key.
+fn kept_softmax(scores: &Tensor, keep: &Tensor) -> Result<Tensor> {
+    let tokens = keep.dim(0)?;
+    let own = Tensor::eye(tokens, DType::F32, &Device::Cpu)?;
+    let others = own.affine(-1.0, 1.0)?;
+    let degree = (others.broadcast_mul(&keep.unsqueeze(0)?)? + own)?;
+    let largest = scores.max_keepdim(D::Minus1)?.detach();
+    let numerators = scores.broadcast_sub(&largest)?.exp()?.broadcast_mul(&degree)?;
+    let sums = numerators.sum_keepdim(D::Minus1)?;
+    // All but a query's own key may be dropped, and that one have next to no weight.
+    Ok(numerators.broadcast_div(&(sums + 1e-6)?)?)
 }
 
 fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {

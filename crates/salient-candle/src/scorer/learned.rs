@@ -3,20 +3,33 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
+use safetensors::{SafeTensorError, SafeTensors};
 use salient::host::score::{self, Predictor, PredictorWeights};
+use serde::{Deserialize, Serialize};
 
 use super::{Scorer, StageInput};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
+/// What a file of predictors says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PredictorInfo {
+    /// The model's [`Model::fingerprint`].
+    pub model: String,
+    /// The schedule in its text form.
+    pub schedule: String,
+    /// What the scores foresee.
+    pub trained_on: String,
+}
+
 /// Predictors by the layer of their stage.
 ///
 /// The file is safetensors in f32: for the stage at layer `L`, `stage.L.w1` `[width, hidden]`,
 /// `stage.L.b1` `[width]`, `stage.L.w2` `[outputs, width]` with one or two outputs (keep, drop),
-/// `stage.L.b2` `[outputs]`, and, where the input is normalised, `stage.L.norm` `[hidden]`.
+/// `stage.L.b2` `[outputs]`, and, where the input is normalised, `stage.L.norm` `[hidden]`. Files that
+/// `salient train` made have a [`PredictorInfo`] in JSON as their metadata `salient`.
 #[derive(Debug)]
 pub struct Learned {
     predictors: BTreeMap<usize, Predictor>,
@@ -31,10 +44,31 @@ impl Learned {
     /// Reads the predictors of `model` from a file.
     ///
     /// # Errors
-    /// Those of [`Self::read_weights`], and [`Error::NotFinite`] (as [`salient::Error::NotFinite`])
-    /// for NaN or infinity in weights.
+    /// Those of [`Self::read_weights`], [`Error::OtherModel`], and [`Error::NotFinite`] (as
+    /// [`salient::Error::NotFinite`]) for NaN or infinity in weights.
     pub fn from_file(path: impl AsRef<Path>, model: &Model) -> Result<Self> {
-        let weights = Self::read_weights(path, model.config())?;
+        let path = path.as_ref();
+        let bytes =
+            std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::from_bytes(&bytes, path, model)
+    }
+
+    /// Reads the predictors of `model` from a file's contents; errors name `path`.
+    ///
+    /// # Errors
+    /// As [`Self::from_file`].
+    pub fn from_bytes(bytes: &[u8], path: &Path, model: &Model) -> Result<Self> {
+        let weights = weights(bytes, path, model.config())?;
+        if let Some(info) = Self::info(bytes, path)? {
+            let expected = model.fingerprint()?;
+            if info.model != expected {
+                return Err(Error::OtherModel {
+                    path: path.to_owned(),
+                    expected,
+                    actual: info.model,
+                });
+            }
+        }
         let built = weights
             .into_iter()
             .map(|(layer, weights)| Ok((layer, Predictor::new(model.config().hidden, weights)?)));
@@ -53,26 +87,17 @@ impl Learned {
         let path = path.as_ref();
         let bytes =
             std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let malformed = |reason: String| Error::Malformed {
-            path: path.to_owned(),
-            format: "predictor",
-            reason,
-        };
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| malformed(e.to_string()))?;
-        let mut predictors = BTreeMap::new();
-        for name in file.names() {
-            let Some(layer) = name.strip_prefix("stage.").and_then(|n| n.strip_suffix(".w1"))
-            else {
-                continue;
-            };
-            let layer: usize =
-                layer.parse().map_err(|_| malformed(format!("`{name}` names no layer")))?;
-            predictors.insert(layer, read_stage(&file, layer, config)?);
-        }
-        if predictors.is_empty() {
-            return Err(malformed("it has no tensor `stage.LAYER.w1`".into()));
-        }
-        Ok(predictors)
+        weights(&bytes, path, config)
+    }
+
+    /// What a file's contents say of themselves, if anything.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if they are no safetensors, or say it in another way.
+    pub fn info(bytes: &[u8], path: &Path) -> Result<Option<PredictorInfo>> {
+        let said = said(bytes).map_err(|e| malformed(path, e.to_string()))?;
+        let info = said.map(|said| serde_json::from_str(&said)).transpose();
+        info.map_err(|e| malformed(path, e.to_string()))
     }
 }
 
@@ -94,6 +119,41 @@ impl Scorer for Learned {
         stage.with_hidden(|hidden| score::mlp(hidden, predictor, &mut scores))??;
         Ok(scores)
     }
+}
+
+/// The metadata under which files of this project say what they are: one text, since the order of
+/// several would not be the same from run to run.
+pub(crate) const METADATA: &str = "salient";
+
+pub(crate) fn said(bytes: &[u8]) -> Result<Option<String>, SafeTensorError> {
+    let (_, header) = SafeTensors::read_metadata(bytes)?;
+    Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA)).cloned())
+}
+
+fn malformed(path: &Path, reason: String) -> Error {
+    Error::Malformed { path: path.to_owned(), format: "predictor", reason }
+}
+
+/// The weights of every stage in a file's contents.
+fn weights(
+    bytes: &[u8],
+    path: &Path,
+    config: &ModelConfig,
+) -> Result<BTreeMap<usize, PredictorWeights>> {
+    let file = SafeTensors::deserialize(bytes).map_err(|e| malformed(path, e.to_string()))?;
+    let mut predictors = BTreeMap::new();
+    for name in file.names() {
+        let Some(layer) = name.strip_prefix("stage.").and_then(|n| n.strip_suffix(".w1")) else {
+            continue;
+        };
+        let layer: usize =
+            layer.parse().map_err(|_| malformed(path, format!("`{name}` names no layer")))?;
+        predictors.insert(layer, read_stage(&file, layer, config)?);
+    }
+    if predictors.is_empty() {
+        return Err(malformed(path, "it has no tensor `stage.LAYER.w1`".into()));
+    }
+    Ok(predictors)
 }
 
 fn read_stage(
@@ -122,7 +182,8 @@ fn read_stage(
     })
 }
 
-fn floats(name: &str, view: &TensorView<'_>, shape: &[usize]) -> Result<Vec<f32>> {
+/// The values of a tensor in f32 of a given shape.
+pub(crate) fn floats(name: &str, view: &TensorView<'_>, shape: &[usize]) -> Result<Vec<f32>> {
     if view.shape() != shape {
         return Err(Error::Shape {
             name: name.to_owned(),

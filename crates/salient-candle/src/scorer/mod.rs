@@ -17,7 +17,8 @@ use crate::model::{Model, Projection};
 use crate::ops::{Heads, f32_slice};
 
 pub use attention::{AttentionRule, LastQuery, Window, WindowLength};
-pub use learned::Learned;
+pub use learned::{Learned, PredictorInfo};
+pub(crate) use learned::{METADATA, floats, said};
 pub use plain::{KeyNorm, Position, Random};
 pub use saliency::{GradientSaliency, Reduction, saliency};
 

@@ -3,16 +3,13 @@
 
 use std::collections::HashMap;
 
-use candle_core::{D, Device, IndexOp, Tensor, Var};
+use candle_core::{D, Tensor};
 use salient::schedule::Plan;
 
 use super::{Scorer, StageInput};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::reference;
-
-/// Positions whose logits are materialised at once; the vocabulary is wide.
-const LOSS_ROWS: usize = 256;
 
 /// How gradient times hidden state becomes one number per token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,62 +23,31 @@ pub enum Reduction {
     Norm,
 }
 
+impl Reduction {
+    /// What becomes of `gradient` times `hidden`, both `[tokens, hidden]`.
+    pub(crate) fn reduce(self, gradient: &Tensor, hidden: &Tensor) -> Result<Vec<f32>> {
+        let product = (gradient * hidden)?;
+        let per_token = match self {
+            Self::AbsoluteSum => product.sum(D::Minus1)?.abs()?,
+            Self::Sum => product.sum(D::Minus1)?,
+            Self::Norm => product.sqr()?.sum(D::Minus1)?.sqrt()?,
+        };
+        Ok(per_token.to_vec1()?)
+    }
+}
+
 /// Saliency of every token of a prompt on entry to every block, `[layers][tokens]`: gradient of the
 /// prompt's own log-likelihood times hidden state (SDTP, section 3.2).
 ///
-/// The backward pass goes block by block: hidden states between blocks are kept, everything inside a
-/// block is computed again, so memory is one block's graph.
-///
 /// # Errors
-/// [`Error::EmptyPrompt`], [`Error::UnknownToken`] and those of candle.
+/// Those of [`reference::gradients`].
 pub fn saliency(model: &Model, prompt: &[u32], reduction: Reduction) -> Result<Vec<Vec<f32>>> {
-    if prompt.is_empty() {
-        return Err(Error::EmptyPrompt { sequence: 0 });
-    }
-    let positions: Vec<i32> = (0..prompt.len() as i32).collect();
-    let mask = reference::causal_mask(&positions, &positions, None)?;
-    let mut inputs = vec![model.embed(prompt)?];
-    for layer in 0..model.config().layers {
-        let hidden = reference::block(model, layer, &inputs[layer], &positions, &mask)?;
-        inputs.push(hidden.detach());
-    }
-    let mut gradient = loss_gradient(model, &inputs.pop().expect("one per block and one"), prompt)?;
-    let mut saliency = vec![Vec::new(); inputs.len()];
-    for (layer, hidden) in inputs.into_iter().enumerate().rev() {
-        let input = Var::from_tensor(&hidden)?;
-        let output = reference::block(model, layer, &input, &positions, &mask)?;
-        let grads = (output * &gradient)?.sum_all()?.backward()?;
-        gradient = grads.get(&input).expect("the output depends on its input").detach();
-        let product = (&gradient * &hidden)?;
-        let per_token = match reduction {
-            Reduction::AbsoluteSum => product.sum(D::Minus1)?.abs()?,
-            Reduction::Sum => product.sum(D::Minus1)?,
-            Reduction::Norm => product.sqr()?.sum(D::Minus1)?.sqrt()?,
-        };
-        saliency[layer] = per_token.to_vec1()?;
-    }
+    let mut saliency = vec![Vec::new(); model.config().layers];
+    reference::gradients(model, prompt, 0..prompt.len(), 0, |block| {
+        saliency[block.layer] = reduction.reduce(&block.gradient, &block.input)?;
+        Ok(())
+    })?;
     Ok(saliency)
-}
-
-/// The gradient of the sum of log p(next token) by the final hidden states.
-fn loss_gradient(model: &Model, hidden: &Tensor, prompt: &[u32]) -> Result<Tensor> {
-    let total = prompt.len();
-    let mut parts = Vec::new();
-    let mut start = 0;
-    while start + 1 < total {
-        let rows = LOSS_ROWS.min(total - 1 - start);
-        let input = Var::from_tensor(&hidden.narrow(0, start, rows)?)?;
-        let logits = reference::logits(model, &input)?;
-        let targets = Tensor::new(&prompt[start + 1..start + 1 + rows], &Device::Cpu)?;
-        let log_p = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
-        let loss = log_p.gather(&targets.unsqueeze(1)?, 1)?.sum_all()?;
-        let grads = loss.backward()?;
-        parts.push(grads.get(&input).expect("the loss depends on its input").detach());
-        start += rows;
-    }
-    // Nothing follows the last token.
-    parts.push(hidden.i(total - 1..)?.zeros_like()?);
-    Ok(Tensor::cat(&parts, 0)?)
 }
 
 /// Scores tokens by the gradient of the prompt's own log-likelihood, computed in full before the

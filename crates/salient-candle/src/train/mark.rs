@@ -1,0 +1,176 @@
+//! The marking pass: what every token is worth to the whole model, which predictors are to foresee.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use candle_core::{D, Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::reference;
+use crate::scorer::Reduction;
+
+/// Attention counts from so many tokens later on: near ones attend to each other whatever they say,
+/// and the local window keeps them anyway.
+pub const LATER: usize = 8;
+
+/// What a token's worth on entry to a block may be taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// The absolute sum over channels of gradient times hidden state (SDTP, equation 3).
+    Saliency,
+    /// The same with its sign.
+    SignedSaliency,
+    /// The L2 norm over channels of gradient times hidden state.
+    SaliencyNorm,
+    /// The L2 norm of the gradient.
+    GradientNorm,
+    /// The attention received from [`LATER`] or more tokens later, averaged over queries, heads, this
+    /// block and those above.
+    MeanAttention,
+    /// The largest attention received from [`LATER`] or more tokens later by any query, in any head of
+    /// this block and those above (KVzip, arXiv 2505.23416, looks at its maximum too).
+    MaxAttention,
+}
+
+impl Target {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Saliency,
+        Self::SignedSaliency,
+        Self::SaliencyNorm,
+        Self::GradientNorm,
+        Self::MeanAttention,
+        Self::MaxAttention,
+    ];
+
+    /// Its name in configurations and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Saliency => "saliency",
+            Self::SignedSaliency => "saliency-signed",
+            Self::SaliencyNorm => "saliency-norm",
+            Self::GradientNorm => "gradient-norm",
+            Self::MeanAttention => "attention-mean",
+            Self::MaxAttention => "attention-max",
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|target| target.name() == name).ok_or_else(|| {
+            Error::Unsupported {
+                what: "target",
+                name: name.to_owned(),
+                supported: "saliency, saliency-signed, saliency-norm, gradient-norm, \
+                            attention-mean, attention-max",
+            }
+        })
+    }
+}
+
+/// The worth of a text's tokens by every [`Target`], on entry to some blocks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Marks {
+    by_layer: BTreeMap<usize, BTreeMap<Target, Vec<f32>>>,
+}
+
+impl Marks {
+    /// Marks `tokens` on entry to each of `layers`, by the log-likelihood of `tokens[scored]`: the
+    /// whole text, or an answer at its end.
+    ///
+    /// One pass forward and one backward through the frozen model, block by block; see
+    /// [`reference::gradients`].
+    ///
+    /// # Errors
+    /// Those of [`reference::gradients`], and [`Error::Config`] for a layer that the model lacks.
+    ///
+    /// # Panics
+    /// If `scored` ends beyond the tokens.
+    pub fn new(
+        model: &Model,
+        tokens: &[u32],
+        scored: Range<usize>,
+        layers: &[usize],
+    ) -> Result<Self> {
+        let blocks = model.config().layers;
+        if let Some(layer) = layers.iter().find(|&&layer| layer >= blocks) {
+            let reason = format!("there is no layer {layer}: the model has {blocks}");
+            return Err(Error::Config { reason });
+        }
+        let lowest = layers.iter().copied().min().unwrap_or(blocks);
+        let mut received = Received::new(tokens.len())?;
+        let mut by_layer = BTreeMap::new();
+        reference::gradients(model, tokens, scored, lowest, |block| {
+            received.add(&block.attention)?;
+            if layers.contains(&block.layer) {
+                let reduce = |reduction: Reduction| reduction.reduce(&block.gradient, &block.input);
+                let norm = block.gradient.sqr()?.sum(D::Minus1)?.sqrt()?.to_vec1()?;
+                let marks = BTreeMap::from([
+                    (Target::Saliency, reduce(Reduction::AbsoluteSum)?),
+                    (Target::SignedSaliency, reduce(Reduction::Sum)?),
+                    (Target::SaliencyNorm, reduce(Reduction::Norm)?),
+                    (Target::GradientNorm, norm),
+                    (Target::MeanAttention, received.mean()),
+                    (Target::MaxAttention, received.max.clone()),
+                ]);
+                by_layer.insert(block.layer, marks);
+            }
+            Ok(())
+        })?;
+        Ok(Self { by_layer })
+    }
+
+    /// The worth of every token on entry to a block; `None` if that was not marked.
+    pub fn get(&self, layer: usize, target: Target) -> Option<&[f32]> {
+        self.by_layer.get(&layer)?.get(&target).map(Vec::as_slice)
+    }
+}
+
+/// The attention that tokens receive from later ones, over the blocks seen so far.
+struct Received {
+    /// `[queries, keys]`: 1 where the query is late enough.
+    later: Tensor,
+    /// The sum over blocks of means over heads and queries.
+    sum: Vec<f32>,
+    max: Vec<f32>,
+    blocks: f32,
+}
+
+impl Received {
+    fn new(tokens: usize) -> Result<Self> {
+        let later: Vec<f32> =
+            (0..tokens * tokens).map(|i| f32::from(i / tokens >= i % tokens + LATER)).collect();
+        let later = Tensor::from_vec(later, (tokens, tokens), &Device::Cpu)?;
+        Ok(Self { later, sum: vec![0.0; tokens], max: vec![0.0; tokens], blocks: 0.0 })
+    }
+
+    fn add(&mut self, attention: &Tensor) -> Result<()> {
+        let (heads, tokens, _) = attention.dims3()?;
+        let seen = attention.broadcast_mul(&self.later)?;
+        let sums: Vec<f32> = seen.sum(1)?.sum(0)?.to_vec1()?;
+        let maxima: Vec<f32> = seen.max(1)?.max(0)?.to_vec1()?;
+        for (token, (sum, max)) in sums.into_iter().zip(maxima).enumerate() {
+            let queries = tokens.saturating_sub(token + LATER).max(1);
+            self.sum[token] += sum / (heads * queries) as f32;
+            self.max[token] = self.max[token].max(max);
+        }
+        self.blocks += 1.0;
+        Ok(())
+    }
+
+    fn mean(&self) -> Vec<f32> {
+        self.sum.iter().map(|sum| sum / self.blocks).collect()
+    }
+}

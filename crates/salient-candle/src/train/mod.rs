@@ -1,0 +1,21 @@
+//! Training of SDTP's saliency predictors (arXiv 2504.04514), the model frozen.
+//!
+//! [`Marks`] say what every token of a text is worth to the model, by gradients or attention; a
+//! [`Trainer`] teaches small predictors, one per stage, to foresee it from hidden states: first
+//! against the marks alone, then, if asked to, through the masked model.
+
+mod file;
+pub mod loss;
+mod mark;
+mod masked;
+mod metrics;
+mod options;
+mod predictor;
+mod trainer;
+
+pub use mark::{LATER, Marks, Target};
+pub use masked::{MaskedPass, MaskedText, OutputLoss, StageLoss, masked_pass};
+pub use metrics::RankMetrics;
+pub use options::{LossWeights, Scale, Steps, TrainOptions};
+pub use predictor::{AdamW, Trainee};
+pub use trainer::{Look, Phase, Progress, Sample, StepReport, Trainer};

@@ -1,0 +1,239 @@
+//! What a training run is: all that decides its result, besides model and texts.
+
+use std::str::FromStr;
+
+use salient::schedule::Schedule;
+use serde::{Deserialize, Serialize};
+
+use super::Target;
+use super::loss::{self, Loss, Pairs};
+use crate::error::{Error, Result};
+
+/// A training run; what is left out has the default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainOptions {
+    /// Of the weights, the order of texts and the noise of masks.
+    pub seed: u64,
+    /// The stages that get a predictor, and what they keep, in its text form.
+    #[serde(with = "as_text")]
+    pub schedule: Schedule,
+    /// Units between a predictor's two layers.
+    pub width: usize,
+    /// Whether predictors begin with an RMSNorm.
+    pub norm: bool,
+    /// What scores are to foresee.
+    #[serde(with = "as_text")]
+    pub target: Target,
+    /// What the mean squared error compares scores with.
+    pub scale: Scale,
+    /// Whether the ranking loss adds pairs up.
+    pub pairs: Pairs,
+    /// How much each loss counts.
+    pub losses: LossWeights,
+    /// Texts per step.
+    pub batch: usize,
+    /// Steps that fit scores to targets in the unmasked model: the first phase.
+    pub fast: Steps,
+    /// Steps through the masked model, after those: the second phase.
+    pub full: Steps,
+    /// AdamW's weight decay, per unit of the rate.
+    pub decay: f64,
+    /// The temperature of the mask's relaxation.
+    pub temperature: f64,
+    /// Steps between two looks at the held-out texts.
+    pub evaluate_every: usize,
+    /// A phase ends after so many looks without a better one.
+    pub patience: usize,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            schedule: Schedule::sdtp(),
+            width: 144,
+            norm: true,
+            target: Target::Saliency,
+            scale: Scale::Largest,
+            pairs: Pairs::Mean,
+            losses: LossWeights::default(),
+            batch: 4,
+            fast: Steps { steps: 600, warmup: 30, rate: 1e-3 },
+            full: Steps { steps: 0, warmup: 10, rate: 1e-4 },
+            decay: 0.01,
+            temperature: 1.0,
+            evaluate_every: 50,
+            patience: 6,
+        }
+    }
+}
+
+/// The steps of a phase. The rate rises over the warm-up and then falls to 0 by half a cosine.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Steps {
+    /// How many.
+    pub steps: usize,
+    /// Of these, how many warm up.
+    pub warmup: usize,
+    /// The highest rate.
+    pub rate: f64,
+}
+
+impl Steps {
+    /// The rate of a step.
+    pub(super) fn rate_at(&self, step: usize) -> f64 {
+        if step < self.warmup {
+            return self.rate * (step + 1) as f64 / self.warmup as f64;
+        }
+        let falling = (self.steps - self.warmup.min(self.steps)).max(1) as f64;
+        let done = (step - self.warmup) as f64 / falling;
+        0.5 * self.rate * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos())
+    }
+}
+
+/// How much each loss counts; 0 leaves it out. SDTP's sum (equation 8) has 1 for the first three.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LossWeights {
+    /// Ranking by target ([`loss::rank`]).
+    pub rank: f64,
+    /// Squared error against the scaled target ([`loss::mse`]).
+    pub mse: f64,
+    /// Cross entropy of the masked model. In the second phase, as the two that follow.
+    pub cross_entropy: f64,
+    /// Divergence of the masked from the unmasked model.
+    pub distillation: f64,
+    /// Squared excess of the share of tokens alive over the stage's ([`loss::keep_ratio`]).
+    pub keep_ratio: f64,
+    /// Divergence of softmax(scores) from the target as a distribution ([`loss::divergence`]).
+    pub divergence: f64,
+}
+
+impl Default for LossWeights {
+    fn default() -> Self {
+        Self {
+            rank: 1.0,
+            mse: 1.0,
+            cross_entropy: 1.0,
+            distillation: 0.0,
+            keep_ratio: 0.0,
+            divergence: 0.0,
+        }
+    }
+}
+
+/// What the mean squared error compares scores with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scale {
+    /// The target over the largest of the sequence at the stage.
+    Largest,
+    /// Its logarithm (KVzap learns KVzip's scores so): of `1e-6` where it is less.
+    Log,
+}
+
+impl TrainOptions {
+    /// # Errors
+    /// [`Error::Training`] for sizes, weights and rates that cannot be, and for a target that has
+    /// negative values where its logarithm or its share is asked for.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |reason: String| Err(Error::Training { reason });
+        for (what, value) in [
+            ("width", self.width),
+            ("batch", self.batch),
+            ("evaluate_every", self.evaluate_every),
+            ("patience", self.patience),
+        ] {
+            if value == 0 {
+                return refuse(format!("`{what}` is 0, which must be at least 1"));
+            }
+        }
+        let l = &self.losses;
+        for (what, value) in [
+            ("losses.rank", l.rank),
+            ("losses.mse", l.mse),
+            ("losses.cross_entropy", l.cross_entropy),
+            ("losses.distillation", l.distillation),
+            ("losses.keep_ratio", l.keep_ratio),
+            ("losses.divergence", l.divergence),
+            ("fast.rate", self.fast.rate),
+            ("full.rate", self.full.rate),
+            ("decay", self.decay),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                return refuse(format!("`{what}` is {value}, which must be 0 or positive"));
+            }
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            let value = self.temperature;
+            return refuse(format!("`temperature` is {value}, which must be positive"));
+        }
+        if self.fast.steps > 0 && l.rank + l.mse + l.divergence == 0.0 {
+            return refuse("the first phase has no loss: rank, mse or divergence".into());
+        }
+        if self.full.steps > 0 && l.cross_entropy + l.distillation == 0.0 {
+            return refuse("the second phase has no loss: cross_entropy or distillation".into());
+        }
+        let log = l.mse > 0.0 && self.scale == Scale::Log;
+        if self.target == Target::SignedSaliency && (log || l.divergence > 0.0) {
+            return refuse(format!("`{}` has no logarithm and is no distribution", self.target));
+        }
+        Ok(())
+    }
+
+    /// The loss of scores against the worth of the same tokens.
+    pub(super) fn loss(&self, scores: &[f64], worth: &[f64]) -> Loss {
+        let mut sum = Loss { value: 0.0, gradient: vec![0.0; scores.len()] };
+        let mut add = |weight: f64, loss: &dyn Fn() -> Loss| {
+            if weight > 0.0 {
+                let loss = loss();
+                sum.value += weight * loss.value;
+                for (sum, slope) in sum.gradient.iter_mut().zip(loss.gradient) {
+                    *sum += weight * slope;
+                }
+            }
+        };
+        add(self.losses.rank, &|| loss::rank(scores, worth, self.pairs));
+        add(self.losses.mse, &|| loss::mse(scores, &self.scale.apply(worth)));
+        add(self.losses.divergence, &|| loss::divergence(scores, worth));
+        sum
+    }
+}
+
+impl Scale {
+    fn apply(self, worth: &[f64]) -> Vec<f64> {
+        match self {
+            Self::Largest => {
+                let largest = worth.iter().fold(0f64, |largest, value| largest.max(value.abs()));
+                let factor = if largest > 0.0 { 1.0 / largest } else { 0.0 };
+                worth.iter().map(|value| factor * value).collect()
+            }
+            Self::Log => worth.iter().map(|value| value.max(1e-6).ln()).collect(),
+        }
+    }
+}
+
+/// Values that configurations hold as text.
+mod as_text {
+    use std::fmt::Display;
+
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    use super::FromStr;
+
+    pub(super) fn serialize<S: Serializer>(
+        value: &impl Display,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,222 @@
+//! Training runs on tiny models: they learn, stop, resume and refuse.
+
+mod common;
+
+use std::path::Path;
+
+use common::{prompt, random_model, tiny};
+use salient::schedule::Schedule;
+use salient_candle::scorer::{Learned, Scorer};
+use salient_candle::train::{
+    LossWeights, Marks, Phase, Sample, Scale, Steps, Target, TrainOptions, Trainer,
+};
+use salient_candle::{Error, Family, Model};
+
+const TOKENS: usize = 48;
+
+fn model() -> Model {
+    random_model(tiny(Family::Llama), 4)
+}
+
+fn options() -> TrainOptions {
+    TrainOptions {
+        seed: 7,
+        schedule: "1=0.7,4=0.4@sinks=2,local=0.1".parse().unwrap(),
+        width: 12,
+        target: Target::MeanAttention,
+        losses: LossWeights { keep_ratio: 1.0, distillation: 0.5, ..Default::default() },
+        batch: 2,
+        fast: Steps { steps: 6, warmup: 2, rate: 3e-3 },
+        full: Steps { steps: 3, warmup: 1, rate: 1e-3 },
+        evaluate_every: 2,
+        patience: 9,
+        ..Default::default()
+    }
+}
+
+fn samples(model: &Model, options: &TrainOptions, seeds: std::ops::Range<u64>) -> Vec<Sample> {
+    let layers = Trainer::new(model, options.clone()).unwrap().layers();
+    let sample = |seed| {
+        let tokens = prompt(TOKENS, model.config().vocab, seed);
+        let marks = Marks::new(model, &tokens, 0..TOKENS, &layers).unwrap();
+        Sample::new(model, options, tokens, 0..TOKENS, marks).unwrap()
+    };
+    seeds.map(sample).collect()
+}
+
+/// Goes on to the end, or to so many steps from here.
+fn run(trainer: &mut Trainer, model: &Model, train: &[Sample], held_out: &[Sample], steps: usize) {
+    for _ in 0..steps {
+        if trainer.progress().phase == Phase::Done {
+            return;
+        }
+        trainer.step(model, train).unwrap();
+        if trainer.is_due() {
+            trainer.look(model, held_out).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_run_learns_what_it_is_shown() {
+    let model = model();
+    let options = TrainOptions {
+        fast: Steps { steps: 120, warmup: 5, rate: 1e-2 },
+        full: Steps { steps: 0, warmup: 0, rate: 0.0 },
+        batch: 3,
+        ..options()
+    };
+    let train = samples(&model, &options, 0..3);
+    let mut trainer = Trainer::new(&model, options).unwrap();
+    let before = trainer.metrics(&train).unwrap();
+    run(&mut trainer, &model, &train, &train, usize::MAX);
+    for (layer, after) in trainer.metrics(&train).unwrap() {
+        let before = before[&layer];
+        assert!(after.pair_accuracy > 0.85, "layer {layer}: {before:?}, then {after:?}");
+        assert!(after.kendall_tau > before.kendall_tau && after.overlap >= before.overlap);
+    }
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on_as_if_it_had_not_been() {
+    let (model, options) = (model(), options());
+    let (train, held_out) = (samples(&model, &options, 0..5), samples(&model, &options, 5..7));
+    let mut whole = Trainer::new(&model, options.clone()).unwrap();
+    run(&mut whole, &model, &train, &held_out, usize::MAX);
+    assert_eq!(whole.progress().phase, Phase::Done);
+    let expected = whole.to_file(&model).unwrap();
+    // In the first phase, at its end, in the second.
+    for stop in [3, 6, 7] {
+        let mut first = Trainer::new(&model, options.clone()).unwrap();
+        run(&mut first, &model, &train, &held_out, stop);
+        let checkpoint = first.checkpoint(&model, "texts").unwrap();
+        let mut second = Trainer::resume(&model, options.clone(), "texts", &checkpoint).unwrap();
+        assert_eq!(second.progress(), first.progress());
+        run(&mut second, &model, &train, &held_out, usize::MAX);
+        assert!(second.to_file(&model).unwrap() == expected, "stopped after {stop} steps");
+    }
+    let other = TrainOptions { seed: 8, ..options };
+    let mut reseeded = Trainer::new(&model, other).unwrap();
+    run(&mut reseeded, &model, &train, &held_out, usize::MAX);
+    assert!(reseeded.to_file(&model).unwrap() != expected, "the seed changes nothing");
+}
+
+#[test]
+fn a_phase_ends_when_looks_bring_nothing() {
+    let model = model();
+    // Without a rate nothing ever gets better.
+    let still = Steps { steps: 100, warmup: 0, rate: 0.0 };
+    let options = TrainOptions { fast: still, full: still, patience: 2, ..options() };
+    let train = samples(&model, &options, 0..2);
+    let mut trainer = Trainer::new(&model, options).unwrap();
+    run(&mut trainer, &model, &train, &train, 6);
+    // A first look, and two that bring nothing, every 2 steps.
+    assert_eq!(trainer.progress().phase, Phase::Full);
+    run(&mut trainer, &model, &train, &train, 6);
+    assert_eq!(trainer.progress().phase, Phase::Done);
+}
+
+#[test]
+fn a_run_that_diverges_says_where_and_stays_as_it_was() {
+    let model = model();
+    let wild = Steps { steps: 50, warmup: 0, rate: 1e38 };
+    let options = TrainOptions { fast: wild, ..options() };
+    let train = samples(&model, &options, 0..2);
+    let mut trainer = Trainer::new(&model, options).unwrap();
+    let good = trainer.to_file(&model).unwrap();
+    let error = loop {
+        match trainer.step(&model, &train) {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    let step = trainer.progress().step;
+    assert!(matches!(error, Error::Diverged { phase: Phase::Fast, step: at, .. } if at == step));
+    assert!(error.to_string().contains(&format!("fast phase, step {step}")), "{error}");
+    assert!(trainer.to_file(&model).unwrap() == good, "the best are from before");
+}
+
+#[test]
+fn predictors_go_into_a_file_and_come_back() {
+    let (model, options) = (model(), options());
+    let train = samples(&model, &options, 0..2);
+    let mut trainer = Trainer::new(&model, options.clone()).unwrap();
+    run(&mut trainer, &model, &train, &train, usize::MAX);
+    let file = trainer.to_file(&model).unwrap();
+    let path = Path::new("predictors.safetensors");
+    let mut learned = Learned::from_bytes(&file, path, &model).unwrap();
+    let info = Learned::info(&file, path).unwrap().unwrap();
+    assert_eq!(info.schedule, options.schedule.to_string());
+    assert_eq!(info.trained_on, "attention-mean");
+
+    let tokens = prompt(TOKENS, model.config().vocab, 20);
+    let plan = options.schedule.plan(&[TOKENS], model.config().layers).unwrap();
+    let prefill = model.prefill(&[tokens.clone()], &plan, &mut learned, 0).unwrap();
+    let hidden = salient_candle::reference::inputs(&model, &tokens, &[1]).unwrap();
+    let expected: Vec<f32> =
+        trainer.predictors()[&1].scores(&hidden[&1]).unwrap().to_vec1().unwrap();
+    for (actual, expected) in prefill.stages[0].scores.iter().zip(&expected) {
+        assert!((actual - expected).abs() < 1e-4, "{actual}, expected {expected}");
+    }
+
+    let other = random_model(tiny(Family::Llama), 5);
+    let error = Learned::from_bytes(&file, path, &other).unwrap_err().to_string();
+    let named = [model.fingerprint().unwrap(), other.fingerprint().unwrap()];
+    assert!(named.iter().all(|name| error.contains(name.as_str())), "{error}");
+    let elsewhere: Schedule = "2=0.5".parse().unwrap();
+    let plan = elsewhere.plan(&[TOKENS], model.config().layers).unwrap();
+    let error = model.prefill(&[tokens], &plan, &mut learned, 0).unwrap_err().to_string();
+    assert!(error.contains("layer 2") && error.contains("[1, 4]"), "{error}");
+    assert_eq!(learned.name(), "predictor");
+}
+
+#[test]
+fn checkpoints_of_other_runs_are_refused() {
+    let (model, options) = (model(), options());
+    let trainer = Trainer::new(&model, options.clone()).unwrap();
+    let checkpoint = trainer.checkpoint(&model, "these texts").unwrap();
+    let resume = |model: &Model, options: &TrainOptions, data: &str, bytes: &[u8]| {
+        Trainer::resume(model, options.clone(), data, bytes).unwrap_err().to_string()
+    };
+    let data = resume(&model, &options, "those texts", &checkpoint);
+    assert!(data.contains("these texts") && data.contains("those texts"), "{data}");
+    let wider = TrainOptions { width: 13, ..options.clone() };
+    let wider = resume(&model, &wider, "these texts", &checkpoint);
+    assert!(wider.contains("\"width\":12") && wider.contains("\"width\":13"), "{wider}");
+    let other = random_model(tiny(Family::Llama), 5);
+    assert!(resume(&other, &options, "these texts", &checkpoint).contains("model"));
+    let torn = resume(&model, &options, "these texts", &checkpoint[..checkpoint.len() / 2]);
+    assert!(torn.contains("no checkpoint"), "{torn}");
+    let file = trainer.to_file(&model).unwrap();
+    assert!(resume(&model, &options, "these texts", &file).contains("no checkpoint"));
+}
+
+#[test]
+fn texts_and_options_that_do_not_fit_are_refused() {
+    let (model, options) = (model(), options());
+    let sample = |len: usize, marked: usize, layers: &[usize]| {
+        let marks = Marks::new(&model, &prompt(marked, 101, 1), 0..marked, layers).unwrap();
+        Sample::new(&model, &options, prompt(len, 101, 1), 0..len, marks)
+    };
+    assert!(matches!(sample(2, 2, &[1, 4]), Err(Error::TextTooShort { tokens: 2, .. })));
+    let missing = sample(TOKENS, TOKENS, &[1]).unwrap_err().to_string();
+    assert!(missing.contains("layer 4 has marks of 0 tokens of 48"), "{missing}");
+    assert!(sample(TOKENS, TOKENS - 1, &[1, 4]).is_err());
+
+    let refused = |options: TrainOptions| Trainer::new(&model, options).unwrap_err().to_string();
+    assert!(refused(TrainOptions { batch: 0, ..options.clone() }).contains("`batch` is 0"));
+    assert!(refused(TrainOptions { decay: -1.0, ..options.clone() }).contains("`decay` is -1"));
+    assert!(refused(TrainOptions { temperature: 0.0, ..options.clone() }).contains("temperature"));
+    let dense = TrainOptions { schedule: Schedule::dense(), ..options.clone() };
+    assert!(refused(dense).contains("no stage"));
+    let nothing = LossWeights { rank: 0.0, mse: 0.0, ..options.losses };
+    assert!(refused(TrainOptions { losses: nothing, ..options.clone() }).contains("first phase"));
+    let signed =
+        TrainOptions { target: Target::SignedSaliency, scale: Scale::Log, ..options.clone() };
+    assert!(refused(signed).contains("saliency-signed"));
+    let unknown = serde_json::from_str::<TrainOptions>(r#"{"losses": {"rnak": 1.0}}"#);
+    let unknown = unknown.unwrap_err().to_string();
+    assert!(unknown.contains("rnak") && unknown.contains("divergence"), "{unknown}");
+    let target = serde_json::from_str::<TrainOptions>(r#"{"target": "salience"}"#);
+    assert!(target.unwrap_err().to_string().contains("attention-mean"));
+}
