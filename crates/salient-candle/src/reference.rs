@@ -42,7 +42,7 @@ pub fn masked(queries: &[i32], keys: &[i32], sees: impl Fn(i32, i32) -> bool) ->
 /// Embeddings of tokens, `[tokens, hidden]`.
 ///
 /// # Errors
-/// [`Error::UnknownToken`](crate::Error::UnknownToken), and those of candle.
+/// [`Error::UnknownToken`], and those of candle.
 pub fn embed(model: &Model, tokens: &[u32]) -> Result<Tensor> {
     model.embed(tokens)
 }

@@ -144,14 +144,14 @@ fn predictors_go_into_a_file_and_come_back() {
     run(&mut trainer, &model, &train, &train, usize::MAX);
     let file = trainer.to_file(&model).unwrap();
     let path = Path::new("predictors.safetensors");
-    let mut learned = Learned::from_bytes(&file, path, &model).unwrap();
+    let learned = Learned::from_bytes(&file, path, &model).unwrap();
     let info = Learned::info(&file, path).unwrap().unwrap();
     assert_eq!(info.schedule, options.schedule.to_string());
     assert_eq!(info.trained_on, "attention-mean");
 
     let tokens = prompt(TOKENS, model.config().vocab, 20);
     let plan = options.schedule.plan(&[TOKENS], model.config().layers).unwrap();
-    let prefill = model.prefill(&[tokens.clone()], &plan, &mut learned, 0).unwrap();
+    let prefill = model.prefill(std::slice::from_ref(&tokens), &plan, &learned, 0).unwrap();
     let hidden = salient_candle::reference::inputs(&model, &tokens, &[1]).unwrap();
     let expected: Vec<f32> =
         trainer.predictors()[&1].scores(&hidden[&1]).unwrap().to_vec1().unwrap();
@@ -165,7 +165,7 @@ fn predictors_go_into_a_file_and_come_back() {
     assert!(named.iter().all(|name| error.contains(name.as_str())), "{error}");
     let elsewhere: Schedule = "2=0.5".parse().unwrap();
     let plan = elsewhere.plan(&[TOKENS], model.config().layers).unwrap();
-    let error = model.prefill(&[tokens], &plan, &mut learned, 0).unwrap_err().to_string();
+    let error = model.prefill(&[tokens], &plan, &learned, 0).unwrap_err().to_string();
     assert!(error.contains("layer 2") && error.contains("[1, 4]"), "{error}");
     assert_eq!(learned.name(), "predictor");
 }

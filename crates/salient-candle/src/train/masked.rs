@@ -54,6 +54,12 @@ pub struct MaskedPass {
 /// that came in alive and are not protected. Returns the loss by scores and the loss by mask.
 pub type StageLoss<'a> = dyn Fn(usize, &[usize], &[f64], &[f64]) -> [Loss; 2] + 'a;
 
+/// What a block, or the head, is given.
+struct Input {
+    hidden: Tensor,
+    keep: Tensor,
+}
+
 /// A stage between the passes forward and backward.
 struct Stage {
     layer: usize,
@@ -105,7 +111,7 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// The input of every block, and of the head; and the stages.
-    fn forward(&self, random: &mut impl Rng) -> Result<(Vec<(Tensor, Tensor)>, Vec<Stage>)> {
+    fn forward(&self, random: &mut impl Rng) -> Result<(Vec<Input>, Vec<Stage>)> {
         let mut hidden = reference::embed(self.model, self.text.tokens)?;
         let mut keep = Tensor::ones(self.positions.len(), DType::F32, &Device::Cpu)?;
         let (mut inputs, mut stages) = (Vec::new(), Vec::new());
@@ -130,21 +136,21 @@ impl Pass<'_> {
                 stages.push(stage);
             }
             let next = self.block(layer, &hidden, &keep)?.detach();
-            inputs.push((hidden, keep.clone()));
+            inputs.push(Input { hidden, keep: keep.clone() });
             hidden = next;
         }
-        inputs.push((hidden, keep));
+        inputs.push(Input { hidden, keep });
         Ok((inputs, stages))
     }
 
     fn backward(
         &self,
-        mut inputs: Vec<(Tensor, Tensor)>,
+        mut inputs: Vec<Input>,
         mut stages: Vec<Stage>,
         stage_loss: &StageLoss<'_>,
     ) -> Result<MaskedPass> {
-        let (last, alive) = inputs.pop().expect("the head's");
-        let (cross_entropy, distillation, mut by_hidden) = self.judge(&last, &alive)?;
+        let last = inputs.pop().expect("the head's");
+        let (cross_entropy, distillation, mut by_hidden) = self.judge(&last)?;
         let mut pass = MaskedPass {
             cross_entropy,
             distillation,
@@ -152,8 +158,8 @@ impl Pass<'_> {
             alive: Vec::new(),
             gradients: BTreeMap::new(),
         };
-        let mut by_keep = alive.zeros_like()?;
-        for (layer, (hidden, keep)) in inputs.into_iter().enumerate().rev() {
+        let mut by_keep = last.keep.zeros_like()?;
+        for (layer, Input { hidden, keep }) in inputs.into_iter().enumerate().rev() {
             let (hidden, kept) = (Var::from_tensor(&hidden)?, Var::from_tensor(&keep)?);
             let output = self.block(layer, &hidden, &kept)?;
             let grads = (output * &by_hidden)?.sum_all()?.backward()?;
@@ -243,8 +249,8 @@ impl Pass<'_> {
 
     /// Mean cross entropy and divergence, and the gradient of their weighted sum by the final hidden
     /// states.
-    fn judge(&self, hidden: &Tensor, alive: &Tensor) -> Result<(f64, f64, Tensor)> {
-        let alive: Vec<f32> = alive.to_vec1()?;
+    fn judge(&self, Input { hidden, keep }: &Input) -> Result<(f64, f64, Tensor)> {
+        let alive: Vec<f32> = keep.to_vec1()?;
         let scored = self.text.scored.start.max(1)..self.text.scored.end;
         let rows: Vec<usize> =
             scored.map(|token| token - 1).filter(|&row| alive[row] > 0.0).collect();
