@@ -229,8 +229,9 @@ fn masked_graph(
     let (student, teacher) = (log(&hidden), log(&dense).detach());
     let last: Vec<f32> = keep.to_vec1().unwrap();
     let (mut judged, mut rows) = (Tensor::new(0f32, cpu).unwrap(), 0f64);
-    for row in text.scored.start - 1..text.scored.end - 1 {
-        if last[row] == 1.0 {
+    let predicts = text.scored.start - 1..text.scored.end - 1;
+    for (row, &alive) in last.iter().enumerate().filter(|(row, _)| predicts.contains(row)) {
+        if alive == 1.0 {
             let (student, teacher) = (student.get(row).unwrap(), teacher.get(row).unwrap());
             let likely = student.get(text.tokens[row + 1] as usize).unwrap();
             let apart = (teacher.exp().unwrap() * (teacher - student).unwrap()).unwrap();
