@@ -5,12 +5,9 @@ use salient::cuda::DeviceElement;
 use salient::cuda::attend::{AttendOutputs, DecodeInputs, PrefillInputs, decode, prefill};
 use salient::dtype::F8E4M3;
 use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
-use salient::kernels::attend::{
-    DecodeCache, DecodeLists, DecodePlan, DecodeShape, PrefillPlan, PrefillShape, Sees,
-    check_decode_keys,
-};
-use salient::{DType, Element, Error, Layout, Ragged, Result, Span, View, ViewMut};
+use salient::{DType, Element, Error, Layout, Ragged, Result, View, ViewMut};
 use salient_oracle::implementation::{AttendDecode, AttendFp8, AttendPrefill};
+use salient_oracle::plans;
 
 use super::{Device, Upload};
 
@@ -59,9 +56,7 @@ impl AttendPrefill for Device {
     }
 
     fn takes_prefill<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
-        let q = Layout::token_major(out.heads, out.dim);
-        let queries = Ragged::from_lens(&[]).expect("no queries");
-        prefill_plan([q, out], &queries, keys, Sees::All, &Attention::new(1.0)).is_ok()
+        plans::takes_prefill(keys, out)
     }
 }
 
@@ -82,8 +77,7 @@ impl AttendDecode for Device {
     }
 
     fn takes_decode<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
-        let q = Layout::token_major(out.heads, out.dim);
-        decode_plan(T::DTYPE, [q, out], keys, KeyLists::Dense, &Attention::new(1.0)).is_ok()
+        plans::takes_decode(T::DTYPE, keys, out)
     }
 }
 
@@ -101,8 +95,7 @@ impl AttendFp8 for Device {
     }
 
     fn takes_decode_fp8<T: Element>(&self, keys: &Keys<'_, F8E4M3>, out: Layout) -> bool {
-        let q = Layout::token_major(out.heads, out.dim);
-        decode_plan(T::DTYPE, [q, out], keys, KeyLists::Dense, &Attention::new(1.0)).is_ok()
+        plans::takes_decode(T::DTYPE, keys, out)
     }
 }
 
@@ -118,15 +111,11 @@ impl Device {
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        let (firsts, limits, sees) = match limit {
-            RowLimit::Causal => (None, None, Sees::Causal),
-            RowLimit::Full => (None, None, Sees::All),
-            RowLimit::PerRow(limit) => (None, Some(limit), Sees::Rows),
-            RowLimit::Between { first, limit } => (Some(first), Some(limit), Sees::Rows),
-        };
-        let plan = prefill_plan([q.layout, out.layout], queries, keys, sees, attention)?
+        let (firsts, limits, sees) = plans::sees(limit);
+        let layouts = [q.layout, out.layout];
+        let plan = plans::prefill(layouts, DType::F32, queries, keys, sees, attention)?
             .with_variant(self.prefill);
-        let sinks = self.sinks(attention, q.layout.heads)?;
+        let sinks = self.sinks(attention)?;
         let (k, v) = tensors(keys);
         let (q, k, v) = (self.upload(q.data)?, self.upload(k)?, self.upload(v)?);
         let [starts, lens] = self.spans(keys)?;
@@ -163,13 +152,9 @@ impl Device {
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        let plan = decode_plan(T::DTYPE, [q.layout, out.layout], keys, lists, attention)?;
-        let kv_heads = match *keys {
-            Keys::Contiguous { k, .. } => k.layout.heads,
-            Keys::Paged { layout, .. } => layout.heads,
-        };
-        let sinks = self.sinks(attention, q.layout.heads)?;
-        attention.check_scales(kv_heads)?;
+        let (layouts, dtypes) = ([q.layout, out.layout], [T::DTYPE, DType::F32]);
+        let plan = plans::decode(layouts, dtypes, keys, lists, attention, SPARE)?;
+        let sinks = self.sinks(attention)?;
         let upload = |scales: Option<&[f32]>| scales.map(|scales| self.upload(scales)).transpose();
         let (k_scales, v_scales) = (upload(attention.k_scales)?, upload(attention.v_scales)?);
         let (k, v) = tensors(keys);
@@ -215,8 +200,7 @@ impl Device {
         results.download(self, out.data, lse)
     }
 
-    fn sinks(&self, attention: &Attention<'_>, heads: usize) -> Result<Option<Upload<f32>>> {
-        attention.check_sinks(heads)?;
+    fn sinks(&self, attention: &Attention<'_>) -> Result<Option<Upload<f32>>> {
         attention.sinks.map(|sinks| self.upload(sinks)).transpose()
     }
 
@@ -261,84 +245,6 @@ impl Results {
         }
         Ok(())
     }
-}
-
-fn prefill_plan<T: Element>(
-    [q, out]: [Layout; 2],
-    queries: &Ragged,
-    keys: &Keys<'_, T>,
-    sees: Sees,
-    attention: &Attention<'_>,
-) -> Result<PrefillPlan> {
-    let Keys::Contiguous { k, v, spans } = *keys else {
-        let (what, value) = ("kinds of caches", 2.0);
-        return Err(Error::OutOfRange { what, value, expected: "contiguous keys" });
-    };
-    let (expected, actual) = (queries.batch(), spans.len());
-    // Of a plan without queries, any keys.
-    if expected != actual && expected > 0 {
-        return Err(Error::LengthMismatch { what: "sequences of keys", expected, actual });
-    }
-    let shape = PrefillShape {
-        batch: queries.batch(),
-        queries: queries.total(),
-        max_queries: queries.lens().max().unwrap_or(0),
-        keys: tokens(spans),
-        dtype: T::DTYPE,
-        out_dtype: DType::F32,
-        q,
-        k: k.layout,
-        v: v.layout,
-        out,
-    };
-    PrefillPlan::new(shape, attention.scalars(), sees)
-}
-
-fn decode_plan<C: Element>(
-    dtype: DType,
-    [q, out]: [Layout; 2],
-    keys: &Keys<'_, C>,
-    lists: KeyLists<'_>,
-    attention: &Attention<'_>,
-) -> Result<DecodePlan> {
-    check_decode_keys(keys, &lists)?;
-    let (batch, longest, cache) = match *keys {
-        Keys::Contiguous { k, v, spans } => {
-            let (k, v, tokens) = (k.layout, v.layout, tokens(spans));
-            let cache = DecodeCache::Contiguous { k, v, tokens };
-            (spans.len(), spans.iter().map(|span| span.len).max(), cache)
-        }
-        Keys::Paged { k, v, layout, page_table, lens } => {
-            let pages = layout.pages(k.len().min(v.len())).unwrap_or(0);
-            let max_pages = page_table.len().checked_div(lens.len()).unwrap_or(0);
-            let cache = DecodeCache::Paged { layout, max_pages, pages };
-            (lens.len(), lens.iter().max().copied(), cache)
-        }
-    };
-    let (lists, longest) = match lists {
-        KeyLists::Dense => (DecodeLists::Dense, longest),
-        KeyLists::Shared { lists, .. } => (DecodeLists::Shared, lists.lens().max()),
-        KeyLists::PerHead { lists, .. } => (DecodeLists::PerHead, lists.lens().max()),
-    };
-    let (capacity, cache_dtype, out_dtype) = (longest.unwrap_or(0) + SPARE, C::DTYPE, DType::F32);
-    let attention = attention.scalars();
-    DecodePlan::new(DecodeShape {
-        batch,
-        q,
-        out,
-        cache,
-        lists,
-        capacity,
-        dtype,
-        cache_dtype,
-        out_dtype,
-        attention,
-    })
-}
-
-/// Rows that hold all spans.
-fn tokens(spans: &[Span]) -> usize {
-    spans.iter().map(|span| span.start.saturating_add(span.len)).max().unwrap_or(0)
 }
 
 fn tensors<'a, T: Element>(keys: &Keys<'a, T>) -> (&'a [T], &'a [T]) {

@@ -10,6 +10,7 @@ use salient::kernels::attend::Sees;
 use salient::kernels::score::{IndexerPlan, IndexerShape};
 use salient::{DType, Element, Error, Layout, Result, View};
 use salient_oracle::implementation::ScoreIndexer;
+use salient_oracle::plans;
 
 use super::{Device, Upload};
 
@@ -39,19 +40,7 @@ impl ScoreIndexer for Device {
     }
 
     fn takes_indexer<T: Element>(&self, q: Layout, k: Layout) -> bool {
-        let shape = IndexerShape {
-            batch: 0,
-            queries: 0,
-            max_queries: 0,
-            keys: 0,
-            max_keys: 0,
-            dtype: T::DTYPE,
-            q,
-            k,
-            sees: Sees::All,
-            logits: Logits::Tokens,
-        };
-        IndexerPlan::new(shape).is_ok()
+        plans::takes_indexer(T::DTYPE, q, k)
     }
 }
 

@@ -5,14 +5,12 @@ use std::marker::PhantomData;
 
 use salient::dtype::F8E4M3;
 use salient::host::attend::{Attention, KeyLists, Keys};
-use salient::kernels::attend::{
-    DecodeBuffers, DecodeCache, DecodeLists, DecodePlan, DecodeShape, check_decode_keys,
-    decode_params,
-};
+use salient::kernels::attend::{DecodeBuffers, DecodePlan, decode_params};
 use salient::kernels::raw::SalientDecodeParams;
 use salient::kernels::{Buffer as Place, Status};
 use salient::{DType, Element, Layout, Result, View, ViewMut};
 use salient_oracle::implementation::{AttendDecode, AttendFp8, Sample};
+use salient_oracle::plans;
 
 use crate::emulated::Emulated;
 use crate::launch::{Device, Launched};
@@ -67,7 +65,7 @@ impl<T: Element, K: Element> DecodeRun<T, K> {
     /// to `spare` more entries than the longest has.
     ///
     /// # Errors
-    /// Those of [`check_decode_keys`] and [`DecodePlan::new`].
+    /// Those of [`plans::decode`].
     pub fn new(
         device: &Device,
         [q, out]: [Layout; 2],
@@ -78,7 +76,8 @@ impl<T: Element, K: Element> DecodeRun<T, K> {
         spare: usize,
     ) -> Result<Self> {
         let dtypes = [T::DTYPE, out_dtype];
-        let (plan, capacity) = plan([q, out], dtypes, keys, lists, attention, spare)?;
+        let plan = plans::decode([q, out], dtypes, keys, lists, attention, spare)?;
+        let capacity = plan.shape().capacity;
         let (k, v, lens) = match *keys {
             Keys::Contiguous { k, v, spans } => {
                 (k.data, v.data, spans.iter().map(|span| span.len as i32).collect::<Vec<_>>())
@@ -219,7 +218,7 @@ impl AttendDecode for Emulated {
     }
 
     fn takes_decode<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
-        takes(T::DTYPE, keys, out)
+        plans::takes_decode(T::DTYPE, keys, out)
     }
 
     fn decode_sample(&self) -> Sample {
@@ -241,66 +240,9 @@ impl AttendFp8 for Emulated {
     }
 
     fn takes_decode_fp8<T: Element>(&self, keys: &Keys<'_, F8E4M3>, out: Layout) -> bool {
-        takes(T::DTYPE, keys, out)
+        plans::takes_decode(T::DTYPE, keys, out)
     }
-}
-
-fn takes<K: Element>(dtype: DType, keys: &Keys<'_, K>, out: Layout) -> bool {
-    let q = Layout::token_major(out.heads, out.dim);
-    let plain = Attention::new(1.0);
-    plan([q, out], [dtype, DType::F32], keys, KeyLists::Dense, &plain, SPARE).is_ok()
 }
 
 /// Places behind the longest list.
 const SPARE: usize = 3;
-
-/// A plan for lists (or sequences, where there are none) of up to `spare` more entries than the
-/// longest has, and so many entries.
-fn plan<K: Element>(
-    [q, out]: [Layout; 2],
-    [dtype, out_dtype]: [DType; 2],
-    keys: &Keys<'_, K>,
-    lists: KeyLists<'_>,
-    attention: &Attention,
-    spare: usize,
-) -> Result<(DecodePlan, usize)> {
-    check_decode_keys(keys, &lists)?;
-    attention.check_sinks(q.heads)?;
-    let kv_heads = match *keys {
-        Keys::Contiguous { k, .. } => k.layout.heads,
-        Keys::Paged { layout, .. } => layout.heads,
-    };
-    attention.check_scales(kv_heads)?;
-    let (batch, longest, cache) = match *keys {
-        Keys::Contiguous { k, v, spans } => {
-            let tokens = spans.iter().map(|span| span.end()).max().unwrap_or(0);
-            let cache = DecodeCache::Contiguous { k: k.layout, v: v.layout, tokens };
-            (spans.len(), spans.iter().map(|span| span.len).max(), cache)
-        }
-        Keys::Paged { k, v, layout, page_table, lens } => {
-            let pages = layout.pages(k.len().min(v.len())).unwrap_or(0);
-            let max_pages = page_table.len().checked_div(lens.len()).unwrap_or(0);
-            let cache = DecodeCache::Paged { layout, max_pages, pages };
-            (lens.len(), lens.iter().max().copied(), cache)
-        }
-    };
-    let (lists, longest) = match lists {
-        KeyLists::Dense => (DecodeLists::Dense, longest),
-        KeyLists::Shared { lists, .. } => (DecodeLists::Shared, lists.lens().max()),
-        KeyLists::PerHead { lists, .. } => (DecodeLists::PerHead, lists.lens().max()),
-    };
-    let capacity = longest.unwrap_or(0) + spare;
-    let plan = DecodePlan::new(DecodeShape {
-        batch,
-        q,
-        out,
-        cache,
-        lists,
-        capacity,
-        dtype,
-        cache_dtype: K::DTYPE,
-        out_dtype,
-        attention: attention.scalars(),
-    })?;
-    Ok((plan, capacity))
-}

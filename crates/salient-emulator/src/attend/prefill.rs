@@ -3,11 +3,12 @@
 use std::ffi::{c_int, c_void};
 
 use salient::host::attend::{Attention, Keys, RowLimit};
-use salient::kernels::attend::{PrefillBuffers, PrefillPlan, PrefillShape, Sees, prefill_params};
+use salient::kernels::attend::{PrefillBuffers, PrefillPlan, prefill_params};
 use salient::kernels::raw::SalientPrefillParams;
 use salient::kernels::{Buffer as Place, Status};
-use salient::{DType, Element, Error, Layout, Ragged, Result, Span, View, ViewMut};
+use salient::{Element, Error, Layout, Ragged, Result, Span, View, ViewMut};
 use salient_oracle::implementation::{AttendPrefill, Sample};
+use salient_oracle::plans;
 
 use crate::emulated::Emulated;
 use crate::launch::{Device, Launched};
@@ -46,8 +47,7 @@ impl<T: Element, O: Element> PrefillRun<T, O> {
     /// Uploads a problem whose output, already filled, is `out`.
     ///
     /// # Errors
-    /// Those of [`PrefillPlan::new`], for lists of other lengths than there are queries, and for paged
-    /// keys, which this kernel does not take.
+    /// Those of [`plans::prefill`].
     #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
     pub fn new(
         device: &Device,
@@ -59,43 +59,18 @@ impl<T: Element, O: Element> PrefillRun<T, O> {
         (out, out_layout): (&[O], Layout),
         lse: Option<&[f32]>,
     ) -> Result<Self> {
+        let (firsts, limits, sees) = plans::sees(limit);
+        let layouts = [q.layout, out_layout];
+        let plan = plans::prefill(layouts, O::DTYPE, queries, keys, sees, attention)?;
         let Keys::Contiguous { k, v, spans } = *keys else {
-            let (what, value) = ("kinds of caches", 2.0);
-            return Err(Error::OutOfRange { what, value, expected: "contiguous keys" });
-        };
-        let lengths = |what, expected, actual| {
-            let error = Error::LengthMismatch { what, expected, actual };
-            if expected == actual { Ok(()) } else { Err(error) }
-        };
-        lengths("sequences of keys", queries.batch(), spans.len())?;
-        attention.check_sinks(q.layout.heads)?;
-        if attention.k_scales.or(attention.v_scales).is_some() {
-            return Err(Error::Unfit { what: "scales", expected: "none: prefill takes no fp8" });
-        }
-        let (firsts, limits, sees) = match limit {
-            RowLimit::Causal => (None, None, Sees::Causal),
-            RowLimit::Full => (None, None, Sees::All),
-            RowLimit::PerRow(limit) => (None, Some(limit), Sees::Rows),
-            RowLimit::Between { first, limit } => (Some(first), Some(limit), Sees::Rows),
-        };
-        let shape = PrefillShape {
-            batch: queries.batch(),
-            queries: queries.total(),
-            max_queries: queries.lens().max().unwrap_or(0),
-            keys: key_rows(spans)?,
-            dtype: T::DTYPE,
-            out_dtype: O::DTYPE,
-            q: q.layout,
-            k: k.layout,
-            v: v.layout,
-            out: out_layout,
+            unreachable!("a plan takes contiguous keys alone")
         };
         let ints = |what, value: &dyn Fn(&Span) -> usize| -> Result<Vec<i32>> {
             let values = spans.iter().map(|span| i32::try_from(value(span)));
             values.collect::<Result<_, _>>().map_err(|_| Error::Overflow { what })
         };
         Ok(Self {
-            plan: PrefillPlan::new(shape, attention.scalars(), sees)?,
+            plan,
             q: device.upload("q", q.data),
             k: device.upload("k", k.data),
             v: device.upload("v", v.data),
@@ -144,14 +119,6 @@ impl<T: Element, O: Element> PrefillRun<T, O> {
     }
 }
 
-/// Rows that hold all spans.
-fn key_rows(spans: &[Span]) -> Result<usize> {
-    spans.iter().try_fold(0, |rows: usize, span| {
-        let end = span.start.checked_add(span.len).ok_or(Error::Overflow { what: "spans" })?;
-        Ok(rows.max(end))
-    })
-}
-
 impl AttendPrefill for Emulated {
     const ROUNDS_WEIGHTS: bool = true;
 
@@ -178,20 +145,7 @@ impl AttendPrefill for Emulated {
     }
 
     fn takes_prefill<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
-        let Keys::Contiguous { k, v, .. } = *keys else { return false };
-        let shape = PrefillShape {
-            batch: 1,
-            queries: 0,
-            max_queries: 0,
-            keys: 0,
-            dtype: T::DTYPE,
-            out_dtype: DType::F32,
-            q: Layout::token_major(out.heads, out.dim),
-            k: k.layout,
-            v: v.layout,
-            out,
-        };
-        PrefillPlan::new(shape, Attention::new(1.0), Sees::All).is_ok()
+        plans::takes_prefill(keys, out)
     }
 
     fn prefill_sample(&self) -> Sample {

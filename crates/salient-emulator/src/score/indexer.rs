@@ -10,6 +10,7 @@ use salient::kernels::score::{IndexerBuffers, IndexerPlan, IndexerShape, indexer
 use salient::kernels::{Buffer as Place, Status};
 use salient::{Element, Error, Layout, Result};
 use salient_oracle::implementation::{Sample, ScoreIndexer};
+use salient_oracle::plans;
 
 use crate::emulated::Emulated;
 use crate::launch::{Device, Launched};
@@ -137,19 +138,7 @@ impl ScoreIndexer for Emulated {
     }
 
     fn takes_indexer<T: Element>(&self, q: Layout, k: Layout) -> bool {
-        let shape = IndexerShape {
-            batch: 0,
-            queries: 0,
-            max_queries: 0,
-            keys: 0,
-            max_keys: 0,
-            dtype: T::DTYPE,
-            q,
-            k,
-            sees: Sees::All,
-            logits: Logits::Tokens,
-        };
-        IndexerPlan::new(shape).is_ok()
+        plans::takes_indexer(T::DTYPE, q, k)
     }
 
     fn indexer_sample(&self) -> Sample {
