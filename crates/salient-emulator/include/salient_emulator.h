@@ -11,13 +11,14 @@
 
 #include <type_traits>
 
-// Launchers carry other names here, so that all builds of the kernels fit into one program: those for
-// a device, those for the emulator, and the copy whose mutants can be switched on.
+// Launchers and what files share carry other names here, so that all builds of the kernels fit into one
+// program: those for a device, those for the emulator, and the copy whose mutants can be switched on.
 #ifdef SALIENT_MUTANTS
 #define salient salient_mutants
 #define SALIENT_LAUNCHER(name) salient_mutated_##name
 #define SALIENT_MUTATED(name) (salient_emulated_mutated(name) != 0)
 #else
+#define salient salient_emulated
 #define SALIENT_LAUNCHER(name) salient_emulated_##name
 #define SALIENT_MUTATED(name) false
 #endif
