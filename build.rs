@@ -272,10 +272,10 @@ mod bindings {
     const HEADER: &str = "kernels/include/salient.h";
 
     pub(crate) fn write() {
-        println!("cargo::rerun-if-changed={HEADER}");
+        println!("cargo::rerun-if-changed=kernels/include");
         let bindings = bindgen::Builder::default()
             .header(HEADER)
-            .allowlist_file(HEADER)
+            .allowlist_file(r"kernels/include/.*\.h")
             .clang_args(["-std=c17", "-fparse-all-comments"])
             .parse_callbacks(Box::new(Comments))
             .rust_edition(bindgen::RustEdition::Edition2024)
