@@ -17,7 +17,7 @@ using namespace prefilling;
 
 // A thread of a warpgroup that multiplies.
 template <typename T, int DIM>
-struct Multiplier {
+struct Consumer {
     using Tile = Sm90Tile<DIM>;
     using Rows = Warp<T, Tile>;
     static constexpr int N = Tile::N, C = Tile::C, GROUPS = Tile::GROUPS;
@@ -267,14 +267,14 @@ __global__ void __launch_bounds__(Sm90Tile<DIM>::THREADS, 1)
         init_barriers<DIM>(shared);
         if (threadIdx.x < 128) {
             registers_decrease<Tile::FEW>();
-            if (warp_id() < Tile::FETCHERS) {
-                Fetcher<T, DIM>{a, shared}.run();
+            if (warp_id() < Tile::PRODUCERS) {
+                Producer<T, DIM>{a, shared}.run();
             } else {
                 clean<T, DIM>(shared);
             }
         } else {
             registers_increase<Tile::MANY>();
-            Multiplier<T, DIM>{a.p, shared}.run();
+            Consumer<T, DIM>{a.p, shared}.run();
         }
     } else {
         unsupported();

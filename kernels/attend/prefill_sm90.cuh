@@ -34,7 +34,7 @@ struct Sm90Tile {
     static constexpr int PANELS = ceil_div(DIM, 64);
     static constexpr int WIDTH = 8 * PANELS;
     static constexpr uint32_t Q_PANEL = 128 * ROWS, PANEL = 128 * KEYS;  // bytes
-    static constexpr int FETCHERS = 1, CLEANERS = 3;                     // warps
+    static constexpr int PRODUCERS = 1, CLEANERS = 3;                    // warps
     // Registers of a thread, for all of them to have 64 Ki.
     static constexpr int FEW = 40, MANY = 232;
 
@@ -113,7 +113,7 @@ __device__ __forceinline__ bool is_edge(Seen all, int tile) {
 
 // The warp that finds work and has queries, keys and values copied.
 template <typename T, int DIM>
-struct Fetcher {
+struct Producer {
     using Tile = Sm90Tile<DIM>;
 
     const Sm90Params& a;
@@ -234,7 +234,7 @@ template <typename T, int DIM>
 __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
     using Tile = Sm90Tile<DIM>;
     int lane = static_cast<int>(lane_id());
-    int cleaner = static_cast<int>(warp_id()) - Tile::FETCHERS;
+    int cleaner = static_cast<int>(warp_id()) - Tile::PRODUCERS;
     uint32_t slot = 0, cleaned = 0;  // a bit per stage: the parity of its cleanings so far
     for (uint32_t taken = 0;; taken++) {
         mbarrier_wait(&shared.q_full, taken % 2);

@@ -136,20 +136,38 @@ pub fn logits(model: &Model, hidden: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`Error::EmptyPrompt`], [`Error::UnknownToken`] and those of candle.
 pub fn inputs(model: &Model, tokens: &[u32], layers: &[usize]) -> Result<BTreeMap<usize, Tensor>> {
+    let last = layers.iter().copied().max().unwrap_or(0);
+    let mut inputs = BTreeMap::new();
+    let hidden = run(model, tokens, last, |layer, hidden| {
+        if layers.contains(&layer) {
+            inputs.insert(layer, hidden.clone());
+        }
+    })?;
+    if layers.contains(&last) {
+        inputs.insert(last, hidden);
+    }
+    Ok(inputs)
+}
+
+/// The hidden states of a text alone after its first `blocks` blocks. `visit` is given each of these
+/// and its input.
+pub(crate) fn run(
+    model: &Model,
+    tokens: &[u32],
+    blocks: usize,
+    mut visit: impl FnMut(usize, &Tensor),
+) -> Result<Tensor> {
     if tokens.is_empty() {
         return Err(Error::EmptyPrompt { sequence: 0 });
     }
     let positions: Vec<i32> = (0..tokens.len() as i32).collect();
     let mut hidden = embed(model, tokens)?;
-    let mut inputs = BTreeMap::new();
-    for layer in 0..=layers.iter().copied().max().unwrap_or(0) {
-        if layers.contains(&layer) {
-            inputs.insert(layer, hidden.clone());
-        }
+    for layer in 0..blocks {
+        visit(layer, &hidden);
         let mask = causal_mask(&positions, &positions, model.config().window_at(layer))?;
-        hidden = block(model, layer, &hidden, &positions, &mask)?;
+        hidden = block(model, layer, &hidden, &positions, &mask)?.detach();
     }
-    Ok(inputs)
+    Ok(hidden)
 }
 
 /// A block as the backward pass of [`gradients`] meets it.
@@ -184,17 +202,9 @@ pub fn gradients(
     lowest: usize,
     mut visit: impl FnMut(BlockGradient) -> Result<()>,
 ) -> Result<()> {
-    if tokens.is_empty() {
-        return Err(Error::EmptyPrompt { sequence: 0 });
-    }
+    let mut inputs = Vec::new();
+    let last = run(model, tokens, model.config().layers, |_, hidden| inputs.push(hidden.clone()))?;
     let positions: Vec<i32> = (0..tokens.len() as i32).collect();
-    let mask = |layer| causal_mask(&positions, &positions, model.config().window_at(layer));
-    let mut inputs = vec![embed(model, tokens)?];
-    for layer in 0..model.config().layers {
-        let hidden = block(model, layer, &inputs[layer], &positions, &mask(layer)?)?;
-        inputs.push(hidden.detach());
-    }
-    let last = inputs.pop().expect("one per block and one");
     // Row i predicts token i + 1.
     let rows: Vec<usize> = (scored.start.max(1)..scored.end).map(|token| token - 1).collect();
     let (_, mut gradient) = head_gradient(model, &last, &rows, |logits, rows| {
@@ -202,8 +212,9 @@ pub fn gradients(
     })?;
     for (layer, input) in inputs.into_iter().enumerate().skip(lowest).rev() {
         let variable = Var::from_tensor(&input)?;
+        let mask = causal_mask(&positions, &positions, model.config().window_at(layer))?;
         let (output, attention) =
-            block_and_attention(model, layer, &variable, &positions, &mask(layer)?, None)?;
+            block_and_attention(model, layer, &variable, &positions, &mask, None)?;
         let grads = (output * &gradient)?.sum_all()?.backward()?;
         gradient = grads.get(&variable).expect("the output depends on its input").detach();
         let attention = attention.detach();

@@ -52,7 +52,7 @@ fn run(trainer: &mut Trainer, model: &Model, train: &[Sample], held_out: &[Sampl
         }
         trainer.step(model, train).unwrap();
         if trainer.is_due() {
-            trainer.look(model, held_out).unwrap();
+            trainer.evaluate(model, held_out).unwrap();
         }
     }
 }
@@ -102,7 +102,7 @@ fn a_run_that_was_stopped_goes_on_as_if_it_had_not_been() {
 }
 
 #[test]
-fn a_phase_ends_when_looks_bring_nothing() {
+fn a_phase_ends_when_evaluations_bring_nothing() {
     let model = model();
     // Without a rate nothing ever gets better.
     let still = Steps { steps: 100, warmup: 0, rate: 0.0 };
@@ -110,7 +110,7 @@ fn a_phase_ends_when_looks_bring_nothing() {
     let train = samples(&model, &options, 0..2);
     let mut trainer = Trainer::new(&model, options).unwrap();
     run(&mut trainer, &model, &train, &train, 6);
-    // A first look, and two that bring nothing, every 2 steps.
+    // A first evaluation, and two that bring nothing, every 2 steps.
     assert_eq!(trainer.progress().phase, Phase::Full);
     run(&mut trainer, &model, &train, &train, 6);
     assert_eq!(trainer.progress().phase, Phase::Done);

@@ -263,7 +263,8 @@ impl Pass<'_> {
         gradient = (gradient * (share * self.output.cross_entropy))?;
         let mut divergence = 0.0;
         if self.output.distillation > 0.0 {
-            let teacher = self.dense()?;
+            let teacher =
+                reference::run(self.model, tokens, self.model.config().layers, |_, _| ())?;
             let (sum, slope) =
                 reference::head_gradient(self.model, hidden, &rows, |logits, rows| {
                     let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
@@ -275,17 +276,6 @@ impl Pass<'_> {
             gradient = (gradient + (slope * (share * self.output.distillation))?)?;
         }
         Ok((share * sum, divergence, gradient))
-    }
-
-    /// The unmasked model's final hidden states.
-    fn dense(&self) -> Result<Tensor> {
-        let mut hidden = reference::embed(self.model, self.text.tokens)?;
-        for layer in 0..self.model.config().layers {
-            let window = self.model.config().window_at(layer);
-            let mask = reference::causal_mask(&self.positions, &self.positions, window)?;
-            hidden = reference::block(self.model, layer, &hidden, &self.positions, &mask)?;
-        }
-        Ok(hidden)
     }
 }
 

@@ -18,4 +18,4 @@ pub use masked::{MaskedPass, MaskedText, OutputLoss, StageLoss, masked_pass};
 pub use metrics::RankMetrics;
 pub use options::{LossWeights, Scale, Steps, TrainOptions};
 pub use predictor::{AdamW, Trainee};
-pub use trainer::{Look, Phase, Progress, Sample, StepReport, Trainer};
+pub use trainer::{Evaluation, Phase, Progress, Sample, StepReport, Trainer};

@@ -41,9 +41,9 @@ pub struct TrainOptions {
     pub decay: f64,
     /// The temperature of the mask's relaxation.
     pub temperature: f64,
-    /// Steps between two looks at the held-out texts.
+    /// Steps between two evaluations on the held-out texts.
     pub evaluate_every: usize,
-    /// A phase ends after so many looks without a better one.
+    /// A phase ends after so many evaluations without a better one.
     pub patience: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Steps, looks at the held-out texts, and when to stop.
+//! Steps, evaluations on the held-out texts, and when to stop.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -68,7 +68,7 @@ impl Sample {
     }
 
     /// The tokens that a stage may drop, in the unmasked model.
-    fn free(&self, stage: usize) -> Range<usize> {
+    fn unprotected(&self, stage: usize) -> Range<usize> {
         let edges = self.plan.stages()[stage].edges[0];
         edges.sinks..self.tokens.len() - edges.recent
     }
@@ -85,7 +85,7 @@ pub struct Trainer {
     pub(super) predictors: BTreeMap<usize, Trainee>,
     pub(super) optimiser: AdamW,
     pub(super) progress: Progress,
-    /// Those of the best look so far in this phase.
+    /// Those of the best evaluation so far in this phase.
     pub(super) best: BTreeMap<usize, Trainee>,
 }
 
@@ -96,11 +96,11 @@ pub struct Progress {
     pub phase: Phase,
     /// Steps taken in it.
     pub step: usize,
-    /// The best look at the held-out texts in this phase: the mean pair accuracy over stages in the
+    /// The best evaluation on the held-out texts in this phase: the mean pair accuracy over stages in the
     /// first, minus the mean loss in the second.
     pub best: Option<f64>,
-    /// Looks since.
-    pub looks_since: usize,
+    /// Evaluations since.
+    pub evaluations_since: usize,
 }
 
 /// The two phases, and what comes after.
@@ -135,7 +135,7 @@ pub struct StepReport {
 }
 
 /// Rank metrics on the held-out texts, averaged over them, by layer.
-pub type Look = BTreeMap<usize, RankMetrics>;
+pub type Evaluation = BTreeMap<usize, RankMetrics>;
 
 impl Trainer {
     /// A run before its first step.
@@ -158,7 +158,7 @@ impl Trainer {
             let reason = format!("`{}` has no stage in this model", options.schedule);
             return Err(Error::Training { reason });
         }
-        let progress = Progress { phase: Phase::Fast, step: 0, best: None, looks_since: 0 };
+        let progress = Progress { phase: Phase::Fast, step: 0, best: None, evaluations_since: 0 };
         let best = copies(&predictors)?;
         let mut trainer = Self { options, predictors, optimiser: AdamW::default(), progress, best };
         trainer.end_empty_phases()?;
@@ -237,7 +237,7 @@ impl Trainer {
         Ok(StepReport { loss, rate })
     }
 
-    /// Whether it is time for [`Trainer::look`].
+    /// Whether it is time for [`Trainer::evaluate`].
     pub fn is_due(&self) -> bool {
         self.phase_steps().is_some_and(|steps| {
             let step = self.progress.step;
@@ -245,42 +245,44 @@ impl Trainer {
         })
     }
 
-    /// Looks at the held-out texts, keeps the best, and ends the phase where it is time: its steps
-    /// are taken, or `patience` looks brought nothing.
+    /// Evaluates on the held-out texts, keeps the best, and ends the phase where it is time: its steps
+    /// are taken, or `patience` evaluations brought nothing.
     ///
     /// # Errors
     /// [`Error::Diverged`] if a score is NaN; those of candle.
-    pub fn look(&mut self, model: &Model, held_out: &[Sample]) -> Result<Look> {
-        let look = self.metrics(held_out)?;
+    pub fn evaluate(&mut self, model: &Model, held_out: &[Sample]) -> Result<Evaluation> {
+        let evaluation = self.metrics(held_out)?;
         let merit = match self.progress.phase {
             Phase::Full => -self.mean_loss(model, held_out)?,
-            _ => look.values().map(|m| m.pair_accuracy).sum::<f64>() / look.len() as f64,
+            _ => {
+                evaluation.values().map(|m| m.pair_accuracy).sum::<f64>() / evaluation.len() as f64
+            }
         };
         if self.progress.best.is_none_or(|best| merit > best) {
             self.progress.best = Some(merit);
-            self.progress.looks_since = 0;
+            self.progress.evaluations_since = 0;
             self.best = copies(&self.predictors)?;
         } else {
-            self.progress.looks_since += 1;
+            self.progress.evaluations_since += 1;
         }
         let over = self.phase_steps().is_none_or(|steps| self.progress.step >= steps.steps);
-        if over || self.progress.looks_since >= self.options.patience {
+        if over || self.progress.evaluations_since >= self.options.patience {
             self.end_phase()?;
         }
-        Ok(look)
+        Ok(evaluation)
     }
 
     /// Rank metrics on texts, averaged over them, by layer.
     ///
     /// # Errors
     /// [`Error::Diverged`] if a score is NaN; those of candle.
-    pub fn metrics(&self, samples: &[Sample]) -> Result<Look> {
-        let mut look = Look::new();
+    pub fn metrics(&self, samples: &[Sample]) -> Result<Evaluation> {
+        let mut evaluation = Evaluation::new();
         for (index, (&layer, trainee)) in self.predictors.iter().enumerate() {
             let of_texts: Vec<RankMetrics> = samples
                 .par_iter()
                 .map(|sample| {
-                    let free = sample.free(index);
+                    let free = sample.unprotected(index);
                     let scores: Vec<f32> = trainee.scores(&sample.hidden[&layer])?.to_vec1()?;
                     if scores.iter().any(|score| score.is_nan()) {
                         let Progress { phase, step, .. } = self.progress;
@@ -293,16 +295,16 @@ impl Trainer {
                     Ok(RankMetrics::new(&scores[free], worth, keep))
                 })
                 .collect::<Result<_>>()?;
-            look.insert(layer, RankMetrics::mean(&of_texts));
+            evaluation.insert(layer, RankMetrics::mean(&of_texts));
         }
-        Ok(look)
+        Ok(evaluation)
     }
 
     /// The loss of the second phase, always with the same noise.
     fn mean_loss(&self, model: &Model, samples: &[Sample]) -> Result<f64> {
         let mut sum = 0.0;
         for (index, sample) in samples.iter().enumerate() {
-            sum += self.full_step(model, sample, &mut self.random(Draw::Look, index))?.0;
+            sum += self.full_step(model, sample, &mut self.random(Draw::Evaluation, index))?.0;
         }
         Ok(sum / samples.len() as f64)
     }
@@ -322,7 +324,7 @@ impl Trainer {
         };
         self.predictors = copies(&self.best)?;
         self.optimiser = AdamW::default();
-        self.progress = Progress { phase: next, step: 0, best: None, looks_since: 0 };
+        self.progress = Progress { phase: next, step: 0, best: None, evaluations_since: 0 };
         self.end_empty_phases()
     }
 
@@ -357,7 +359,7 @@ impl Trainer {
     fn fast_step(&self, sample: &Sample) -> Result<(f64, Gradients)> {
         let (mut sum, mut gradients) = (0.0, Gradients::new());
         for (index, (&layer, trainee)) in self.predictors.iter().enumerate() {
-            let free = sample.free(index);
+            let free = sample.unprotected(index);
             let hidden = sample.hidden[&layer].narrow(0, free.start, free.len())?;
             let scores = trainee.scores(&hidden)?;
             let values: Vec<f64> = doubles(&scores.to_vec1()?);
@@ -421,7 +423,7 @@ impl Trainer {
 enum Draw {
     Order,
     Mask,
-    Look,
+    Evaluation,
 }
 
 /// Gradients by layer and part.
