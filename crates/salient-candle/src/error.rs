@@ -130,6 +130,23 @@ pub enum Error {
         /// The fingerprint in the file.
         actual: String,
     },
+    /// Predictors were trained for other stages.
+    #[error(
+        "{} was trained for the schedule `{actual}` and has predictors at layers {layers:?}; \
+         `{expected}` needs one at layer {missing}", path.display()
+    )]
+    OtherSchedule {
+        /// The file.
+        path: PathBuf,
+        /// The schedule asked for.
+        expected: String,
+        /// The schedule in the file.
+        actual: String,
+        /// The layers in the file.
+        layers: Vec<usize>,
+        /// The first layer asked for that is not among them.
+        missing: usize,
+    },
     /// A training run cannot be as it is described.
     #[error("training: {reason}")]
     Training {

@@ -16,5 +16,6 @@ pub mod picture;
 pub mod plot;
 pub mod stats;
 pub mod terminal;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -11,7 +11,7 @@ use clap::builder::Styles;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use commands::{bench, eval, fetch, generate, inspect};
+use commands::{bench, eval, fetch, generate, inspect, train};
 use salient_cli::{Error, interrupt, output};
 
 /// Long prompts made cheap: drop the tokens that do not matter, and look at what was kept.
@@ -44,6 +44,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Eval(eval::Arguments),
     Bench(bench::Arguments),
+    Train(train::Arguments),
     Fetch(fetch::Arguments),
 }
 
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
             Command::Inspect(arguments) => inspect::run(&arguments, &cli.global),
             Command::Eval(arguments) => eval::run(&arguments, &cli.global),
             Command::Bench(arguments) => bench::run(&arguments, &cli.global),
+            Command::Train(arguments) => train::run(&arguments, &cli.global),
             Command::Fetch(arguments) => fetch::run(&arguments, &cli.global),
         });
     match ended {

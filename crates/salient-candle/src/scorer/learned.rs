@@ -6,6 +6,7 @@ use std::path::Path;
 use safetensors::tensor::TensorView;
 use safetensors::{SafeTensorError, SafeTensors};
 use salient::host::score::{self, Predictor, PredictorWeights};
+use salient::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
 use super::{Scorer, StageInput};
@@ -73,6 +74,36 @@ impl Learned {
             .into_iter()
             .map(|(layer, weights)| Ok((layer, Predictor::new(model.config().hidden, weights)?)));
         Ok(Self { predictors: built.collect::<Result<_>>()? })
+    }
+
+    /// Reads the predictors of `model` from a file's contents, to be used with `schedules`; errors
+    /// name `path`.
+    ///
+    /// # Errors
+    /// As [`Self::from_file`], [`Error::OtherSchedule`] if a stage has no predictor, and those of the
+    /// schedules.
+    pub fn for_schedules(
+        bytes: &[u8],
+        path: &Path,
+        model: &Model,
+        schedules: &[Schedule],
+    ) -> Result<Self> {
+        let learned = Self::from_bytes(bytes, path, model)?;
+        for schedule in schedules {
+            let plan = schedule.plan(&[model.config().context], model.config().layers)?;
+            let mut stages = plan.stages().iter().map(|stage| stage.layer);
+            if let Some(missing) = stages.find(|layer| !learned.predictors.contains_key(layer)) {
+                let info = Self::info(bytes, path)?;
+                return Err(Error::OtherSchedule {
+                    path: path.to_owned(),
+                    expected: schedule.to_string(),
+                    actual: info.map_or_else(|| "unknown".into(), |info| info.schedule),
+                    layers: learned.predictors.into_keys().collect(),
+                    missing,
+                });
+            }
+        }
+        Ok(learned)
     }
 
     /// Reads the predictors' weights from a file, by layer.

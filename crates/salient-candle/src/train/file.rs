@@ -134,19 +134,19 @@ fn read(file: &SafeTensors<'_>, name: &str, like: &Var) -> Result<Tensor> {
 
 /// Tensors in f32 on their way into a file.
 #[derive(Default)]
-struct Tensors {
+pub(super) struct Tensors {
     values: BTreeMap<String, (Vec<usize>, Vec<u8>)>,
 }
 
 impl Tensors {
-    fn add(&mut self, name: String, tensor: &Tensor) -> Result<()> {
+    pub(super) fn add(&mut self, name: String, tensor: &Tensor) -> Result<()> {
         let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.values.insert(name, (tensor.dims().to_vec(), bytes));
         Ok(())
     }
 
-    fn serialize(&self, info: &impl Serialize) -> Result<Vec<u8>> {
+    pub(super) fn serialize(&self, info: &impl Serialize) -> Result<Vec<u8>> {
         let views = self.values.iter().map(|(name, (shape, bytes))| {
             let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
             (name, view.expect("as many bytes as the shape has"))

@@ -83,7 +83,7 @@ impl FromStr for Target {
 /// The worth of a text's tokens by every [`Target`], on entry to some blocks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Marks {
-    by_layer: BTreeMap<usize, BTreeMap<Target, Vec<f32>>>,
+    pub(super) by_layer: BTreeMap<usize, BTreeMap<Target, Vec<f32>>>,
 }
 
 impl Marks {

@@ -4,6 +4,7 @@
 //! [`Trainer`] teaches small predictors, one per stage, to foresee it from hidden states: first
 //! against the marks alone, then, if asked to, through the masked model.
 
+mod cache;
 mod file;
 pub mod loss;
 mod mark;
@@ -13,6 +14,7 @@ mod options;
 mod predictor;
 mod trainer;
 
+pub use cache::text_hash;
 pub use mark::{LATER, Marks, Target};
 pub use masked::{MaskedPass, MaskedText, OutputLoss, StageLoss, masked_pass};
 pub use metrics::RankMetrics;

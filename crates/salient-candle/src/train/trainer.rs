@@ -9,6 +9,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+use salient::Ragged;
 use salient::schedule::Plan;
 
 use super::loss::{Loss, keep_ratio};
@@ -17,7 +18,9 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::ops;
 use crate::reference;
+use crate::scorer::{Scorer, StageInput};
 
 /// A text to train on or to hold out: what predictors see of it, and what they are to say.
 #[derive(Debug)]
@@ -277,13 +280,45 @@ impl Trainer {
     /// # Errors
     /// [`Error::Diverged`] if a score is NaN; those of candle.
     pub fn metrics(&self, samples: &[Sample]) -> Result<Evaluation> {
+        self.ranked(samples, |_, layer, sample| {
+            Ok(self.predictors[&layer].scores(&sample.hidden[&layer])?.to_vec1()?)
+        })
+    }
+
+    /// As [`Trainer::metrics`], of another scorer's scores on the same texts for the same target: what
+    /// predictors are to be compared with. It sees the unmasked model's hidden states at every stage.
+    ///
+    /// # Errors
+    /// As [`Trainer::metrics`], and those of the scorer.
+    pub fn metrics_of(
+        &self,
+        scorer: &dyn Scorer,
+        model: &Model,
+        samples: &[Sample],
+    ) -> Result<Evaluation> {
+        self.ranked(samples, |index, layer, sample| {
+            let (hidden, rows) = (&sample.hidden[&layer], Ragged::from_lens(sample.plan.lens())?);
+            let norm = &model.blocks()[layer].attn_norm;
+            let normed = ops::rms_norm(hidden, norm, model.rms_eps())?;
+            let positions: Vec<i32> = (0..sample.tokens.len() as i32).collect();
+            let stage = StageInput::new(model, index, layer, &rows, &positions, hidden, &normed);
+            scorer.score(&stage)
+        })
+    }
+
+    /// Rank metrics of scores, given those of all tokens by a stage's index and layer and a text.
+    fn ranked(
+        &self,
+        samples: &[Sample],
+        scores: impl Fn(usize, usize, &Sample) -> Result<Vec<f32>> + Sync,
+    ) -> Result<Evaluation> {
         let mut evaluation = Evaluation::new();
-        for (index, (&layer, trainee)) in self.predictors.iter().enumerate() {
+        for (index, &layer) in self.predictors.keys().enumerate() {
             let of_texts: Vec<RankMetrics> = samples
                 .par_iter()
                 .map(|sample| {
                     let free = sample.unprotected(index);
-                    let scores: Vec<f32> = trainee.scores(&sample.hidden[&layer])?.to_vec1()?;
+                    let scores = scores(index, layer, sample)?;
                     if scores.iter().any(|score| score.is_nan()) {
                         let Progress { phase, step, .. } = self.progress;
                         return Err(Error::Diverged { phase, step, loss: f64::NAN });

@@ -106,7 +106,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     }
     let loaded = arguments.model.load(global)?;
     let model = &loaded.model;
-    let mut scorer = arguments.scorer.build(model)?;
+    let mut scorer = arguments.scorer.build(model, &arguments.schedule)?;
     let runs = arguments.length.len() * arguments.batch.len() * arguments.repeat;
     let bar =
         output::progress(global.quiet, (runs * (1 + arguments.schedule.len())) as u64, "bench");

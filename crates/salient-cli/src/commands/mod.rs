@@ -7,6 +7,7 @@ pub(crate) mod generate;
 pub(crate) mod inspect;
 mod model;
 mod scorers;
+pub(crate) mod train;
 
 use std::io::Write;
 

@@ -61,7 +61,7 @@ impl PruneArguments {
     }
 
     pub(crate) fn scorer(&self, model: &Model) -> anyhow::Result<Box<dyn Scorer>> {
-        self.scorer.build(model)
+        self.scorer.build(model, std::slice::from_ref(&self.schedule))
     }
 }
 

@@ -1,16 +1,19 @@
 //! Scorers by name.
 
 use std::fmt;
+use std::fs;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Context;
 use salient::host::score::{HeadReduce, MAX_POOL_WIDTH, QueryWeights};
+use salient::schedule::Schedule;
 use salient_candle::Model;
 use salient_candle::scorer::{
     AttentionRule, GradientSaliency, KeyNorm, LastQuery, Learned, Position, Random, Reduction,
     Scorer, Window, WindowLength,
 };
+use salient_cli::Error;
 
 /// A scorer as the command line names it. Scorers print themselves by the same names.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +29,12 @@ pub(crate) enum ScorerName {
 }
 
 impl ScorerName {
-    /// The scorer for a model; predictors are read and checked here.
-    pub(crate) fn build(&self, model: &Model) -> anyhow::Result<Box<dyn Scorer>> {
+    /// The scorer for a model and schedules; predictors are read and checked here.
+    pub(crate) fn build(
+        &self,
+        model: &Model,
+        schedules: &[Schedule],
+    ) -> anyhow::Result<Box<dyn Scorer>> {
         Ok(match self {
             Self::LastQuery(rule) => Box::new(LastQuery { rule: *rule }),
             Self::Window(tokens, rule) => Box::new(Window {
@@ -40,10 +47,14 @@ impl ScorerName {
             Self::Random(seed) => Box::new(Random { seed: *seed }),
             Self::Position => Box::new(Position),
             Self::Saliency(reduction) => Box::new(GradientSaliency::new(*reduction)),
-            Self::Predictor(path) => Box::new(
-                Learned::from_file(path, model)
-                    .with_context(|| format!("cannot use the predictor {}", path.display()))?,
-            ),
+            Self::Predictor(path) => {
+                let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
+                let learned = Learned::for_schedules(&bytes, path, model, schedules);
+                Box::new(
+                    learned
+                        .with_context(|| format!("cannot use the predictor {}", path.display()))?,
+                )
+            }
         })
     }
 }

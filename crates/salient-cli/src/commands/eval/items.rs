@@ -177,13 +177,7 @@ impl<'a> Source<'a> {
 
     fn question(&self, question: &Question) -> anyhow::Result<Posed> {
         let (text, spans) = ask(question, self.settings.question_first);
-        let mut prompt = encode(self.loaded, text.clone(), false)?;
-        let tokenizer = &self.loaded.tokenizer;
-        // The answer is begun, so that what follows is the answer and no preamble.
-        let line = if tokenizer.has_chat_template() { "" } else { "\n" };
-        prompt.extend(tokenizer.encode_more(&format!("{line}Answer:"))?);
-        let answer = question.answers.first().context("a question without an answer")?;
-        let answer = tokenizer.encode_more(&format!(" {answer}"))?;
+        let (prompt, answer) = begun(self.loaded, question, &text)?;
         let marked = self.marked(&prompt, &text, &spans)?;
         Ok(Posed { id: question.id.clone(), prompt, then: Then::Forced(answer), marked })
     }
@@ -205,19 +199,8 @@ impl<'a> Source<'a> {
         let speech = long[index % long.len()];
         let mut random = ChaCha8Rng::seed_from_u64(self.settings.seed);
         random.set_stream(index as u64 + 1);
-        let from = random.random_range(0..=speech.text.len() - bytes);
-        let from = word_start(&speech.text, from);
-        let to = (from..=from + bytes).rev().find(|&at| speech.text.is_char_boundary(at));
-        let stretch = &speech.text[from..to.unwrap_or(from)];
-        let mut prompt = self.loaded.tokenizer.encode(stretch)?;
-        if prompt.len() < tokens {
-            let (name, found) = (&speech.name, prompt.len());
-            let problem = format!("{name} gave {found} tokens where {tokens} are needed");
-            return Err(Error::Invalid(problem).into());
-        }
-        let follows = prompt[length..tokens].to_vec();
-        prompt.truncate(length);
-        let id = format!("{}@{from}", speech.name);
+        let (id, mut prompt) = stretch(self.loaded, speech, tokens, &mut random)?;
+        let follows = prompt.split_off(length);
         Ok(Posed { id, prompt, then: Then::Forced(follows), marked: Vec::new() })
     }
 
@@ -247,10 +230,49 @@ impl<'a> Source<'a> {
 }
 
 /// English has four to five; what is too much is cut off.
-const BYTES_PER_TOKEN: usize = 8;
+pub(in crate::commands) const BYTES_PER_TOKEN: usize = 8;
+
+/// So many tokens of a speech of [`BYTES_PER_TOKEN`] for each, from a random place, and a name for
+/// them.
+pub(in crate::commands) fn stretch(
+    loaded: &Loaded,
+    speech: &Speech,
+    tokens: usize,
+    random: &mut ChaCha8Rng,
+) -> anyhow::Result<(String, Vec<u32>)> {
+    let (text, bytes) = (&speech.text, tokens * BYTES_PER_TOKEN);
+    let from = word_start(text, random.random_range(0..=text.len() - bytes));
+    let to = (from..=text.len().min(from + bytes)).rev().find(|&at| text.is_char_boundary(at));
+    let mut stretch = loaded.tokenizer.encode(&text[from..to.unwrap_or(from)])?;
+    if stretch.len() < tokens {
+        let (name, found) = (&speech.name, stretch.len());
+        let problem = format!("{name} gave {found} tokens where {tokens} are needed");
+        return Err(Error::Invalid(problem).into());
+    }
+    stretch.truncate(tokens);
+    Ok((format!("{}@{from}", speech.name), stretch))
+}
+
+/// The tokens of a user's turn and of the beginning of an answer, so that what follows is the answer
+/// and no preamble; and the tokens of the usual answer.
+pub(in crate::commands) fn begun(
+    loaded: &Loaded,
+    question: &Question,
+    text: &str,
+) -> anyhow::Result<(Vec<u32>, Vec<u32>)> {
+    let tokenizer = &loaded.tokenizer;
+    let mut prompt = encode(loaded, text.to_owned(), false)?;
+    let line = if tokenizer.has_chat_template() { "" } else { "\n" };
+    prompt.extend(tokenizer.encode_more(&format!("{line}Answer:"))?);
+    let answer = question.answers.first().context("a question without an answer")?;
+    Ok((prompt, tokenizer.encode_more(&format!(" {answer}"))?))
+}
 
 /// The user's turn, and where in it the supporting sentences are.
-fn ask(question: &Question, question_first: bool) -> (String, Vec<Range<usize>>) {
+pub(in crate::commands) fn ask(
+    question: &Question,
+    question_first: bool,
+) -> (String, Vec<Range<usize>>) {
     const INSTRUCTION: &str = "Answer the question from the text. Give the answer alone.";
     let asked = format!("Question: {}", question.text);
     let mut text = format!("{INSTRUCTION}\n\n");

@@ -1,6 +1,6 @@
 //! `salient eval`: what pruning costs in quality, against the dense run of the same items.
 
-mod items;
+pub(super) mod items;
 mod run;
 
 use std::fs;
@@ -253,8 +253,10 @@ fn measure(
     results: &mut Results,
     global: &Global,
 ) -> anyhow::Result<()> {
-    let mut scorers: Vec<Box<dyn Scorer>> =
-        prunings.iter().map(|p| p.name.build(&loaded.model)).collect::<anyhow::Result<_>>()?;
+    let mut scorers: Vec<Box<dyn Scorer>> = prunings
+        .iter()
+        .map(|p| p.name.build(&loaded.model, std::slice::from_ref(&p.schedule)))
+        .collect::<anyhow::Result<_>>()?;
     let total = (items.len() * (1 + prunings.len())) as u64;
     let bar = output::progress(global.quiet, total, "");
     for task in items.chunk_by(|a, b| a.task == b.task) {

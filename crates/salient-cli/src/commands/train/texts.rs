@@ -1,0 +1,151 @@
+//! The texts of a run, as tokens.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use salient_candle::Loaded;
+use salient_candle::train::text_hash;
+use salient_cli::corpus::{self, Question, Split};
+use salient_cli::train::{Data, Scored};
+use salient_cli::{Error, fetch};
+use sha2::{Digest, Sha256};
+
+use super::super::eval::items::{BYTES_PER_TOKEN, ask, begun, stretch};
+
+/// A text, and which of its tokens marks are taken by.
+pub(super) struct Text {
+    /// Its name in the corpus.
+    pub(super) id: String,
+    pub(super) tokens: Vec<u32>,
+    pub(super) scored: Range<usize>,
+}
+
+/// The texts of a run.
+pub(super) struct Texts {
+    pub(super) train: Vec<Text>,
+    pub(super) held_out: Vec<Text>,
+}
+
+impl Texts {
+    /// Chooses them by the seed. Which are held out does not depend on how many there are besides.
+    pub(super) fn open(loaded: &Loaded, data: &Data) -> anyhow::Result<Self> {
+        let mut texts = Self { train: Vec::new(), held_out: Vec::new() };
+        for (of_kind, held_out) in [
+            (questions(loaded, data)?, data.held_out_questions()),
+            (speeches(loaded, data)?, data.held_out_speeches()),
+        ] {
+            let mut of_kind = of_kind.into_iter();
+            texts.held_out.extend(of_kind.by_ref().take(held_out));
+            texts.train.extend(of_kind);
+        }
+        Ok(texts)
+    }
+
+    /// All of them, those held out at the end.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Text> {
+        self.train.iter().chain(&self.held_out)
+    }
+
+    /// What tells these texts from others.
+    pub(super) fn sha256(&self) -> String {
+        let mut hasher = Sha256::new();
+        for (kind, texts) in [("train", &self.train), ("held out", &self.held_out)] {
+            hasher.update(kind);
+            texts.iter().for_each(|text| hasher.update(text_hash(&text.tokens, &text.scored)));
+        }
+        hex(&hasher.finalize())
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// HotpotQA questions as `salient eval` poses them, the question last, each with its answer.
+fn questions(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
+    let mut texts = Vec::with_capacity(data.questions);
+    if data.questions == 0 {
+        return Ok(texts);
+    }
+    let mut questions = corpus::hotpotqa(fetch::resolve("hotpotqa")?, Split::Train)?;
+    questions.shuffle(&mut ChaCha8Rng::seed_from_u64(data.seed));
+    for (index, question) in questions.iter().enumerate() {
+        let mut random = ChaCha8Rng::seed_from_u64(data.seed);
+        random.set_stream(index as u64 + 1);
+        let Some((mut tokens, answer)) = fitted(loaded, question, data.tokens, &mut random)? else {
+            continue;
+        };
+        let start = match data.scored {
+            Scored::All => 0,
+            Scored::Answer => tokens.len(),
+        };
+        tokens.extend(answer);
+        texts.push(Text { id: question.id.clone(), scored: start..tokens.len(), tokens });
+        if texts.len() == data.questions {
+            return Ok(texts);
+        }
+    }
+    let (found, asked, tokens) = (texts.len(), data.questions, data.tokens);
+    let problem = format!("{asked} questions: only {found} fit into {tokens} tokens");
+    Err(Error::Usage(problem).into())
+}
+
+/// A question's prompt and answer, with as many of its paragraphs as fit: distractors go first, one
+/// after another. Nothing if what supports the answer is too long itself.
+fn fitted(
+    loaded: &Loaded,
+    question: &Question,
+    tokens: usize,
+    random: &mut ChaCha8Rng,
+) -> anyhow::Result<Option<(Vec<u32>, Vec<u32>)>> {
+    let supporting: HashSet<_> = question.supporting.iter().map(|fact| fact.paragraph).collect();
+    let mut distractors: Vec<_> =
+        (0..question.paragraphs.len()).filter(|index| !supporting.contains(index)).collect();
+    distractors.shuffle(random);
+    let mut dropped = HashSet::new();
+    loop {
+        let paragraphs = question.paragraphs.iter().enumerate();
+        let left = paragraphs.filter(|(index, _)| !dropped.contains(index));
+        let shorter = Question {
+            paragraphs: left.map(|(_, paragraph)| paragraph.clone()).collect(),
+            supporting: Vec::new(),
+            ..question.clone()
+        };
+        let (prompt, answer) = begun(loaded, &shorter, &ask(&shorter, false).0)?;
+        if prompt.len() + answer.len() <= tokens {
+            return Ok(Some((prompt, answer)));
+        }
+        match distractors.pop() {
+            Some(distractor) => dropped.insert(distractor),
+            None => return Ok(None),
+        };
+    }
+}
+
+/// Stretches of State of the Union messages. None that is held out is of a message that others are of.
+fn speeches(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
+    if data.speeches == 0 {
+        return Ok(Vec::new());
+    }
+    let mut speeches = corpus::speeches(fetch::resolve("sotu")?)?;
+    speeches.retain(|speech| speech.text.len() >= data.tokens * BYTES_PER_TOKEN);
+    speeches.shuffle(&mut ChaCha8Rng::seed_from_u64(data.seed));
+    if speeches.len() < 2 {
+        let tokens = data.tokens;
+        let problem = format!("texts of {tokens} tokens: no two speeches are so long");
+        return Err(Error::Usage(problem).into());
+    }
+    let held_out = data.held_out_speeches();
+    let (first, others) = speeches.split_at(held_out.clamp(1, speeches.len() / 2));
+    let chosen = first.iter().cycle().take(held_out).chain(others.iter().cycle());
+    let texts = chosen.take(data.speeches).enumerate().map(|(index, speech)| {
+        let mut random = ChaCha8Rng::seed_from_u64(data.seed);
+        random.set_stream(index as u64 + 1);
+        let (id, tokens) = stretch(loaded, speech, data.tokens, &mut random)?;
+        Ok(Text { id, scored: 0..tokens.len(), tokens })
+    });
+    texts.collect()
+}
