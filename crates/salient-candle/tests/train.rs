@@ -6,9 +6,9 @@ use std::path::Path;
 
 use common::{prompt, random_model, tiny};
 use salient::schedule::Schedule;
-use salient_candle::scorer::{Learned, Scorer};
+use salient_candle::scorer::{KeyNorm, Learned, Scorer};
 use salient_candle::train::{
-    LossWeights, Marks, Phase, Sample, Scale, Steps, Target, TrainOptions, Trainer,
+    LossWeights, Marks, Phase, RankMetrics, Sample, Scale, Steps, Target, TrainOptions, Trainer,
 };
 use salient_candle::{Error, Family, Model};
 
@@ -164,10 +164,85 @@ fn predictors_go_into_a_file_and_come_back() {
     let named = [model.fingerprint().unwrap(), other.fingerprint().unwrap()];
     assert!(named.iter().all(|name| error.contains(name.as_str())), "{error}");
     let elsewhere: Schedule = "2=0.5".parse().unwrap();
+    let both = [options.schedule.clone(), elsewhere.clone()];
+    assert!(Learned::for_schedules(&file, path, &model, &both[..1]).is_ok());
+    let error = Learned::for_schedules(&file, path, &model, &both).unwrap_err().to_string();
+    let named = [info.schedule.as_str(), "2=0.5", "[1, 4]", "layer 2"];
+    assert!(named.iter().all(|name| error.contains(name)), "{error}");
     let plan = elsewhere.plan(&[TOKENS], model.config().layers).unwrap();
     let error = model.prefill(&[tokens], &plan, &learned, 0).unwrap_err().to_string();
     assert!(error.contains("layer 2") && error.contains("[1, 4]"), "{error}");
     assert_eq!(learned.name(), "predictor");
+}
+
+#[test]
+fn other_scorers_are_measured_on_the_same_texts() {
+    let (model, options) = (model(), options());
+    let tokens = prompt(TOKENS, model.config().vocab, 3);
+    let marks = Marks::new(&model, &tokens, 0..TOKENS, &[1, 4]).unwrap();
+    let sample = Sample::new(&model, &options, tokens.clone(), 0..TOKENS, marks.clone()).unwrap();
+    let trainer = Trainer::new(&model, options.clone()).unwrap();
+    let measured = trainer.metrics_of(&KeyNorm, &model, &[sample]).unwrap();
+
+    // The first stage of a prefill sees the same hidden states.
+    let plan = options.schedule.plan(&[TOKENS], model.config().layers).unwrap();
+    let prefill = model.prefill(&[tokens], &plan, &KeyNorm, 0).unwrap();
+    let free = 2..TOKENS - plan.stages()[0].edges[0].recent;
+    let worth = &marks.get(1, options.target).unwrap()[free.clone()];
+    let keep = plan.stages()[0].rows.total() - (TOKENS - free.len());
+    let expected = RankMetrics::new(&prefill.stages[0].scores[free], worth, keep);
+    assert_eq!(measured[&1], expected);
+    assert!(measured[&4] != expected);
+}
+
+#[test]
+fn marks_go_into_a_file_and_come_back_for_the_same_model_and_text_alone() {
+    let model = model();
+    let tokens = prompt(TOKENS, model.config().vocab, 3);
+    let (all, end) = (0..TOKENS, 40..TOKENS);
+    let marks = Marks::new(&model, &tokens, all.clone(), &[4, 1]).unwrap();
+    let bytes = marks.to_bytes(&model, &tokens, &all).unwrap();
+    let read = |bytes: &[u8], model: &Model, tokens: &[u32], scored| {
+        Marks::from_bytes(bytes, model, tokens, scored).map_err(|error| error.to_string())
+    };
+    let back = read(&bytes, &model, &tokens, &all).unwrap();
+    assert_eq!(back, marks);
+    assert!(back.layers().into_iter().eq([1, 4]));
+    assert_eq!(back.to_bytes(&model, &tokens, &all).unwrap(), bytes);
+    // What is marked on the way to other layers is the same.
+    let fewer = Marks::new(&model, &tokens, all.clone(), &[4]).unwrap();
+    assert!(Target::ALL.iter().all(|&target| fewer.get(4, target) == marks.get(4, target)));
+
+    let other = random_model(tiny(Family::Llama), 5);
+    let error = read(&bytes, &other, &tokens, &all).unwrap_err();
+    let named = [model.fingerprint().unwrap(), other.fingerprint().unwrap()];
+    assert!(named.iter().all(|name| error.contains(name.as_str())), "{error}");
+    let mut changed = tokens.clone();
+    changed[7] += 1;
+    assert!(read(&bytes, &model, &changed, &all).unwrap_err().contains("text"));
+    assert!(read(&bytes, &model, &tokens, &end).unwrap_err().contains("text"));
+    for cut in [0, 7, 100, bytes.len() - 1] {
+        let error = read(&bytes[..cut], &model, &tokens, &all).unwrap_err();
+        assert!(error.contains("no marks"), "{error}");
+    }
+    let trainer = Trainer::new(&model, options()).unwrap();
+    let predictors = trainer.to_file(&model).unwrap();
+    assert!(read(&predictors, &model, &tokens, &all).unwrap_err().contains("no marks"));
+    // A file from before a target was known: every tensor of it under another name.
+    let old = replaced(&bytes, b"attention-max", b"attention-old");
+    let error = read(&old, &model, &tokens, &all).unwrap_err();
+    assert!(error.contains("no marks") && error.contains("layer.1.attention-max"), "{error}");
+}
+
+/// With every occurrence of a word replaced by one as long.
+fn replaced(bytes: &[u8], word: &[u8], by: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for start in 0..bytes.len() - word.len() {
+        if bytes[start..].starts_with(word) {
+            bytes[start..start + word.len()].copy_from_slice(by);
+        }
+    }
+    bytes
 }
 
 #[test]

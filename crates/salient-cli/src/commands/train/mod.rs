@@ -38,7 +38,8 @@ use texts::{Text, Texts, hex};
 ///
 /// The run is on the CPU, wherever the predictors are used later. In memory every text takes its
 /// tokens x the model's width x 4 bytes for each stage: 10.6 MB for 512 tokens of SmolLM2-135M and the
-/// nine stages of `sdtp`.
+/// nine stages of `sdtp`. Where other work shares the cores, CANDLE_NUM_THREADS=1 in the environment
+/// keeps candle's threads from waiting for each other; the result is the same.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

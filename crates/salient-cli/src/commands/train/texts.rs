@@ -75,7 +75,8 @@ fn questions(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
     for (index, question) in questions.iter().enumerate() {
         let mut random = ChaCha8Rng::seed_from_u64(data.seed);
         random.set_stream(index as u64 + 1);
-        let Some((mut tokens, answer)) = fitted(loaded, question, data.tokens, &mut random)? else {
+        let pose = |question: &Question| begun(loaded, question, &ask(question, false).0);
+        let Some((mut tokens, answer)) = fitted(question, data.tokens, &mut random, pose)? else {
             continue;
         };
         let start = match data.scored {
@@ -96,10 +97,10 @@ fn questions(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
 /// A question's prompt and answer, with as many of its paragraphs as fit: distractors go first, one
 /// after another. Nothing if what supports the answer is too long itself.
 fn fitted(
-    loaded: &Loaded,
     question: &Question,
     tokens: usize,
     random: &mut ChaCha8Rng,
+    pose: impl Fn(&Question) -> anyhow::Result<(Vec<u32>, Vec<u32>)>,
 ) -> anyhow::Result<Option<(Vec<u32>, Vec<u32>)>> {
     let supporting: HashSet<_> = question.supporting.iter().map(|fact| fact.paragraph).collect();
     let mut distractors: Vec<_> =
@@ -114,7 +115,7 @@ fn fitted(
             supporting: Vec::new(),
             ..question.clone()
         };
-        let (prompt, answer) = begun(loaded, &shorter, &ask(&shorter, false).0)?;
+        let (prompt, answer) = pose(&shorter)?;
         if prompt.len() + answer.len() <= tokens {
             return Ok(Some((prompt, answer)));
         }
@@ -148,4 +149,54 @@ fn speeches(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
         Ok(Text { id, scored: 0..tokens.len(), tokens })
     });
     texts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use salient_cli::corpus::{Paragraph, Sentence};
+
+    use super::*;
+
+    /// Paragraph `i` is `i` ten times.
+    fn question() -> Question {
+        let paragraph = |index: usize| Paragraph {
+            title: String::new(),
+            sentences: vec![index.to_string().repeat(10)],
+        };
+        let sentence = |paragraph| Sentence { paragraph, sentence: 0 };
+        Question {
+            id: "q".into(),
+            text: "?".into(),
+            answers: vec!["yes".into()],
+            paragraphs: (0..6).map(paragraph).collect(),
+            supporting: [1, 4].map(sentence).into(),
+        }
+    }
+
+    /// The digits as tokens, and one for the answer.
+    fn pose(question: &Question) -> anyhow::Result<(Vec<u32>, Vec<u32>)> {
+        let text: String = question.paragraphs.iter().map(Paragraph::text).collect();
+        Ok((text.chars().filter_map(|c| c.to_digit(10)).collect(), vec![9]))
+    }
+
+    #[test]
+    fn distractors_are_dropped_until_a_question_fits_and_nothing_else() {
+        let mut seen = HashSet::new();
+        for seed in 0..20 {
+            let fit = |tokens| {
+                let mut random = ChaCha8Rng::seed_from_u64(seed);
+                fitted(&question(), tokens, &mut random, pose).unwrap()
+            };
+            assert_eq!(fit(61).unwrap().0.len(), 60);
+            let (prompt, answer) = fit(60).unwrap();
+            assert_eq!((prompt.len(), answer.len()), (50, 1));
+            let (prompt, _) = fit(31).unwrap();
+            assert!(prompt.len() == 30 && prompt.is_sorted(), "{prompt:?}");
+            assert!(prompt.contains(&1) && prompt.contains(&4), "{prompt:?}");
+            seen.extend(prompt.iter().copied().filter(|&p| p != 1 && p != 4));
+            assert_eq!(fit(30).unwrap().0, [[1; 10], [4; 10]].concat());
+            assert!(fit(20).is_none());
+        }
+        assert_eq!(seen.len(), 4, "the same distractor stays always");
+    }
 }
