@@ -42,6 +42,8 @@ fn what_cannot_work_is_refused_before_any_work() {
     refused(&["--task", "needle", "--depths", "10,120"], 2, "between 0 and 100");
     refused(&["--task", "needle", "--ratio", "1.5"], 2, "--ratio 1.5");
     refused(&["--task", "hotpotqa", "--items", "1000"], 2, "350");
+    refused(&["--task", "needle", "--question", "never"], 2, "last, first, later");
+    refused(&["--task", "needle", "--split", "train"], 2, "tune, report");
     refused(&["--task", "needle"], 1, "salient fetch smollm2");
     refused(&[], 1, "salient fetch essays");
     refused(&["--task", "needle", "--model", "gpt"], 2, "gpt");

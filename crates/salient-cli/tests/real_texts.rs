@@ -47,7 +47,7 @@ fn hotpotqa_holds_what_was_published() {
 #[test]
 fn essays_make_haystacks_of_any_length() {
     let Some(path) = asset("essays") else { return };
-    let hay = Haystack::new(&corpus::essays(path).unwrap()).unwrap();
+    let hay = Haystack::new(&corpus::essays(path, Split::Report).unwrap()).unwrap();
     // About four letters a token.
     let tokens = |text: &str| text.len() / 4;
     for (seed, length) in [512, 1024, 8000, 100_000].into_iter().enumerate() {

@@ -12,9 +12,11 @@ use clap::ValueEnum;
 use salient::schedule::{Schedule, Stages};
 use salient_candle::scorer::Scorer;
 use salient_candle::{Loaded, Model};
+use salient_cli::corpus::Split;
 use salient_cli::eval::summary::{self, MEASURES};
 use salient_cli::eval::{
-    CONTINUATION, DENSE, Item, Key, ModelId, Outcome, Results, Row, Settings, Summary, Task,
+    CONTINUATION, DENSE, Item, Key, ModelId, Outcome, Placement, Results, Row, Settings, Summary,
+    Task,
 };
 use salient_cli::fetch::{self, Cache};
 use salient_cli::stats::Estimate;
@@ -52,7 +54,7 @@ pub(crate) struct Arguments {
     /// may be repeated.
     #[arg(long = "ratio", value_name = "RATIO")]
     ratios: Vec<f64>,
-    /// Items per task and length.
+    /// Items per task, length and placement of the question.
     #[arg(long, value_name = "N", default_value_t = 20)]
     items: usize,
     /// Tokens of a whole prompt; several with commas. HotpotQA's are as long as they are.
@@ -66,9 +68,17 @@ pub(crate) struct Arguments {
         default_value = "10,30,50,70,90"
     )]
     depths: Vec<f64>,
-    /// Put the questions of hotpotqa and squad before the text.
-    #[arg(long)]
-    question_first: bool,
+    /// Where the questions of needle, hotpotqa and squad stand; several with commas.
+    #[arg(
+        long = "question",
+        value_name = "PLACEMENT,...",
+        value_delimiter = ',',
+        default_value = "last"
+    )]
+    questions: Vec<Placement>,
+    /// The part of the texts that items are of.
+    #[arg(long, value_name = "SPLIT", default_value = "report")]
+    split: Split,
     /// Same seed, same items.
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
@@ -161,7 +171,8 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
         // Short decimals come back from the file as they were.
         depths: unique(arguments.depths.iter().map(|depth| (depth * 1e6).round() / 1e6).collect()),
         seed: arguments.seed,
-        question_first: arguments.question_first,
+        questions: unique(arguments.questions.clone()),
+        split: arguments.split,
     })
 }
 
@@ -300,14 +311,15 @@ fn measure(
     Ok(())
 }
 
-/// A table per task and length, with the figures that any of its rows has.
+/// A table per task, length and placement, with the figures that any of its rows has.
 fn print(summary: &Summary) -> anyhow::Result<()> {
     let mut out = output::stdout();
-    for group in summary.rows.chunk_by(|a, b| (a.task, a.length) == (b.task, b.length)) {
+    for group in summary.rows.chunk_by(Row::same_items) {
         writeln!(out, "{}", heading(&group[0]))?;
         let measures: Vec<_> =
             MEASURES.into_iter().filter(|(_, of)| group.iter().any(|r| of(r).is_some())).collect();
-        let mut header = vec!["scorer", "schedule", "work", "kept"];
+        let mut header =
+            vec!["scorer", "schedule", "work", "kept", "flops_saved", "kv_kept", "speedup"];
         header.extend(measures.iter().map(|(name, _)| *name));
         let mut table = table(&header);
         for row in group {
@@ -317,6 +329,9 @@ fn print(summary: &Summary) -> anyhow::Result<()> {
                 row.schedule.clone(),
                 percent(row.work),
                 percent(row.final_keep),
+                percent(row.flops_saved),
+                percent(row.kv_kept),
+                format!("{:.2}x", row.speedup),
             ];
             cells.extend(measures.iter().map(|(_, of)| of(row).map(figure).unwrap_or_default()));
             table.add_row(figures_row(&cells));
@@ -332,11 +347,12 @@ fn heading(row: &Row) -> String {
         Task::Needle => "a number hidden in essays".to_owned(),
         Task::Hotpotqa => "answers from ten paragraphs; survival of the supporting facts".into(),
         Task::Squad => "answers from a paragraph among others; survival of that paragraph".into(),
-        Task::Continuation => format!("the next {CONTINUATION} tokens of a speech"),
+        Task::Continuation => format!("the next {CONTINUATION} tokens of essays"),
     };
-    let first = if row.question_first { ", question first" } else { "" };
+    let question = row.question.map(|question| format!(", question {question}"));
+    let question = question.unwrap_or_default();
     format!(
-        "{}: {what}; {} items, {:.0} tokens a prompt{first}",
+        "{}: {what}; {} items, {:.0} tokens prefilled{question}",
         row.task, row.items, row.prompt_tokens
     )
 }
