@@ -8,16 +8,19 @@ use serde::{Deserialize, Serialize};
 use super::record::{Key, ModelId, Outcome, StageShare};
 use super::{DENSE, Placement, Settings, Task};
 use crate::error::{Error, Result};
+use crate::machine::Machine;
 use crate::plot::{Axis, Chart, Point, Series};
 use crate::stats::{self, Estimate, RESAMPLES};
 
 /// An evaluation's figures.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     /// The version of the command.
     pub version: &'static str,
     /// The model.
     pub model: ModelId,
+    /// Where it was measured.
+    pub machine: Machine,
     /// What was measured.
     pub settings: Settings,
     /// By task, length and placement; the dense run first, then the best.
@@ -53,6 +56,8 @@ pub struct Row {
     pub speedup: f64,
     /// The share of right answers.
     pub accuracy: Option<Estimate>,
+    /// The same by the needle's depth.
+    pub by_depth: Vec<DepthAccuracy>,
     /// Negative log-likelihood per token, in nats.
     pub nll: Option<Estimate>,
     /// By how much that exceeds the dense run's on the same items.
@@ -65,10 +70,35 @@ pub struct Row {
     pub stages: Vec<StageShare>,
 }
 
+/// The share of right answers at a depth.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct DepthAccuracy {
+    /// The needle's depth in percent.
+    pub depth: f64,
+    /// The share.
+    pub accuracy: Estimate,
+}
+
 impl Row {
     /// Whether two rows are of the same items.
     pub fn same_items(&self, other: &Self) -> bool {
         (self.task, self.length, self.question) == (other.task, other.length, other.question)
+    }
+
+    /// By task, length and placement; dense first, then from the best to the worst.
+    pub fn order(&self, other: &Self) -> Ordering {
+        let group = |row: &Self| (row.task, row.length, row.question, row.scorer != DENSE);
+        let badness = |row: &Self| {
+            let better = |estimate: Option<Estimate>| estimate.map_or(0.0, |e| -e.mean);
+            [better(row.accuracy), row.kl.map_or(0.0, |kl| kl.mean), better(row.survival)]
+        };
+        let ours = badness(self).into_iter().zip(badness(other));
+        let by_figures = ours.map(|(a, b)| a.total_cmp(&b)).find(|order| order.is_ne());
+        let name = |row: &Self| (row.scorer.clone(), row.schedule.clone());
+        group(self)
+            .cmp(&group(other))
+            .then(by_figures.unwrap_or(Ordering::Equal))
+            .then_with(|| name(self).cmp(&name(other)))
     }
 }
 
@@ -108,7 +138,7 @@ pub fn rows<'a>(results: impl IntoIterator<Item = (Key, &'a Outcome)>) -> Result
         })
         .collect();
     let mut rows = rows?;
-    rows.sort_by(compare);
+    rows.sort_by(Row::order);
     Ok(rows)
 }
 
@@ -234,7 +264,6 @@ fn row(results: &[(Key, &Outcome)], dense: &[(Key, &Outcome)]) -> Result<Row> {
         false => stats::bootstrap(&values, RESAMPLES, SEED).map(Some),
     };
     let answered: Vec<bool> = results.iter().filter_map(|(_, outcome)| outcome.right).collect();
-    let hits = answered.iter().filter(|right| **right).count();
     let mut stages: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for stage in results.iter().flat_map(|(_, outcome)| &outcome.survival) {
         stages.entry(stage.layer).or_default().push(stage.share);
@@ -259,14 +288,35 @@ fn row(results: &[(Key, &Outcome)], dense: &[(Key, &Outcome)]) -> Result<Row> {
         speedup: stats::median(&values(&|o| Some(o.speedup)))?,
         accuracy: match answered.is_empty() {
             true => None,
-            false => Some(stats::proportion(hits, answered.len())?),
+            false => Some(share(&answered)?),
         },
+        by_depth: by_depth(results)?,
         nll: estimate(values(&|o| o.nll))?,
         delta_nll: if pruned { delta_nll(results, dense)? } else { None },
         kl: if pruned { estimate(values(&|o| o.kl))? } else { None },
         survival: estimate(values(&|o| o.survival.last().map(|stage| stage.share)))?,
         stages: stages?,
     })
+}
+
+fn share(answered: &[bool]) -> Result<Estimate> {
+    stats::proportion(answered.iter().filter(|right| **right).count(), answered.len())
+}
+
+fn by_depth(results: &[(Key, &Outcome)]) -> Result<Vec<DepthAccuracy>> {
+    let mut depths: Vec<(f64, Vec<bool>)> = Vec::new();
+    for (key, outcome) in results {
+        let (Some(depth), Some(right)) = (key.depth, outcome.right) else { continue };
+        match depths.iter_mut().find(|(known, _)| *known == depth) {
+            Some((_, answered)) => answered.push(right),
+            None => depths.push((depth, vec![right])),
+        }
+    }
+    depths.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let at = |(depth, answered): (f64, Vec<bool>)| {
+        Ok(DepthAccuracy { depth, accuracy: share(&answered)? })
+    };
+    depths.into_iter().map(at).collect()
 }
 
 /// The same resamples for every row, so that rows can be compared.
@@ -290,22 +340,6 @@ fn delta_nll(pruned: &[(Key, &Outcome)], dense: &[(Key, &Outcome)]) -> Result<Op
         return Ok(None);
     }
     stats::paired_bootstrap(&left, &right, RESAMPLES, SEED).map(Some)
-}
-
-/// By task, length and placement; dense first, then from the best to the worst.
-fn compare(a: &Row, b: &Row) -> Ordering {
-    let group = |row: &Row| (row.task, row.length, row.question, row.scorer != DENSE);
-    let badness = |row: &Row| {
-        let better = |estimate: Option<Estimate>| estimate.map_or(0.0, |e| -e.mean);
-        [better(row.accuracy), row.kl.map_or(0.0, |kl| kl.mean), better(row.survival)]
-    };
-    let by_figures =
-        || badness(a).iter().zip(badness(b)).map(|(a, b)| a.total_cmp(&b)).find(|o| o.is_ne());
-    let name = |row: &Row| (row.scorer.clone(), row.schedule.clone());
-    group(a)
-        .cmp(&group(b))
-        .then_with(|| by_figures().unwrap_or(Ordering::Equal))
-        .then_with(|| name(a).cmp(&name(b)))
 }
 
 /// A line per scorer over its schedules. Where scorers share their schedules their points would
@@ -430,6 +464,21 @@ mod tests {
         assert_eq!(rows[5].kl.unwrap().mean, 1.5);
         assert!(rows[3].delta_nll.is_none() && rows[3].kl.is_none());
         assert_eq!(rows[3].nll.unwrap().mean, 3.0);
+    }
+
+    #[test]
+    fn accuracy_is_also_told_by_depth() {
+        let deep = |(key, outcome)| (Key { depth: Some(9.0), ..key }, outcome);
+        let results = [
+            needle(DENSE, 0, true, [1.0; 2]),
+            deep(needle(DENSE, 1, true, [1.0; 2])),
+            needle(DENSE, 2, false, [1.0; 2]),
+        ];
+        let rows = summarised(&results);
+        let depths =
+            rows[0].by_depth.iter().map(|at| (at.depth, at.accuracy.mean, at.accuracy.count));
+        assert_eq!(depths.collect::<Vec<_>>(), [(9.0, 1.0, 1), (33.3, 0.5, 2)]);
+        assert!(summarised(&made_up()[..6]).iter().all(|row| row.by_depth.is_empty()));
     }
 
     /// A slow run of one item does not count for more than that it was slow.

@@ -5,7 +5,7 @@ mod run;
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -19,8 +19,10 @@ use salient_cli::eval::{
     Task,
 };
 use salient_cli::fetch::{self, Cache};
+use salient_cli::machine::Machine;
 use salient_cli::stats::Estimate;
 use salient_cli::{Error, interrupt, output, plot};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::model::{CrossoverArgument, ModelArguments};
@@ -85,6 +87,9 @@ pub(crate) struct Arguments {
     /// Where results.jsonl, results.csv, results.json and the charts go.
     #[arg(long, value_name = "FOLDER", default_value = "salient-eval")]
     out: PathBuf,
+    /// Measure nothing: draw the charts of the rows of a file such as results.json.
+    #[arg(long, value_name = "FILE")]
+    draw: Option<PathBuf>,
 }
 
 /// How a prompt is pruned, and what results call it.
@@ -95,6 +100,9 @@ struct Pruning {
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
+    if let Some(path) = &arguments.draw {
+        return draw(path, &arguments.out);
+    }
     let settings = settings(arguments)?;
     let items = settings.plan()?;
     let prunings = prunings(arguments)?;
@@ -130,19 +138,41 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
             let outcome = results.get(&key).expect("what was missing has been measured");
             (key, outcome)
         }))?;
-    let summary = Summary { version: env!("CARGO_PKG_VERSION"), model, settings, rows };
+    let version = env!("CARGO_PKG_VERSION");
+    let summary = Summary { version, model, machine: Machine::this(), settings, rows };
     output::write_whole(out.join("results.csv"), summary::csv(&summary.rows))?;
     let json = serde_json::to_string_pretty(&summary)? + "\n";
     output::write_whole(out.join("results.json"), json)?;
-    for (name, chart, series) in summary::charts(&summary.rows) {
-        plot::line_chart(out.join(name), &chart, &series)?;
-    }
+    write_charts(&summary.rows, out)?;
     if global.json {
         return super::print_json(&summary);
     }
     print(&summary)?;
     if !global.quiet {
         output::note(format_args!("wrote results and charts to {}", out.display()));
+    }
+    Ok(())
+}
+
+/// The charts of rows that were measured before.
+fn draw(path: &Path, out: &Path) -> anyhow::Result<()> {
+    #[derive(Deserialize)]
+    struct Rows {
+        rows: Vec<Row>,
+    }
+    let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
+    let Rows { mut rows } = serde_json::from_slice(&bytes).map_err(|e| {
+        let problem = format!("does not hold the rows of an evaluation: {e}");
+        Error::Malformed { path: path.into(), problem }
+    })?;
+    rows.sort_by(Row::order);
+    fs::create_dir_all(out).map_err(|e| Error::write(out, e))?;
+    write_charts(&rows, out)
+}
+
+fn write_charts(rows: &[Row], out: &Path) -> anyhow::Result<()> {
+    for (name, chart, series) in summary::charts(rows) {
+        plot::line_chart(out.join(name), &chart, &series)?;
     }
     Ok(())
 }
