@@ -11,7 +11,10 @@ RECORDS = ROOT / "benches" / "records"
 
 def run(*command, **options):
     print("+", *command, file=sys.stderr)
-    return subprocess.run(command, cwd=ROOT, check=True, text=True, **options)
+    done = subprocess.run(command, cwd=ROOT, text=True, **options)
+    if done.returncode:
+        sys.exit(f"error: {command[0]} failed with exit status {done.returncode}")
+    return done
 
 
 def target():

@@ -202,12 +202,11 @@ fn questions_are_asked_of_a_text_that_is_pruned_already() {
 /// The asset cache with the model and all texts. Incomplete: nothing with a loud line, or a failure
 /// where `SALIENT_REQUIRE_MODEL` or `CI` is set.
 fn home() -> Option<PathBuf> {
-    const ASSETS: [&str; 5] = [
+    const ASSETS: [&str; 4] = [
         "models/SmolLM2-135M-Instruct.Q4_1.gguf",
         "texts/essays.json",
         "texts/hotpotqa.json",
         "texts/squad.json",
-        "texts/sotu",
     ];
     let home = std::env::var_os("SALIENT_HOME").map(PathBuf::from);
     if let Some(home) = home.filter(|home| ASSETS.iter().all(|asset| home.join(asset).exists())) {
