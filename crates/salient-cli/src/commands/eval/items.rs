@@ -146,10 +146,8 @@ impl<'a> Source<'a> {
         let at = text.find(&hidden.needle).context("the needle is not in its haystack")?;
         let needle = at..at + hidden.needle.len();
         let marked = self.marked(&prompt, &text, std::slice::from_ref(&needle))?;
-        let given = match placement {
-            Placement::Later => self.split_off(&mut prompt, &text, text.len() - question.len())?,
-            _ => Vec::new(),
-        };
+        let context = text.len() - question.len();
+        let given = self.hold_back(placement, &mut prompt, &text, context)?;
         let id = format!("{begun} {}", hidden.answer);
         let asked = vec![Asked { given, then: Then::Answer(hidden.answer) }];
         Ok(Posed { id, prompt, asked, marked })
@@ -166,12 +164,8 @@ impl<'a> Source<'a> {
         index: usize,
     ) -> anyhow::Result<Posed> {
         let seed = self.settings.seed;
-        let first = match placement {
-            Placement::First => Placement::First,
-            Placement::Last | Placement::Later => Placement::Last,
-        };
         let tokens = |question: &Question| -> anyhow::Result<usize> {
-            Ok(self.begun(&ask(question, first).text, ANSWER)?.len())
+            Ok(self.begun(&ask(question, placement).text, ANSWER)?.len())
         };
         let mut fitting = 0;
         for questions in items {
@@ -222,10 +216,7 @@ impl<'a> Source<'a> {
             let answer = question.answers.first().context("a question without an answer")?;
             let answer = self.loaded.tokenizer.encode_more(&format!(" {answer}"))?;
             let marked = self.marked(&prompt, &text, &supporting)?;
-            let given = match placement {
-                Placement::Later => self.split_off(&mut prompt, &text, context)?,
-                _ => Vec::new(),
-            };
+            let given = self.hold_back(placement, &mut prompt, &text, context)?;
             let asked = Asked { given, then: Then::Forced(answer) };
             match &mut posed {
                 None => {
@@ -252,8 +243,8 @@ impl<'a> Source<'a> {
         let mut random = ChaCha8Rng::seed_from_u64(self.settings.seed);
         random.set_stream(index as u64 + 1);
         let from = word_start(essays, random.random_range(0..=last));
-        let to = (from..=essays.len().min(from + bytes)).rev();
-        let to = to.into_iter().find(|&at| essays.is_char_boundary(at)).unwrap_or(from);
+        let mut to = (from..=essays.len().min(from + bytes)).rev();
+        let to = to.find(|&at| essays.is_char_boundary(at)).unwrap_or(from);
         let mut prompt = self.loaded.tokenizer.encode(&essays[from..to])?;
         if prompt.len() < tokens {
             let found = prompt.len();
@@ -276,14 +267,18 @@ impl<'a> Source<'a> {
         Ok(tokens)
     }
 
-    /// Takes the tokens away that come after the first `context` bytes of `text`, the text that
-    /// `prompt` is about.
-    fn split_off(
+    /// Takes away what is to be given later: the tokens after the first `context` bytes of `text`,
+    /// the text that `prompt` is about.
+    fn hold_back(
         &self,
+        placement: Placement,
         prompt: &mut Vec<u32>,
         text: &str,
         context: usize,
     ) -> anyhow::Result<Vec<u32>> {
+        if placement != Placement::Later {
+            return Ok(Vec::new());
+        }
         let tokenizer = &self.loaded.tokenizer;
         let offset = self.offset(prompt, text)?;
         let rest = token_span(offset + context..offset + text.len(), prompt.len(), |count| {
