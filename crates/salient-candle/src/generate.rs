@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use salient::schedule::Plan;
 
+use crate::cache::KvCache;
 use crate::error::Result;
 use crate::forward::Prefill;
 use crate::model::Model;
@@ -56,24 +57,60 @@ pub fn generate(
     plan: &Plan,
     scorer: &mut dyn Scorer,
     options: &GenerateOptions,
-    mut on_token: impl FnMut(usize, u32) -> bool,
+    on_token: impl FnMut(usize, u32) -> bool,
 ) -> Result<Generation> {
-    let mut samplers = (0..prompts.len() as u64)
+    // Impossible options are found before the work.
+    Sampler::new(options.sampling)?;
+    let start = Instant::now();
+    scorer.prepare(model, prompts, plan)?;
+    let mut prefill = model.prefill(prompts, plan, scorer, options.max_tokens)?;
+    let logits = prefill.logits(model)?;
+    let read = start.elapsed();
+    let answer = answer(model, &logits, &mut prefill.cache, options, on_token)?;
+    let Answer { tokens, first_token, decode, steps } = answer;
+    Ok(Generation { tokens, prefill, first_token: read + first_token, decode, steps })
+}
+
+/// Tokens that go on from a cache, and what they took.
+#[derive(Debug)]
+pub struct Answer {
+    /// The tokens of every sequence, without the one that stopped it.
+    pub tokens: Vec<Vec<u32>>,
+    /// Time to the first token.
+    pub first_token: Duration,
+    /// Time of the decode steps after the first token.
+    pub decode: Duration,
+    /// Decode steps after the first token.
+    pub steps: usize,
+}
+
+/// Goes on from a cache whose last tokens predict `logits`, `[batch, vocab]`, and appends to it.
+/// `on_token` is as for [`generate`].
+///
+/// # Errors
+/// Those of [`Model::extend`], and of impossible sampling options.
+pub fn answer(
+    model: &Model,
+    logits: &Tensor,
+    cache: &mut KvCache,
+    options: &GenerateOptions,
+    mut on_token: impl FnMut(usize, u32) -> bool,
+) -> Result<Answer> {
+    let start = Instant::now();
+    let batch = cache.batch();
+    let mut samplers = (0..batch as u64)
         .map(|sequence| {
             let seed = options.sampling.seed.wrapping_add(sequence);
             Sampler::new(Sampling { seed, ..options.sampling })
         })
         .collect::<Result<Vec<_>>>()?;
-    let start = Instant::now();
-    scorer.prepare(model, prompts, plan)?;
-    let mut prefill = model.prefill(prompts, plan, scorer, options.max_tokens)?;
-    let mut logits = rows(&prefill.logits(model)?)?;
-    let mut tokens = vec![Vec::new(); prompts.len()];
-    let mut open = vec![options.max_tokens > 0; prompts.len()];
+    let mut logits = rows(logits)?;
+    let mut tokens = vec![Vec::new(); batch];
+    let mut open = vec![options.max_tokens > 0; batch];
     let mut first_token = None;
     let mut steps = 0;
     loop {
-        let mut step = vec![Vec::new(); prompts.len()];
+        let mut step = vec![Vec::new(); batch];
         for (sequence, (sampler, logits)) in samplers.iter_mut().zip(&logits).enumerate() {
             if !open[sequence] {
                 continue;
@@ -92,7 +129,7 @@ pub fn generate(
         if !open.contains(&true) {
             break;
         }
-        let hidden = model.extend(&step, &mut prefill.cache)?;
+        let hidden = model.extend(&step, cache)?;
         let mut fresh = rows(&model.predict(&hidden)?)?.into_iter();
         for (logits, open) in logits.iter_mut().zip(&open) {
             if *open {
@@ -103,7 +140,7 @@ pub fn generate(
     }
     let first_token = first_token.unwrap_or_default();
     let decode = start.elapsed().saturating_sub(first_token);
-    Ok(Generation { tokens, prefill, first_token, decode, steps })
+    Ok(Answer { tokens, first_token, decode, steps })
 }
 
 fn rows(logits: &Tensor) -> Result<Vec<Vec<f32>>> {

@@ -51,7 +51,7 @@ pub use cache::{KvCache, LayerCache};
 pub use config::{Family, ModelConfig, RopeScaling};
 pub use error::{Error, Result};
 pub use forward::{Prefill, StageReport};
-pub use generate::{GenerateOptions, Generation, generate};
+pub use generate::{Answer, GenerateOptions, Generation, answer, generate};
 pub use load::{Loaded, load};
 pub use model::{Block, Model};
 pub use rope::RopeTable;

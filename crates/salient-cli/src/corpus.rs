@@ -5,11 +5,12 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
+use clap::ValueEnum;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -91,8 +92,21 @@ impl Squad {
         self.answerable.is_empty()
     }
 
+    /// The questions of every paragraph of a part that has any, by their indices. The parts are
+    /// fifths of the paragraphs in a random order that is always the same.
+    pub fn by_paragraph(&self, split: Split) -> Vec<Range<usize>> {
+        let mut paragraphs = Vec::new();
+        let mut start = 0;
+        for questions in self.answerable.chunk_by(|a, b| a[..2] == b[..2]) {
+            paragraphs.push(start..start + questions.len());
+            start += questions.len();
+        }
+        paragraphs.shuffle(&mut ChaCha8Rng::seed_from_u64(0));
+        paragraphs.drain(split.fifths(paragraphs.len())).collect()
+    }
+
     /// Question `index` with its own paragraph at a random place among `distractors` others, each
-    /// from another article. The same seed gives the same paragraphs.
+    /// from another article. The same seed gives the same paragraphs to all questions on one.
     ///
     /// # Errors
     /// When there is no such question, or fewer other articles than distractors.
@@ -109,7 +123,9 @@ impl Squad {
             return Err(Error::Invalid(format!("{distractors} distractors: at most {most}")));
         }
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        random.set_stream(index as u64);
+        let same = |other: &&[usize; 3]| other[..2] == [a, p];
+        let siblings_before = self.answerable[..index].iter().rev().take_while(same).count();
+        random.set_stream((index - siblings_before) as u64);
         let (others, _) = others.partial_shuffle(&mut random, distractors);
         let mut chosen = vec![(a, &self.articles[a].paragraphs[p])];
         for &mut other in others {
@@ -136,25 +152,36 @@ impl Squad {
     }
 }
 
-/// The parts of HotpotQA, so that nothing is reported on what it was trained on. The questions after
-/// these are kept for a blind check and cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The parts of a text, so that nothing is reported on what it was trained or chosen on. HotpotQA's
+/// questions after these are kept for a blind check and cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// Questions 0 to 5999.
+    /// To train on: questions 0 to 5999 of HotpotQA, nothing of SQuAD and the essays.
+    #[value(skip)]
     Train,
-    /// Questions 6000 to 6349.
+    /// To choose by: questions 6000 to 6349 of HotpotQA, a fifth of SQuAD and of the essays.
     Tune,
-    /// Questions 6350 to 6699.
+    /// To report on: questions 6350 to 6699 of HotpotQA, the rest of SQuAD and of the essays.
     Report,
 }
 
 impl Split {
-    /// The questions' indices in the file.
+    /// The indices of HotpotQA's questions in the file.
     pub fn range(self) -> Range<usize> {
         match self {
             Self::Train => 0..6000,
             Self::Tune => 6000..6350,
             Self::Report => 6350..6700,
+        }
+    }
+
+    /// The part of something that nothing trains on.
+    fn fifths(self, count: usize) -> Range<usize> {
+        match self {
+            Self::Train => 0..0,
+            Self::Tune => 0..count / 5,
+            Self::Report => count / 5..count,
         }
     }
 }
@@ -176,11 +203,11 @@ pub fn hotpotqa(path: impl AsRef<Path>, split: Split) -> Result<Vec<Question>> {
     Ok(questions.drain(range).map(hotpotqa::Question::into_question).collect())
 }
 
-/// Reads `essays.json`: one long text.
+/// Reads one part of `essays.json`: one long text, cut where a line ends.
 ///
 /// # Errors
 /// When the file cannot be read or holds no text.
-pub fn essays(path: impl AsRef<Path>) -> Result<String> {
+pub fn essays(path: impl AsRef<Path>, split: Split) -> Result<String> {
     #[derive(Deserialize)]
     struct Essays {
         text: String,
@@ -189,7 +216,8 @@ pub fn essays(path: impl AsRef<Path>) -> Result<String> {
     if text.trim().is_empty() {
         return Err(malformed(path.as_ref(), "holds no text"));
     }
-    Ok(text)
+    let lines: Vec<_> = text.split_inclusive('\n').collect();
+    Ok(lines[split.fifths(lines.len())].concat())
 }
 
 /// A State of the Union message.
@@ -387,6 +415,45 @@ mod tests {
     }
 
     #[test]
+    fn questions_on_one_paragraph_share_their_distractors_and_their_part() {
+        let context = |at: usize| format!("c{}", at / 10);
+        let asked =
+            |at: usize| json!({"id": "", "question": "?", "answers": [{"text": at.to_string()}]});
+        let paragraph = |p: usize| json!({"context": context(10 * p), "qas": (0..p % 4).map(|q| asked(10 * p + q)).collect::<Vec<_>>()});
+        let article = |a: usize| {
+            let paragraphs: Vec<_> = (8 * a..8 * a + 8).map(paragraph).collect();
+            json!({"title": a.to_string(), "paragraphs": paragraphs})
+        };
+        let text = json!({"data": (0..5).map(article).collect::<Vec<_>>()}).to_string();
+        let (_folder, path) = written(&text);
+        let squad = Squad::open(path).unwrap();
+        let [tune, report] = [Split::Tune, Split::Report].map(|split| squad.by_paragraph(split));
+        assert_eq!((tune.len(), report.len()), (6, 24));
+        let mut all: Vec<_> = tune.into_iter().chain(report).collect();
+        for questions in &all {
+            let asked: Vec<_> =
+                questions.clone().map(|index| squad.question(index, 3, 5).unwrap()).collect();
+            assert!(asked.iter().all(|question| question.paragraphs == asked[0].paragraphs));
+            let own = asked[0].paragraphs[asked[0].supporting[0].paragraph].text();
+            assert!(asked.iter().all(|q| context(q.answers[0].parse().unwrap()) == own));
+        }
+        // Every question is in one part once.
+        all.sort_by_key(|questions| questions.start);
+        assert!(all.is_sorted_by(|a, b| a.end == b.start));
+        assert_eq!((all[0].start, all[29].end), (0, squad.len()));
+    }
+
+    #[test]
+    fn the_parts_of_the_essays_do_not_overlap_and_are_all() {
+        let whole: String = (0..57).map(|line| format!("line {line}\n")).collect();
+        let (_folder, path) = written(&json!({"text": whole}).to_string());
+        let [train, tune, report] =
+            [Split::Train, Split::Tune, Split::Report].map(|split| essays(&path, split).unwrap());
+        assert_eq!((train.as_str(), tune.lines().count()), ("", 11));
+        assert_eq!(tune + &report, whole);
+    }
+
+    #[test]
     fn cut_and_corrupt_files_are_told_apart() {
         let squad = small_squad();
         let (_folder, path) = written(&squad[..squad.len() / 2]);
@@ -395,10 +462,10 @@ mod tests {
         for text in ["{\"data\": 3}", "{\"data\": []}", "[1]", "nonsense"] {
             let (_folder, path) = written(text);
             assert!(matches!(Squad::open(&path), Err(Error::Malformed { .. })), "{text}");
-            assert!(matches!(essays(&path), Err(Error::Malformed { .. })), "{text}");
+            assert!(matches!(essays(&path, Split::Report), Err(Error::Malformed { .. })), "{text}");
             assert!(matches!(hotpotqa(&path, Split::Tune), Err(Error::Malformed { .. })), "{text}");
         }
-        assert!(matches!(essays("/no/such/file"), Err(Error::Read { .. })));
+        assert!(matches!(essays("/no/such/file", Split::Report), Err(Error::Read { .. })));
     }
 
     #[test]

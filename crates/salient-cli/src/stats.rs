@@ -37,6 +37,17 @@ pub fn mean(values: &[f64]) -> Result<f64> {
     }
 }
 
+/// The median of some numbers.
+///
+/// # Errors
+/// As [`mean`].
+pub fn median(values: &[f64]) -> Result<f64> {
+    mean(values)?;
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    Ok(quantile(&sorted, 0.5))
+}
+
 /// The mean with its percentile bootstrap interval (Efron and Tibshirani, 1993, chapter 13).
 ///
 /// # Errors

@@ -47,13 +47,15 @@ fn hotpotqa_holds_what_was_published() {
 #[test]
 fn essays_make_haystacks_of_any_length() {
     let Some(path) = asset("essays") else { return };
-    let hay = Haystack::new(&corpus::essays(path).unwrap()).unwrap();
     // About four letters a token.
     let tokens = |text: &str| text.len() / 4;
-    for (seed, length) in [512, 1024, 8000, 100_000].into_iter().enumerate() {
-        let needle = hay.hide(length, 50.0, seed as u64, tokens).unwrap();
-        let reached = tokens(&needle.context);
-        assert!(reached <= length && reached + 300 > length, "{reached} of {length}");
+    for split in [Split::Tune, Split::Report] {
+        let hay = Haystack::new(&corpus::essays(&path, split).unwrap()).unwrap();
+        for (seed, length) in [512, 1024, 8000, 100_000].into_iter().enumerate() {
+            let needle = hay.hide(length, 50.0, seed as u64, tokens).unwrap();
+            let reached = tokens(&needle.context);
+            assert!(reached <= length && reached + 300 > length, "{reached} of {length}");
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub enum Task {
     Hotpotqa,
     /// Answer a question that needs one paragraph among distractors.
     Squad,
-    /// Go on with a State of the Union message.
+    /// Go on with Paul Graham's essays, as plain text.
     Continuation,
 }
 
@@ -44,16 +44,15 @@ impl Task {
     /// The asset with the task's text.
     pub fn asset(self) -> &'static str {
         match self {
-            Self::Needle => "essays",
+            Self::Needle | Self::Continuation => "essays",
             Self::Hotpotqa => "hotpotqa",
             Self::Squad => "squad",
-            Self::Continuation => "sotu",
         }
     }
 
-    /// Whether the task poses a question that can stand before or after the text.
+    /// Whether the task poses a question, which has a [`Placement`].
     pub fn asks(self) -> bool {
-        matches!(self, Self::Hotpotqa | Self::Squad)
+        self != Self::Continuation
     }
 
     /// Tokens that follow the prompt at most, as far as they are known beforehand.
@@ -77,6 +76,34 @@ impl fmt::Display for Task {
     }
 }
 
+/// Where the question stands.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// After the text, at the end of the prompt.
+    Last,
+    /// Before the text.
+    First,
+    /// After the text, given once the text alone is prefilled and pruned; several questions where a
+    /// text has them, up to [`QUESTIONS`].
+    Later,
+}
+
+/// Questions that [`Placement::Later`] asks on one text at most.
+pub const QUESTIONS: usize = 4;
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Last => "last",
+            Self::First => "first",
+            Self::Later => "later",
+        })
+    }
+}
+
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Settings {
@@ -90,8 +117,10 @@ pub struct Settings {
     pub depths: Vec<f64>,
     /// Chooses the items.
     pub seed: u64,
-    /// Whether questions come before the text.
-    pub question_first: bool,
+    /// Where questions stand, each place once.
+    pub questions: Vec<Placement>,
+    /// The part of the texts that the items are of.
+    pub split: Split,
 }
 
 /// One item of a task at a length, to be run once dense and once per scorer and schedule.
@@ -103,12 +132,14 @@ pub struct Item {
     pub length: Option<usize>,
     /// The needle's depth.
     pub depth: Option<f64>,
+    /// Where the question stands, where there is one.
+    pub question: Option<Placement>,
     /// The place among the items of this task and length.
     pub index: usize,
 }
 
 impl Settings {
-    /// Every item, by task and length.
+    /// Every item, by task, length and placement.
     ///
     /// # Errors
     /// [`Error::Usage`] for anything empty or out of range.
@@ -123,12 +154,16 @@ impl Settings {
         if let Some(depth) = self.depths.iter().find(|depth| !(0.0..=100.0).contains(*depth)) {
             return usage(format!("a depth of {depth}: must be between 0 and 100"));
         }
-        if self.tasks.is_empty() || self.lengths.is_empty() || self.depths.is_empty() {
-            return usage("at least one task, length and depth are needed".into());
+        if self.tasks.is_empty()
+            || self.lengths.is_empty()
+            || self.depths.is_empty()
+            || self.questions.is_empty()
+        {
+            return usage("at least one task, length, depth and placement are needed".into());
         }
-        let most = Split::Report.range().len();
+        let most = self.split.range().len();
         if self.tasks.contains(&Task::Hotpotqa) && self.items > most {
-            return usage(format!("--items {}: hotpotqa has {most} to report on", self.items));
+            return usage(format!("--items {}: that part of hotpotqa has {most}", self.items));
         }
         let mut items = Vec::new();
         for &task in &self.tasks {
@@ -136,12 +171,18 @@ impl Settings {
                 Task::Hotpotqa => vec![None],
                 _ => self.lengths.iter().copied().map(Some).collect(),
             };
+            let questions = match task.asks() {
+                true => self.questions.iter().copied().map(Some).collect(),
+                false => vec![None],
+            };
             for length in lengths {
-                items.extend((0..self.items).map(|index| {
-                    let depth = self.depths[index % self.depths.len()];
-                    let depth = (task == Task::Needle).then_some(depth);
-                    Item { task, length, depth, index }
-                }));
+                for &question in &questions {
+                    items.extend((0..self.items).map(|index| {
+                        let depth = self.depths[index % self.depths.len()];
+                        let depth = (task == Task::Needle).then_some(depth);
+                        Item { task, length, depth, question, index }
+                    }));
+                }
             }
         }
         Ok(items)
@@ -155,7 +196,8 @@ impl Settings {
             schedule: schedule.to_owned(),
             length: item.length,
             depth: item.depth,
-            question_first: item.task.asks() && self.question_first,
+            question: item.question,
+            split: self.split,
             index: item.index,
             seed: self.seed,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -174,25 +216,41 @@ mod tests {
             lengths: vec![512, 1024],
             depths: vec![10.0, 90.0],
             seed: 7,
-            question_first: true,
+            questions: vec![Placement::First, Placement::Later],
+            split: Split::Report,
         }
     }
 
     #[test]
     fn items_take_depths_in_turn_and_only_where_there_is_a_choice() {
         let items = settings().plan().unwrap();
-        assert_eq!(items.len(), 2 * 3 + 3);
+        assert_eq!(items.len(), 2 * 2 * 3 + 2 * 3);
         let depths: Vec<_> = items[..3].iter().map(|item| item.depth.unwrap()).collect();
         assert_eq!(depths, [10.0, 90.0, 10.0]);
-        assert_eq!(items[3].length, Some(1024));
-        assert!(items[6..].iter().all(|item| item.length.is_none() && item.depth.is_none()));
+        assert_eq!((items[5].length, items[6].length), (Some(512), Some(1024)));
+        assert!(items[12..].iter().all(|item| item.length.is_none() && item.depth.is_none()));
     }
 
     #[test]
-    fn only_tasks_with_a_question_know_where_it_stands() {
-        let (settings, items) = (settings(), settings().plan().unwrap());
-        assert!(!settings.key(&items[0], DENSE, DENSE).question_first);
-        assert!(settings.key(&items[8], DENSE, DENSE).question_first);
+    fn every_placement_has_its_items_where_there_is_a_question() {
+        let settings = Settings { tasks: vec![Task::Squad, Task::Continuation], ..settings() };
+        let items = settings.plan().unwrap();
+        let questions: Vec<_> = items.iter().step_by(3).map(|item| item.question).collect();
+        let both = [Some(Placement::First), Some(Placement::Later)];
+        assert_eq!(questions, [both, both, [None, None]].concat());
+        for (item, question) in items.iter().step_by(3).zip(questions) {
+            assert_eq!(settings.key(item, DENSE, DENSE).question, question);
+        }
+    }
+
+    /// Item i is the same however many there are.
+    #[test]
+    fn more_items_go_on_after_fewer() {
+        let (few, many) = (settings(), Settings { items: 5, ..settings() });
+        let (few, many) = (few.plan().unwrap(), many.plan().unwrap());
+        for (few, many) in few.chunks(3).zip(many.chunks(5)) {
+            assert_eq!(few, &many[..3]);
+        }
     }
 
     #[test]
@@ -209,14 +267,20 @@ mod tests {
         refused(|s| s.depths = vec![101.0], "between 0 and 100");
         refused(|s| s.depths = vec![f64::NAN], "between 0 and 100");
         refused(|s| s.tasks.clear(), "at least one");
+        refused(|s| s.questions.clear(), "placement");
     }
 
     #[test]
-    fn tasks_are_written_as_they_are_read() {
+    fn tasks_and_placements_are_written_as_they_are_read() {
         for task in Task::value_variants() {
             let name = task.to_string();
             assert_eq!(Task::from_str(&name, false).unwrap(), *task);
             assert_eq!(serde_json::to_value(task).unwrap(), name);
+        }
+        for placement in Placement::value_variants() {
+            let name = placement.to_string();
+            assert_eq!(Placement::from_str(&name, false).unwrap(), *placement);
+            assert_eq!(serde_json::to_value(placement).unwrap(), name);
         }
     }
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Task;
+use super::{Placement, Task};
+use crate::corpus::Split;
 use crate::error::{Error, Result};
 
 /// Everything that a result depends on, but for the model.
@@ -23,8 +24,10 @@ pub struct Key {
     pub length: Option<usize>,
     /// The needle's depth in percent.
     pub depth: Option<f64>,
-    /// Whether the question comes before the text.
-    pub question_first: bool,
+    /// Where the question stands, where there is one.
+    pub question: Option<Placement>,
+    /// The part of the text that the item is of.
+    pub split: Split,
     /// The item's place among the items of its task.
     pub index: usize,
     /// What chose the items.
@@ -71,17 +74,22 @@ impl ModelId {
 pub struct Outcome {
     /// The text's own name for the item.
     pub id: String,
-    /// Tokens of the prompt.
+    /// Tokens that are prefilled: the prompt, or of [`Placement::Later`] what precedes the question.
     pub prompt_tokens: usize,
-    /// The mean share of tokens alive over the layers.
+    /// The mean share of those tokens alive over the layers.
     pub work: f64,
-    /// The share of tokens alive in the last layer.
+    /// The share of those tokens alive in the last layer.
     pub final_keep: f64,
+    /// The share of the dense prefill's operations that are saved, without those of scoring.
+    pub flops_saved: f64,
+    /// The bytes of keys and values that the prefill leaves, as a share of the dense ones.
+    pub kv_kept: f64,
     /// What the model answered, where it was asked to.
     pub answer: Option<String>,
     /// Whether the answer was right.
     pub right: Option<bool>,
-    /// Negative log-likelihood per token of the text that was to follow, in nats.
+    /// Negative log-likelihood per token of the text that was to follow, in nats; the mean over the
+    /// questions where there are several.
     pub nll: Option<f64>,
     /// KL(dense || pruned) per token of that text, in nats; 0 for the dense run.
     pub kl: Option<f64>,
@@ -90,6 +98,8 @@ pub struct Outcome {
     pub survival: Vec<StageShare>,
     /// Seconds that the prefill took.
     pub prefill_seconds: f64,
+    /// Seconds of the dense prefill over those, both measured by the same process.
+    pub speedup: f64,
 }
 
 /// A share of tokens alive after a stage.
@@ -224,7 +234,8 @@ pub(super) mod samples {
             schedule: schedule.into(),
             length: Some(1024),
             depth: (task == Task::Needle).then_some(33.3),
-            question_first: false,
+            question: task.asks().then_some(Placement::Last),
+            split: Split::Report,
             index,
             seed: 0,
             version: "0".into(),
@@ -237,12 +248,15 @@ pub(super) mod samples {
             prompt_tokens: 1000,
             work: 0.65,
             final_keep: 0.12,
+            flops_saved: 0.3,
+            kv_kept: 0.64,
             answer: None,
             right: None,
             nll: None,
             kl: None,
             survival: vec![],
             prefill_seconds: 1.0,
+            speedup: 1.5,
         }
     }
 }
@@ -284,6 +298,8 @@ mod tests {
             Key { seed: 1, ..keys[0].clone() },
             Key { length: None, ..keys[0].clone() },
             Key { version: "1".into(), ..keys[0].clone() },
+            Key { question: Some(Placement::Later), ..keys[0].clone() },
+            Key { split: Split::Tune, ..keys[0].clone() },
             Key { index: 3, ..keys[0].clone() },
         ] {
             assert!(results.get(&other).is_none(), "{other:?}");

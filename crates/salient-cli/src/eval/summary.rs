@@ -6,21 +6,24 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::record::{Key, ModelId, Outcome, StageShare};
-use super::{DENSE, Settings, Task};
+use super::{DENSE, Placement, Settings, Task};
 use crate::error::{Error, Result};
+use crate::machine::Machine;
 use crate::plot::{Axis, Chart, Point, Series};
 use crate::stats::{self, Estimate, RESAMPLES};
 
 /// An evaluation's figures.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     /// The version of the command.
     pub version: &'static str,
     /// The model.
     pub model: ModelId,
+    /// Where it was measured.
+    pub machine: Machine,
     /// What was measured.
     pub settings: Settings,
-    /// By task and length; the dense run first, then the best.
+    /// By task, length and placement; the dense run first, then the best.
     pub rows: Vec<Row>,
 }
 
@@ -31,22 +34,30 @@ pub struct Row {
     pub task: Task,
     /// Tokens of the whole prompt, where the task leaves a choice.
     pub length: Option<usize>,
-    /// Whether the question came before the text.
-    pub question_first: bool,
+    /// Where the question stands, where there is one.
+    pub question: Option<Placement>,
     /// The scorer; [`DENSE`] for the dense run.
     pub scorer: String,
     /// The schedule.
     pub schedule: String,
     /// Items.
     pub items: usize,
-    /// Mean tokens of a prompt.
+    /// Mean tokens that are prefilled.
     pub prompt_tokens: f64,
     /// The mean share of tokens alive over the layers.
     pub work: f64,
     /// The mean share of tokens alive in the last layer.
     pub final_keep: f64,
+    /// The mean share of the dense prefill's operations that are saved, without those of scoring.
+    pub flops_saved: f64,
+    /// The mean share of the dense run's bytes of keys and values that the prefill leaves.
+    pub kv_kept: f64,
+    /// Seconds of the dense prefill over those of this one, the median over items.
+    pub speedup: f64,
     /// The share of right answers.
     pub accuracy: Option<Estimate>,
+    /// The same by the needle's depth.
+    pub by_depth: Vec<DepthAccuracy>,
     /// Negative log-likelihood per token, in nats.
     pub nll: Option<Estimate>,
     /// By how much that exceeds the dense run's on the same items.
@@ -57,6 +68,38 @@ pub struct Row {
     pub survival: Option<Estimate>,
     /// The same after every stage, means alone.
     pub stages: Vec<StageShare>,
+}
+
+/// The share of right answers at a depth.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct DepthAccuracy {
+    /// The needle's depth in percent.
+    pub depth: f64,
+    /// The share.
+    pub accuracy: Estimate,
+}
+
+impl Row {
+    /// Whether two rows are of the same items.
+    pub fn same_items(&self, other: &Self) -> bool {
+        (self.task, self.length, self.question) == (other.task, other.length, other.question)
+    }
+
+    /// By task, length and placement; dense first, then from the best to the worst.
+    pub fn order(&self, other: &Self) -> Ordering {
+        let group = |row: &Self| (row.task, row.length, row.question, row.scorer != DENSE);
+        let badness = |row: &Self| {
+            let better = |estimate: Option<Estimate>| estimate.map_or(0.0, |e| -e.mean);
+            [better(row.accuracy), row.kl.map_or(0.0, |kl| kl.mean), better(row.survival)]
+        };
+        let ours = badness(self).into_iter().zip(badness(other));
+        let by_figures = ours.map(|(a, b)| a.total_cmp(&b)).find(|order| order.is_ne());
+        let name = |row: &Self| (row.scorer.clone(), row.schedule.clone());
+        group(self)
+            .cmp(&group(other))
+            .then(by_figures.unwrap_or(Ordering::Equal))
+            .then_with(|| name(self).cmp(&name(other)))
+    }
 }
 
 /// A figure's name, and where in a row it stands.
@@ -71,7 +114,7 @@ pub const MEASURES: [Measure; 5] = [
     ("survival", |row| row.survival),
 ];
 
-/// One row per task, length, scorer and schedule. Intervals are Wilson's for accuracy, else
+/// One row per task, length, placement, scorer and schedule. Intervals are Wilson's for accuracy, else
 /// bootstrapped over items; those of `delta_nll` are paired.
 ///
 /// # Errors
@@ -95,7 +138,7 @@ pub fn rows<'a>(results: impl IntoIterator<Item = (Key, &'a Outcome)>) -> Result
         })
         .collect();
     let mut rows = rows?;
-    rows.sort_by(compare);
+    rows.sort_by(Row::order);
     Ok(rows)
 }
 
@@ -104,13 +147,16 @@ pub fn csv(rows: &[Row]) -> String {
     let mut header: Vec<String> = [
         "task",
         "length",
-        "question_first",
+        "question",
         "scorer",
         "schedule",
         "items",
         "prompt_tokens",
         "work",
         "final_keep",
+        "flops_saved",
+        "kv_kept",
+        "speedup",
     ]
     .map(str::to_owned)
     .into();
@@ -122,13 +168,16 @@ pub fn csv(rows: &[Row]) -> String {
         let mut cells = vec![
             row.task.to_string(),
             row.length.map(|length| length.to_string()).unwrap_or_default(),
-            row.question_first.to_string(),
+            row.question.map(|question| question.to_string()).unwrap_or_default(),
             row.scorer.clone(),
             row.schedule.clone(),
             row.items.to_string(),
             row.prompt_tokens.to_string(),
             row.work.to_string(),
             row.final_keep.to_string(),
+            row.flops_saved.to_string(),
+            row.kv_kept.to_string(),
+            row.speedup.to_string(),
         ];
         for (_, of) in MEASURES {
             match of(row) {
@@ -146,17 +195,17 @@ pub fn csv(rows: &[Row]) -> String {
 /// The charts of all tasks, each with the name of its file.
 pub fn charts(rows: &[Row]) -> Vec<(String, Chart, Vec<Series>)> {
     let mut charts = Vec::new();
-    for group in rows.chunk_by(|a, b| (a.task, a.length) == (b.task, b.length)) {
-        let Row { task, length, question_first, .. } = group[0];
+    for group in rows.chunk_by(Row::same_items) {
+        let Row { task, length, question, .. } = group[0];
         let mut name = task.to_string();
         let mut title = task.to_string();
         if let Some(length) = length {
             name += &format!("-{length}");
             title += &format!(", {length} tokens");
         }
-        if question_first {
-            name += "-question-first";
-            title += ", question first";
+        if let Some(question) = question.filter(|question| *question != Placement::Last) {
+            name += &format!("-question-{question}");
+            title += &format!(", question {question}");
         }
         let mut against_work = |measure: &str, y_label: &str, of: fn(&Row) -> Option<Estimate>| {
             let series = series_by_work(group, of);
@@ -198,7 +247,7 @@ fn is_dense(key: &Key) -> bool {
 }
 
 fn same_items(a: &Key, b: &Key) -> bool {
-    (a.task, a.length, a.question_first) == (b.task, b.length, b.question_first)
+    (a.task, a.length, a.question) == (b.task, b.length, b.question)
 }
 
 fn same_run(a: &Key, b: &Key) -> bool {
@@ -215,7 +264,6 @@ fn row(results: &[(Key, &Outcome)], dense: &[(Key, &Outcome)]) -> Result<Row> {
         false => stats::bootstrap(&values, RESAMPLES, SEED).map(Some),
     };
     let answered: Vec<bool> = results.iter().filter_map(|(_, outcome)| outcome.right).collect();
-    let hits = answered.iter().filter(|right| **right).count();
     let mut stages: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for stage in results.iter().flat_map(|(_, outcome)| &outcome.survival) {
         stages.entry(stage.layer).or_default().push(stage.share);
@@ -228,23 +276,47 @@ fn row(results: &[(Key, &Outcome)], dense: &[(Key, &Outcome)]) -> Result<Row> {
     Ok(Row {
         task: key.task,
         length: key.length,
-        question_first: key.question_first,
+        question: key.question,
         scorer: key.scorer.clone(),
         schedule: key.schedule.clone(),
         items: results.len(),
         prompt_tokens: stats::mean(&values(&|o| Some(o.prompt_tokens as f64)))?,
         work: stats::mean(&values(&|o| Some(o.work)))?,
         final_keep: stats::mean(&values(&|o| Some(o.final_keep)))?,
+        flops_saved: stats::mean(&values(&|o| Some(o.flops_saved)))?,
+        kv_kept: stats::mean(&values(&|o| Some(o.kv_kept)))?,
+        speedup: stats::median(&values(&|o| Some(o.speedup)))?,
         accuracy: match answered.is_empty() {
             true => None,
-            false => Some(stats::proportion(hits, answered.len())?),
+            false => Some(share(&answered)?),
         },
+        by_depth: by_depth(results)?,
         nll: estimate(values(&|o| o.nll))?,
         delta_nll: if pruned { delta_nll(results, dense)? } else { None },
         kl: if pruned { estimate(values(&|o| o.kl))? } else { None },
         survival: estimate(values(&|o| o.survival.last().map(|stage| stage.share)))?,
         stages: stages?,
     })
+}
+
+fn share(answered: &[bool]) -> Result<Estimate> {
+    stats::proportion(answered.iter().filter(|right| **right).count(), answered.len())
+}
+
+fn by_depth(results: &[(Key, &Outcome)]) -> Result<Vec<DepthAccuracy>> {
+    let mut depths: Vec<(f64, Vec<bool>)> = Vec::new();
+    for (key, outcome) in results {
+        let (Some(depth), Some(right)) = (key.depth, outcome.right) else { continue };
+        match depths.iter_mut().find(|(known, _)| *known == depth) {
+            Some((_, answered)) => answered.push(right),
+            None => depths.push((depth, vec![right])),
+        }
+    }
+    depths.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let at = |(depth, answered): (f64, Vec<bool>)| {
+        Ok(DepthAccuracy { depth, accuracy: share(&answered)? })
+    };
+    depths.into_iter().map(at).collect()
 }
 
 /// The same resamples for every row, so that rows can be compared.
@@ -268,22 +340,6 @@ fn delta_nll(pruned: &[(Key, &Outcome)], dense: &[(Key, &Outcome)]) -> Result<Op
         return Ok(None);
     }
     stats::paired_bootstrap(&left, &right, RESAMPLES, SEED).map(Some)
-}
-
-/// By task and length; dense first, then from the best to the worst.
-fn compare(a: &Row, b: &Row) -> Ordering {
-    let group = |row: &Row| (row.task, row.length, row.question_first, row.scorer != DENSE);
-    let badness = |row: &Row| {
-        let better = |estimate: Option<Estimate>| estimate.map_or(0.0, |e| -e.mean);
-        [better(row.accuracy), row.kl.map_or(0.0, |kl| kl.mean), better(row.survival)]
-    };
-    let by_figures =
-        || badness(a).iter().zip(badness(b)).map(|(a, b)| a.total_cmp(&b)).find(|o| o.is_ne());
-    let name = |row: &Row| (row.scorer.clone(), row.schedule.clone());
-    group(a)
-        .cmp(&group(b))
-        .then_with(|| by_figures().unwrap_or(Ordering::Equal))
-        .then_with(|| name(a).cmp(&name(b)))
 }
 
 /// A line per scorer over its schedules. Where scorers share their schedules their points would
@@ -411,6 +467,50 @@ mod tests {
     }
 
     #[test]
+    fn accuracy_is_also_told_by_depth() {
+        let deep = |(key, outcome)| (Key { depth: Some(9.0), ..key }, outcome);
+        let results = [
+            needle(DENSE, 0, true, [1.0; 2]),
+            deep(needle(DENSE, 1, true, [1.0; 2])),
+            needle(DENSE, 2, false, [1.0; 2]),
+        ];
+        let rows = summarised(&results);
+        let depths =
+            rows[0].by_depth.iter().map(|at| (at.depth, at.accuracy.mean, at.accuracy.count));
+        assert_eq!(depths.collect::<Vec<_>>(), [(9.0, 1.0, 1), (33.3, 0.5, 2)]);
+        assert!(summarised(&made_up()[..6]).iter().all(|row| row.by_depth.is_empty()));
+    }
+
+    /// A slow run of one item does not count for more than that it was slow.
+    #[test]
+    fn speedups_are_medians_and_other_costs_are_means() {
+        let mut results = made_up();
+        let mut third = needle("best", 2, true, [1.0, 1.0]);
+        third.1 = Outcome { speedup: 0.01, kv_kept: 0.34, flops_saved: 0.9, ..third.1 };
+        results.extend([needle(DENSE, 2, true, [1.0; 2]), third]);
+        let rows = summarised(&results);
+        let best = rows.iter().find(|row| row.scorer == "best").unwrap();
+        assert_eq!(best.speedup, 1.5);
+        assert!((best.kv_kept - 0.54).abs() < 1e-9 && (best.flops_saved - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn rows_of_other_placements_have_their_own_dense_run_and_charts() {
+        let later = |(key, outcome)| (Key { question: Some(Placement::Later), ..key }, outcome);
+        let mut results = made_up();
+        results.push(later(squad("best", 0, 9.0, 4.0)));
+        let missing = rows(results.iter().map(|(key, outcome)| (key.clone(), outcome)));
+        assert!(matches!(missing, Err(Error::Invalid(_))));
+        results.push(later(squad(DENSE, 0, 8.0, 0.0)));
+        let rows = summarised(&results);
+        let row = rows.iter().find(|r| r.scorer == "best" && r.question == Some(Placement::Later));
+        assert_eq!(row.unwrap().delta_nll.unwrap().mean, 1.0);
+        let charts = charts(&rows);
+        let chart = charts.iter().find(|(name, ..)| name == "squad-1024-question-later-kl.svg");
+        assert_eq!(chart.unwrap().1.title, "squad, 1024 tokens, question later");
+    }
+
+    #[test]
     fn nothing_is_compared_with_a_dense_run_that_is_not_there() {
         let results = [squad("best", 0, 1.0, 0.5), squad(DENSE, 1, 1.0, 0.0)];
         let rows = rows(results.iter().map(|(key, outcome)| (key.clone(), outcome)));
@@ -428,11 +528,11 @@ mod tests {
         let lines: Vec<_> = text.split_terminator("\r\n").collect();
         assert_eq!(lines.len(), 1 + rows.len());
         let columns = lines[0].split(',').count();
-        assert_eq!(columns, 9 + 3 * MEASURES.len());
+        assert_eq!(columns, 12 + 3 * MEASURES.len());
         assert_eq!(lines[3].split(',').count(), columns);
-        assert!(
-            lines[2].starts_with("needle,1024,false,best,\"12=0.5,20=0.2\",2,1000,0.65,0.12,1,")
-        );
+        assert!(lines[2].starts_with(
+            "needle,1024,last,best,\"12=0.5,20=0.2\",2,1000,0.65,0.12,0.3,0.64,1.5,1,"
+        ));
         // Neither a loss nor a divergence is known of a needle.
         assert!(lines[3].contains(",,,,,,,,,"));
     }

@@ -171,7 +171,7 @@ mod tests {
     fn what_is_unknown_is_named_beside_what_is_known() {
         for (text, said) in [
             ("taget = 'saliency'", &["run.toml", "`taget`", "target", "data", "seed"][..]),
-            ("[losses]\nrnak = 1", &["`losses.rnak`", "rank, ", "divergence"]),
+            ("[losses]\nrnak = 1", &["`losses.rnak`", "rank", "divergence"]),
             ("[data]\ntexts = 1", &["`data.texts`", "questions", "speeches"]),
             ("target = 'salience'", &["`salience`", "attention-mean"]),
             ("scale = 'root'", &["root", "largest", "log"]),

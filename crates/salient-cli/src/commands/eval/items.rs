@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use salient_candle::Loaded;
-use salient_cli::corpus::{self, Question, Speech, Split, Squad};
+use salient_cli::corpus::{self, Question, Squad};
 use salient_cli::eval::measure::token_span;
-use salient_cli::eval::{CONTINUATION, Item, Settings, Task};
+use salient_cli::eval::{CONTINUATION, Item, NEEDLE_ANSWER, Placement, QUESTIONS, Settings, Task};
 use salient_cli::needle::{self, Haystack};
 use salient_cli::{Error, fetch};
 
@@ -20,18 +20,39 @@ use super::super::model::encode;
 pub(super) struct Posed {
     /// The text's own name for the item.
     pub(super) id: String,
+    /// What is prefilled.
     pub(super) prompt: Vec<u32>,
-    pub(super) then: Then,
+    /// What is asked of it: one thing, or several that know nothing of each other.
+    pub(super) asked: Vec<Asked>,
     /// Positions of the tokens that the answer follows from, ascending.
     pub(super) marked: Vec<i32>,
 }
 
-/// What follows the prompt.
+/// What follows a prompt.
+pub(super) struct Asked {
+    /// Tokens that are given once the prompt is prefilled; none where the prompt is all.
+    pub(super) given: Vec<u32>,
+    /// What follows those.
+    pub(super) then: Then,
+}
+
+/// What follows everything that is given.
 pub(super) enum Then {
     /// The model's own words, which should contain these.
     Answer(String),
     /// These tokens, whatever the model would say.
     Forced(Vec<u32>),
+}
+
+impl Asked {
+    /// Tokens that the prompt's cache has to take.
+    pub(super) fn reserve(&self) -> usize {
+        let then = match &self.then {
+            Then::Answer(_) => NEEDLE_ANSWER,
+            Then::Forced(tokens) => tokens.len(),
+        };
+        self.given.len() + then
+    }
 }
 
 /// The text of a task, and how items are made of it.
@@ -43,11 +64,11 @@ pub(super) struct Source<'a> {
 
 enum Text {
     Needle(Haystack),
-    Hotpotqa(Vec<Question>),
-    /// With the questions in the order of the items.
-    Squad(Squad, Vec<usize>),
     /// In the order of the items.
-    Continuation(Vec<Speech>),
+    Hotpotqa(Vec<Question>),
+    /// With the questions of every item, in the order of the items.
+    Squad(Squad, Vec<Vec<usize>>),
+    Continuation(String),
 }
 
 impl<'a> Source<'a> {
@@ -57,41 +78,42 @@ impl<'a> Source<'a> {
         settings: &'a Settings,
     ) -> anyhow::Result<Self> {
         let path = fetch::resolve(task.asset())?;
+        let split = settings.split;
         let mut random = ChaCha8Rng::seed_from_u64(settings.seed);
         let text = match task {
-            Task::Needle => Text::Needle(Haystack::new(&corpus::essays(path)?)?),
+            Task::Needle => Text::Needle(Haystack::new(&corpus::essays(path, split)?)?),
             Task::Hotpotqa => {
-                let mut questions = corpus::hotpotqa(path, Split::Report)?;
+                let mut questions = corpus::hotpotqa(path, split)?;
                 questions.shuffle(&mut random);
                 Text::Hotpotqa(questions)
             }
             Task::Squad => {
                 let squad = Squad::open(path)?;
-                let mut order: Vec<_> = (0..squad.len()).collect();
-                order.shuffle(&mut random);
-                Text::Squad(squad, order)
+                let mut items: Vec<Vec<_>> =
+                    squad.by_paragraph(split).into_iter().map(Iterator::collect).collect();
+                items.shuffle(&mut random);
+                items.iter_mut().for_each(|questions| questions.shuffle(&mut random));
+                Text::Squad(squad, items)
             }
-            Task::Continuation => {
-                let mut speeches = corpus::speeches(path)?;
-                speeches.shuffle(&mut random);
-                Text::Continuation(speeches)
-            }
+            Task::Continuation => Text::Continuation(corpus::essays(path, split)?),
         };
         Ok(Self { loaded, settings, text })
     }
 
     pub(super) fn pose(&self, item: &Item) -> anyhow::Result<Posed> {
         let length = item.length.unwrap_or_default();
+        let placement = item.question.unwrap_or(Placement::Last);
         match &self.text {
             Text::Needle(haystack) => {
-                self.needle(haystack, length, item.depth.unwrap_or_default(), item.index)
+                let depth = item.depth.unwrap_or_default();
+                self.needle(haystack, length, depth, placement, item.index)
             }
             Text::Hotpotqa(questions) => {
                 let question = questions.get(item.index).context("there are fewer questions")?;
-                self.question(question)
+                self.questions(std::slice::from_ref(question), placement)
             }
-            Text::Squad(squad, order) => self.squad(squad, order, length, item.index),
-            Text::Continuation(speeches) => self.continuation(speeches, length, item.index),
+            Text::Squad(squad, items) => self.squad(squad, items, length, placement, item.index),
+            Text::Continuation(essays) => self.continuation(essays, length, item.index),
         }
     }
 
@@ -100,108 +122,159 @@ impl<'a> Source<'a> {
         haystack: &Haystack,
         length: usize,
         depth: f64,
+        placement: Placement,
         index: usize,
     ) -> anyhow::Result<Posed> {
-        let tokenizer = &self.loaded.tokenizer;
         let seed = self.settings.seed.wrapping_mul(1_000_003).wrapping_add(index as u64);
-        let ask = |context: &str, question: &str| {
-            format!("{}\n{context}\n{question}", needle::INSTRUCTION)
+        let ask = |context: &str, question: &str| match placement {
+            Placement::First => format!("{}\n{question}\n{context}", needle::INSTRUCTION),
+            _ => format!("{}\n{context}\n{question}", needle::INSTRUCTION),
         };
-        let whole = |context: &str, question: &str, begun: &str| -> anyhow::Result<Vec<u32>> {
-            let mut tokens = encode(self.loaded, ask(context, question), false)?;
-            // RULER begins the answer, so that the number comes at once.
-            let space = if tokenizer.has_chat_template() { "" } else { "\n" };
-            tokens.extend(tokenizer.encode_more(&format!("{space}{begun}"))?);
-            Ok(tokens)
+        // RULER begins the answer, so that the number comes at once.
+        let whole = |context: &str, question: &str, begun: &str| {
+            begin(self.loaded, &ask(context, question), begun)
         };
         // What the question will be does not depend on the length.
-        let count = |text: &str| tokenizer.encode_more(text).map_or(usize::MAX, |t| t.len());
+        let count =
+            |text: &str| self.loaded.tokenizer.encode_more(text).map_or(usize::MAX, |t| t.len());
         let first = haystack.hide(length, depth, seed, count)?;
         let (question, begun) = (&first.question, &first.answer_prefix);
         let hidden = haystack.hide(length, depth, seed, |context| {
             whole(context, question, begun).map_or(usize::MAX, |tokens| tokens.len())
         })?;
-        let prompt = whole(&hidden.context, question, begun)?;
+        let mut prompt = whole(&hidden.context, question, begun)?;
         let text = ask(&hidden.context, question);
         let at = text.find(&hidden.needle).context("the needle is not in its haystack")?;
         let needle = at..at + hidden.needle.len();
         let marked = self.marked(&prompt, &text, std::slice::from_ref(&needle))?;
+        let context = text.len() - question.len();
+        let given = self.hold_back(placement, &mut prompt, &text, context)?;
         let id = format!("{begun} {}", hidden.answer);
-        Ok(Posed { id, prompt, then: Then::Answer(hidden.answer), marked })
+        let asked = vec![Asked { given, then: Then::Answer(hidden.answer) }];
+        Ok(Posed { id, prompt, asked, marked })
     }
 
-    /// The question among as many distractors as keep the prompt within `length`. Questions whose
-    /// own paragraph is longer than that are passed over.
+    /// A paragraph's first question, or several, among as many distractors as keep the prompt with
+    /// the first within `length`. Paragraphs that are longer than that themselves are passed over.
     fn squad(
         &self,
         squad: &Squad,
-        order: &[usize],
+        items: &[Vec<usize>],
         length: usize,
+        placement: Placement,
         index: usize,
     ) -> anyhow::Result<Posed> {
         let seed = self.settings.seed;
+        let tokens = |question: &Question| -> anyhow::Result<usize> {
+            Ok(begin(self.loaded, &ask(question, placement).text, ANSWER)?.len())
+        };
         let mut fitting = 0;
-        for &question in order {
-            let mut posed = self.question(&squad.question(question, 0, seed)?)?;
-            if posed.prompt.len() > length {
+        for questions in items {
+            let mut found = tokens(&squad.question(questions[0], 0, seed)?)?;
+            if found > length {
                 continue;
             }
             if fitting < index {
                 fitting += 1;
                 continue;
             }
-            for distractors in 1.. {
-                let asked = match squad.question(question, distractors, seed) {
-                    Ok(asked) => asked,
-                    Err(Error::Invalid(_)) if posed.prompt.len() * 10 < length * 9 => {
-                        let most = posed.prompt.len();
+            let mut distractors = 0;
+            loop {
+                let more = match squad.question(questions[0], distractors + 1, seed) {
+                    Ok(asked) => tokens(&asked)?,
+                    Err(Error::Invalid(_)) if found * 10 < length * 9 => {
                         return Err(Error::Usage(format!(
-                            "--length {length}: squad has text for about {most} tokens a prompt"
+                            "--length {length}: squad has text for about {found} tokens a prompt"
                         ))
                         .into());
                     }
                     Err(Error::Invalid(_)) => break,
                     Err(error) => return Err(error.into()),
                 };
-                let longer = self.question(&asked)?;
-                if longer.prompt.len() > length {
+                if more > length {
                     break;
                 }
-                posed = longer;
+                (found, distractors) = (more, distractors + 1);
             }
-            return Ok(posed);
+            let most = if placement == Placement::Later { QUESTIONS } else { 1 };
+            let asked: Result<Vec<_>, _> = questions
+                .iter()
+                .take(most)
+                .map(|&question| squad.question(question, distractors, seed))
+                .collect();
+            return self.questions(&asked?, placement);
         }
-        let problem = format!("--length {length}: squad has only {fitting} questions so short");
+        let problem = format!("--length {length}: squad has only {fitting} paragraphs so short");
         Err(Error::Usage(problem).into())
     }
 
-    fn question(&self, question: &Question) -> anyhow::Result<Posed> {
-        let (text, spans) = ask(question, self.settings.question_first);
-        let (prompt, answer) = begun(self.loaded, question, &text)?;
-        let marked = self.marked(&prompt, &text, &spans)?;
-        Ok(Posed { id: question.id.clone(), prompt, then: Then::Forced(answer), marked })
+    /// Questions on the same paragraphs.
+    fn questions(&self, questions: &[Question], placement: Placement) -> anyhow::Result<Posed> {
+        let mut posed: Option<Posed> = None;
+        for question in questions {
+            let Prompted { text, supporting, context } = ask(question, placement);
+            let mut prompt = begin(self.loaded, &text, ANSWER)?;
+            let answer = usual_answer(self.loaded, question)?;
+            let marked = self.marked(&prompt, &text, &supporting)?;
+            let given = self.hold_back(placement, &mut prompt, &text, context)?;
+            let asked = Asked { given, then: Then::Forced(answer) };
+            match &mut posed {
+                None => {
+                    let id = question.id.clone();
+                    posed = Some(Posed { id, prompt, asked: vec![asked], marked });
+                }
+                Some(posed) => {
+                    ensure!(posed.prompt == prompt, "the questions are not on the same text");
+                    posed.asked.push(asked);
+                }
+            }
+        }
+        posed.context("an item without a question")
     }
 
-    /// A stretch of a speech, from a place that the seed chooses.
-    fn continuation(
-        &self,
-        speeches: &[Speech],
-        length: usize,
-        index: usize,
-    ) -> anyhow::Result<Posed> {
+    /// A stretch of the essays, from a place that the seed chooses.
+    fn continuation(&self, essays: &str, length: usize, index: usize) -> anyhow::Result<Posed> {
         let tokens = length + CONTINUATION;
-        let bytes = tokens * BYTES_PER_TOKEN;
-        let long: Vec<_> = speeches.iter().filter(|speech| speech.text.len() >= bytes).collect();
-        if long.is_empty() {
-            let problem = format!("--length {length}: no State of the Union message is so long");
+        if essays.len() < tokens * BYTES_PER_TOKEN {
+            let problem = format!("--length {length}: the essays are not so long");
             return Err(Error::Usage(problem).into());
         }
-        let speech = long[index % long.len()];
         let mut random = ChaCha8Rng::seed_from_u64(self.settings.seed);
         random.set_stream(index as u64 + 1);
-        let (id, mut prompt) = stretch(self.loaded, speech, tokens, &mut random)?;
-        let follows = prompt.split_off(length);
-        Ok(Posed { id, prompt, then: Then::Forced(follows), marked: Vec::new() })
+        let (id, mut prompt) = stretch(self.loaded, ("essays", essays), tokens, &mut random)?;
+        let then = Then::Forced(prompt.split_off(length));
+        let asked = vec![Asked { given: Vec::new(), then }];
+        Ok(Posed { id, prompt, asked, marked: Vec::new() })
+    }
+
+    /// Takes away what is to be given later: the tokens after the first `context` bytes of `text`,
+    /// the text that `prompt` is about.
+    fn hold_back(
+        &self,
+        placement: Placement,
+        prompt: &mut Vec<u32>,
+        text: &str,
+        context: usize,
+    ) -> anyhow::Result<Vec<u32>> {
+        if placement != Placement::Later {
+            return Ok(Vec::new());
+        }
+        let tokenizer = &self.loaded.tokenizer;
+        let offset = self.offset(prompt, text)?;
+        let rest = token_span(offset + context..offset + text.len(), prompt.len(), |count| {
+            tokenizer.decode(&prompt[..count]).map(|text| text.len())
+        })?;
+        let rest = prompt.split_off(rest.start);
+        let decoded = tokenizer.decode(prompt)?;
+        let whole = decoded.len() == offset + context && decoded.ends_with(&text[..context]);
+        ensure!(whole, "the tokenizer joins the question to the text before it");
+        Ok(rest)
+    }
+
+    /// Where `text` lies in what the prompt's tokens decode to.
+    fn offset(&self, prompt: &[u32], text: &str) -> anyhow::Result<usize> {
+        let decoded = self.loaded.tokenizer.decode(prompt)?;
+        decoded.find(text).context("the tokenizer does not give back its text")
     }
 
     /// The positions of the tokens that hold any of `spans`, ranges of the text that the prompt is
@@ -213,8 +286,7 @@ impl<'a> Source<'a> {
         spans: &[Range<usize>],
     ) -> anyhow::Result<Vec<i32>> {
         let tokenizer = &self.loaded.tokenizer;
-        let decoded = tokenizer.decode(prompt)?;
-        let offset = decoded.find(text).context("the tokenizer does not give back its text")?;
+        let offset = self.offset(prompt, text)?;
         let mut marked = Vec::new();
         for span in spans {
             let span = span.start + offset..span.end + offset;
@@ -232,54 +304,73 @@ impl<'a> Source<'a> {
 /// English has four to five; what is too much is cut off.
 pub(in crate::commands) const BYTES_PER_TOKEN: usize = 8;
 
-/// So many tokens of a speech of [`BYTES_PER_TOKEN`] for each, from a random place, and a name for
-/// them.
+/// So many tokens of a text of [`BYTES_PER_TOKEN`] for each or more, from a random place, and a name
+/// for them.
 pub(in crate::commands) fn stretch(
     loaded: &Loaded,
-    speech: &Speech,
+    (name, text): (&str, &str),
     tokens: usize,
     random: &mut ChaCha8Rng,
 ) -> anyhow::Result<(String, Vec<u32>)> {
-    let (text, bytes) = (&speech.text, tokens * BYTES_PER_TOKEN);
+    let bytes = tokens * BYTES_PER_TOKEN;
     let from = word_start(text, random.random_range(0..=text.len() - bytes));
-    let to = (from..=text.len().min(from + bytes)).rev().find(|&at| text.is_char_boundary(at));
-    let mut stretch = loaded.tokenizer.encode(&text[from..to.unwrap_or(from)])?;
+    let mut to = (from..=text.len().min(from + bytes)).rev();
+    let to = to.find(|&at| text.is_char_boundary(at)).unwrap_or(from);
+    let mut stretch = loaded.tokenizer.encode(&text[from..to])?;
     if stretch.len() < tokens {
-        let (name, found) = (&speech.name, stretch.len());
+        let found = stretch.len();
         let problem = format!("{name} gave {found} tokens where {tokens} are needed");
         return Err(Error::Invalid(problem).into());
     }
     stretch.truncate(tokens);
-    Ok((format!("{}@{from}", speech.name), stretch))
+    Ok((format!("{name}@{from}"), stretch))
 }
 
-/// The tokens of a user's turn and of the beginning of an answer, so that what follows is the answer
-/// and no preamble; and the tokens of the usual answer.
-pub(in crate::commands) fn begun(
+/// A question's prompt as evaluations pose it, the question last and the answer begun, and the tokens
+/// of the usual answer.
+pub(in crate::commands) fn question_last(
     loaded: &Loaded,
     question: &Question,
-    text: &str,
 ) -> anyhow::Result<(Vec<u32>, Vec<u32>)> {
-    let tokenizer = &loaded.tokenizer;
-    let mut prompt = encode(loaded, text.to_owned(), false)?;
-    let line = if tokenizer.has_chat_template() { "" } else { "\n" };
-    prompt.extend(tokenizer.encode_more(&format!("{line}Answer:"))?);
-    let answer = question.answers.first().context("a question without an answer")?;
-    Ok((prompt, tokenizer.encode_more(&format!(" {answer}"))?))
+    let text = ask(question, Placement::Last).text;
+    Ok((begin(loaded, &text, ANSWER)?, usual_answer(loaded, question)?))
 }
 
-/// The user's turn, and where in it the supporting sentences are.
-pub(in crate::commands) fn ask(
-    question: &Question,
-    question_first: bool,
-) -> (String, Vec<Range<usize>>) {
+/// The user's turn and the beginning of an answer, so that what follows is the answer and no preamble.
+fn begin(loaded: &Loaded, text: &str, answer: &str) -> anyhow::Result<Vec<u32>> {
+    let tokenizer = &loaded.tokenizer;
+    let mut tokens = encode(loaded, text.to_owned(), false)?;
+    let line = if tokenizer.has_chat_template() { "" } else { "\n" };
+    tokens.extend(tokenizer.encode_more(&format!("{line}{answer}"))?);
+    Ok(tokens)
+}
+
+fn usual_answer(loaded: &Loaded, question: &Question) -> anyhow::Result<Vec<u32>> {
+    let answer = question.answers.first().context("a question without an answer")?;
+    Ok(loaded.tokenizer.encode_more(&format!(" {answer}"))?)
+}
+
+/// How answers to questions begin.
+const ANSWER: &str = "Answer:";
+
+/// The user's turn.
+struct Prompted {
+    text: String,
+    /// The supporting sentences in it, as ranges of bytes.
+    supporting: Vec<Range<usize>>,
+    /// Where in it the question begins.
+    context: usize,
+}
+
+fn ask(question: &Question, placement: Placement) -> Prompted {
     const INSTRUCTION: &str = "Answer the question from the text. Give the answer alone.";
     let asked = format!("Question: {}", question.text);
     let mut text = format!("{INSTRUCTION}\n\n");
-    if question_first {
+    let mut context = text.len();
+    if placement == Placement::First {
         text += &format!("{asked}\n\n");
     }
-    let mut spans = Vec::new();
+    let mut supporting = Vec::new();
     for (p, paragraph) in question.paragraphs.iter().enumerate() {
         text += &format!("{}\n", paragraph.title);
         for (s, sentence) in paragraph.sentences.iter().enumerate() {
@@ -287,20 +378,21 @@ pub(in crate::commands) fn ask(
             text += sentence;
             let supports = question.supporting.iter().any(|f| (f.paragraph, f.sentence) == (p, s));
             if supports && !sentence.is_empty() {
-                spans.push(start..text.len());
+                supporting.push(start..text.len());
             }
         }
         text += "\n\n";
     }
-    if question_first {
+    if placement == Placement::First {
         text.truncate(text.trim_end().len());
         // A last sentence may have ended in spaces.
         let end = text.len();
-        spans.iter_mut().for_each(|span| span.end = span.end.min(end));
+        supporting.iter_mut().for_each(|span| span.end = span.end.min(end));
     } else {
+        context = text.len();
         text += &asked;
     }
-    (text, spans)
+    Prompted { text, supporting, context }
 }
 
 /// The first word that starts at `from` or later.
@@ -338,18 +430,19 @@ mod tests {
 
     #[test]
     fn supporting_sentences_are_found_wherever_the_question_stands() {
-        let (last, spans) = ask(&question(), false);
-        assert!(last.ends_with("Three. \n\nQuestion: Who?"), "{last}");
-        assert_eq!(
-            spans.iter().map(|s| &last[s.clone()]).collect::<Vec<_>>(),
-            [" Two.", "Three. "]
-        );
-        let (first, spans) = ask(&question(), true);
-        assert!(first.contains("\n\nQuestion: Who?\n\nA\nOne."), "{first}");
-        assert_eq!(
-            spans.iter().map(|s| &first[s.clone()]).collect::<Vec<_>>(),
-            [" Two.", "Three."]
-        );
+        let found = |prompted: &Prompted| -> Vec<String> {
+            prompted.supporting.iter().map(|span| prompted.text[span.clone()].to_owned()).collect()
+        };
+        let last = ask(&question(), Placement::Last);
+        assert!(last.text.ends_with("Three. \n\nQuestion: Who?"), "{}", last.text);
+        assert_eq!(found(&last), [" Two.", "Three. "]);
+        let later = ask(&question(), Placement::Later);
+        assert_eq!(later.text, last.text);
+        assert_eq!(&later.text[later.context..], "Question: Who?");
+        let first = ask(&question(), Placement::First);
+        assert!(first.text.contains("\n\nQuestion: Who?\n\nA\nOne."), "{}", first.text);
+        assert!(first.text[first.context..].starts_with("Question: Who?"));
+        assert_eq!(found(&first), [" Two.", "Three."]);
     }
 
     #[test]

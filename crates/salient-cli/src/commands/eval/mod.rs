@@ -5,20 +5,24 @@ mod run;
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::ValueEnum;
 use salient::schedule::{Schedule, Stages};
 use salient_candle::scorer::Scorer;
 use salient_candle::{Loaded, Model};
+use salient_cli::corpus::Split;
 use salient_cli::eval::summary::{self, MEASURES};
 use salient_cli::eval::{
-    CONTINUATION, DENSE, Item, Key, ModelId, Outcome, Results, Row, Settings, Summary, Task,
+    CONTINUATION, DENSE, Item, Key, ModelId, Outcome, Placement, Results, Row, Settings, Summary,
+    Task,
 };
 use salient_cli::fetch::{self, Cache};
+use salient_cli::machine::Machine;
 use salient_cli::stats::Estimate;
 use salient_cli::{Error, interrupt, output, plot};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::model::{CrossoverArgument, ModelArguments};
@@ -52,7 +56,7 @@ pub(crate) struct Arguments {
     /// may be repeated.
     #[arg(long = "ratio", value_name = "RATIO")]
     ratios: Vec<f64>,
-    /// Items per task and length.
+    /// Items per task, length and placement of the question.
     #[arg(long, value_name = "N", default_value_t = 20)]
     items: usize,
     /// Tokens of a whole prompt; several with commas. HotpotQA's are as long as they are.
@@ -66,15 +70,26 @@ pub(crate) struct Arguments {
         default_value = "10,30,50,70,90"
     )]
     depths: Vec<f64>,
-    /// Put the questions of hotpotqa and squad before the text.
-    #[arg(long)]
-    question_first: bool,
+    /// Where the questions of needle, hotpotqa and squad stand; several with commas.
+    #[arg(
+        long = "question",
+        value_name = "PLACEMENT,...",
+        value_delimiter = ',',
+        default_value = "last"
+    )]
+    questions: Vec<Placement>,
+    /// The part of the texts that items are of.
+    #[arg(long, value_name = "SPLIT", default_value = "report")]
+    split: Split,
     /// Same seed, same items.
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
     /// Where results.jsonl, results.csv, results.json and the charts go.
     #[arg(long, value_name = "FOLDER", default_value = "salient-eval")]
     out: PathBuf,
+    /// Measure nothing: draw the charts of the rows of a file such as results.json.
+    #[arg(long, value_name = "FILE")]
+    draw: Option<PathBuf>,
 }
 
 /// How a prompt is pruned, and what results call it.
@@ -85,6 +100,9 @@ struct Pruning {
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
+    if let Some(path) = &arguments.draw {
+        return draw(path, &arguments.out);
+    }
     let settings = settings(arguments)?;
     let items = settings.plan()?;
     let prunings = prunings(arguments)?;
@@ -120,19 +138,41 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
             let outcome = results.get(&key).expect("what was missing has been measured");
             (key, outcome)
         }))?;
-    let summary = Summary { version: env!("CARGO_PKG_VERSION"), model, settings, rows };
+    let version = env!("CARGO_PKG_VERSION");
+    let summary = Summary { version, model, machine: Machine::this(), settings, rows };
     output::write_whole(out.join("results.csv"), summary::csv(&summary.rows))?;
     let json = serde_json::to_string_pretty(&summary)? + "\n";
     output::write_whole(out.join("results.json"), json)?;
-    for (name, chart, series) in summary::charts(&summary.rows) {
-        plot::line_chart(out.join(name), &chart, &series)?;
-    }
+    write_charts(&summary.rows, out)?;
     if global.json {
         return super::print_json(&summary);
     }
     print(&summary)?;
     if !global.quiet {
         output::note(format_args!("wrote results and charts to {}", out.display()));
+    }
+    Ok(())
+}
+
+/// The charts of rows that were measured before.
+fn draw(path: &Path, out: &Path) -> anyhow::Result<()> {
+    #[derive(Deserialize)]
+    struct Rows {
+        rows: Vec<Row>,
+    }
+    let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
+    let Rows { mut rows } = serde_json::from_slice(&bytes).map_err(|e| {
+        let problem = format!("does not hold the rows of an evaluation: {e}");
+        Error::Malformed { path: path.into(), problem }
+    })?;
+    rows.sort_by(Row::order);
+    fs::create_dir_all(out).map_err(|e| Error::write(out, e))?;
+    write_charts(&rows, out)
+}
+
+fn write_charts(rows: &[Row], out: &Path) -> anyhow::Result<()> {
+    for (name, chart, series) in summary::charts(rows) {
+        plot::line_chart(out.join(name), &chart, &series)?;
     }
     Ok(())
 }
@@ -161,7 +201,8 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
         // Short decimals come back from the file as they were.
         depths: unique(arguments.depths.iter().map(|depth| (depth * 1e6).round() / 1e6).collect()),
         seed: arguments.seed,
-        question_first: arguments.question_first,
+        questions: unique(arguments.questions.clone()),
+        split: arguments.split,
     })
 }
 
@@ -302,14 +343,15 @@ fn measure(
     Ok(())
 }
 
-/// A table per task and length, with the figures that any of its rows has.
+/// A table per task, length and placement, with the figures that any of its rows has.
 fn print(summary: &Summary) -> anyhow::Result<()> {
     let mut out = output::stdout();
-    for group in summary.rows.chunk_by(|a, b| (a.task, a.length) == (b.task, b.length)) {
+    for group in summary.rows.chunk_by(Row::same_items) {
         writeln!(out, "{}", heading(&group[0]))?;
         let measures: Vec<_> =
             MEASURES.into_iter().filter(|(_, of)| group.iter().any(|r| of(r).is_some())).collect();
-        let mut header = vec!["scorer", "schedule", "work", "kept"];
+        let mut header =
+            vec!["scorer", "schedule", "work", "kept", "flops_saved", "kv_kept", "speedup"];
         header.extend(measures.iter().map(|(name, _)| *name));
         let mut table = table(&header);
         for row in group {
@@ -319,6 +361,9 @@ fn print(summary: &Summary) -> anyhow::Result<()> {
                 row.schedule.clone(),
                 percent(row.work),
                 percent(row.final_keep),
+                percent(row.flops_saved),
+                percent(row.kv_kept),
+                format!("{:.2}x", row.speedup),
             ];
             cells.extend(measures.iter().map(|(_, of)| of(row).map(figure).unwrap_or_default()));
             table.add_row(figures_row(&cells));
@@ -334,11 +379,12 @@ fn heading(row: &Row) -> String {
         Task::Needle => "a number hidden in essays".to_owned(),
         Task::Hotpotqa => "answers from ten paragraphs; survival of the supporting facts".into(),
         Task::Squad => "answers from a paragraph among others; survival of that paragraph".into(),
-        Task::Continuation => format!("the next {CONTINUATION} tokens of a speech"),
+        Task::Continuation => format!("the next {CONTINUATION} tokens of essays"),
     };
-    let first = if row.question_first { ", question first" } else { "" };
+    let question = row.question.map(|question| format!(", question {question}"));
+    let question = question.unwrap_or_default();
     format!(
-        "{}: {what}; {} items, {:.0} tokens a prompt{first}",
+        "{}: {what}; {} items, {:.0} tokens prefilled{question}",
         row.task, row.items, row.prompt_tokens
     )
 }

@@ -1,20 +1,36 @@
 //! One item, dense and pruned.
 
-use salient::schedule::Schedule;
+use salient::cost::{self, Convention};
+use salient::schedule::{Plan, Schedule};
 use salient_candle::scorer::{Position, Scorer};
-use salient_candle::{GenerateOptions, Loaded, Prefill, Sampling};
+use salient_candle::{GenerateOptions, Loaded, Prefill, Sampling, StageReport};
 use salient_cli::eval::measure::{kl, nll, share_alive};
 use salient_cli::eval::{NEEDLE_ANSWER, Outcome, StageShare};
 use salient_cli::stats;
 
-use super::items::{Posed, Then};
+use super::items::{Asked, Posed, Then};
 
-/// An item on a model. The dense run's logits are kept for the divergences, and computed when they
-/// are first wanted.
+/// An item on a model. The dense run is kept for the comparisons, and made when it is first wanted.
 pub(super) struct Runner<'a> {
     loaded: &'a Loaded,
     posed: &'a Posed,
-    dense: Option<Vec<Vec<f32>>>,
+    dense: Option<Run>,
+}
+
+/// A prefill and what followed it.
+struct Run {
+    plan: Plan,
+    stages: Vec<StageReport>,
+    seconds: f64,
+    /// One per thing asked.
+    answers: Vec<Answer>,
+}
+
+/// What a run gave, by what was to follow.
+enum Answer {
+    Text(String),
+    /// For every token that was to follow, the logits that predict it.
+    Logits(Vec<Vec<f32>>),
 }
 
 impl<'a> Runner<'a> {
@@ -23,17 +39,10 @@ impl<'a> Runner<'a> {
     }
 
     pub(super) fn dense(&mut self) -> anyhow::Result<Outcome> {
-        let (prefill, answer) = self.prefill(&Schedule::dense(), &mut Position)?;
-        let mut outcome = self.outcome(&Schedule::dense(), &prefill)?;
-        match answer {
-            Answer::Text(text) => self.judge(text, &mut outcome),
-            Answer::Logits(logits) => {
-                outcome.nll = Some(self.mean_nll(&logits)?);
-                outcome.kl = Some(0.0);
-                self.dense = Some(logits);
-            }
-        }
-        Ok(outcome)
+        let dense = self.run(&Schedule::dense(), &mut Position)?;
+        let outcome = self.outcome(&dense, &dense);
+        self.dense = Some(dense);
+        outcome
     }
 
     pub(super) fn pruned(
@@ -41,103 +50,118 @@ impl<'a> Runner<'a> {
         schedule: &Schedule,
         scorer: &mut dyn Scorer,
     ) -> anyhow::Result<Outcome> {
-        let (prefill, answer) = self.prefill(schedule, scorer)?;
-        let mut outcome = self.outcome(schedule, &prefill)?;
-        match answer {
-            Answer::Text(text) => self.judge(text, &mut outcome),
-            Answer::Logits(logits) => {
-                if self.dense.is_none() {
-                    self.dense()?;
-                }
-                let dense = self.dense.iter().flatten();
-                let divergences: Result<Vec<_>, _> =
-                    dense.zip(&logits).map(|(dense, pruned)| kl(dense, pruned)).collect();
-                outcome.nll = Some(self.mean_nll(&logits)?);
-                outcome.kl = Some(stats::mean(&divergences?)?);
-            }
-        }
-        Ok(outcome)
+        let dense = match self.dense.take() {
+            Some(dense) => dense,
+            None => self.run(&Schedule::dense(), &mut Position)?,
+        };
+        let pruned = self.run(schedule, scorer)?;
+        let outcome = self.outcome(&pruned, &dense);
+        self.dense = Some(dense);
+        outcome
     }
 
-    /// Reads the prompt, then answers or is led through what follows.
-    fn prefill(
-        &self,
-        schedule: &Schedule,
-        scorer: &mut dyn Scorer,
-    ) -> anyhow::Result<(Prefill, Answer)> {
+    /// Reads the prompt once, then answers everything that is asked of it.
+    fn run(&self, schedule: &Schedule, scorer: &mut dyn Scorer) -> anyhow::Result<Run> {
+        let Posed { prompt, asked, .. } = self.posed;
+        let model = &self.loaded.model;
+        let plan = schedule.plan(&[prompt.len()], model.config().layers)?;
+        let prompts = [prompt.clone()];
+        scorer.prepare(model, &prompts, &plan)?;
+        let reserve = asked.iter().map(Asked::reserve).max().unwrap_or_default();
+        let prefill = model.prefill(&prompts, &plan, scorer, reserve)?;
+        let answers: anyhow::Result<_> =
+            asked.iter().map(|asked| self.answer(&prefill, asked)).collect();
+        let seconds = prefill.elapsed.as_secs_f64();
+        Ok(Run { plan, stages: prefill.stages, seconds, answers: answers? })
+    }
+
+    /// Answers, or is led through what follows, and leaves the prefill as it was.
+    fn answer(&self, prefill: &Prefill, asked: &Asked) -> anyhow::Result<Answer> {
         let Loaded { model, tokenizer, .. } = self.loaded;
-        let prompts = [self.posed.prompt.clone()];
-        let plan = schedule.plan(&[prompts[0].len()], model.config().layers)?;
-        match &self.posed.then {
+        let mut cache = prefill.cache.clone();
+        let logits = match asked.given.len().checked_sub(1) {
+            None => prefill.logits(model)?,
+            Some(last) => {
+                let hidden = model.extend(std::slice::from_ref(&asked.given), &mut cache)?;
+                model.predict(&hidden.narrow(0, last, 1)?)?
+            }
+        };
+        match &asked.then {
             Then::Answer(_) => {
                 let options = GenerateOptions {
                     max_tokens: NEEDLE_ANSWER,
                     stop: tokenizer.stop().to_vec(),
                     sampling: Sampling::default(),
                 };
-                let run =
-                    salient_candle::generate(model, &prompts, &plan, scorer, &options, |_, _| {
-                        true
-                    })?;
-                Ok((run.prefill, Answer::Text(tokenizer.decode(&run.tokens[0])?)))
+                let on = |_, _| true;
+                let answer = salient_candle::answer(model, &logits, &mut cache, &options, on)?;
+                Ok(Answer::Text(tokenizer.decode(&answer.tokens[0])?))
             }
             Then::Forced(tokens) => {
-                scorer.prepare(model, &prompts, &plan)?;
-                let mut prefill = model.prefill(&prompts, &plan, scorer, tokens.len())?;
-                let mut logits: Vec<Vec<f32>> = prefill.logits(model)?.to_vec2()?;
+                let mut logits: Vec<Vec<f32>> = logits.to_vec2()?;
                 // The last token is predicted, and predicts nothing that is asked for.
                 if let [before @ .., _] = tokens.as_slice()
                     && !before.is_empty()
                 {
-                    let hidden = model.extend(&[before.to_vec()], &mut prefill.cache)?;
+                    let hidden = model.extend(&[before.to_vec()], &mut cache)?;
                     logits.extend(model.predict(&hidden)?.to_vec2::<f32>()?);
                 }
-                Ok((prefill, Answer::Logits(logits)))
+                Ok(Answer::Logits(logits))
             }
         }
     }
 
-    fn outcome(&self, schedule: &Schedule, prefill: &Prefill) -> anyhow::Result<Outcome> {
-        let tokens = self.posed.prompt.len();
-        let plan = schedule.plan(&[tokens], self.loaded.model.config().layers)?;
-        let survival = prefill.stages.iter().filter_map(|stage| {
+    fn outcome(&self, run: &Run, dense: &Run) -> anyhow::Result<Outcome> {
+        let plan = &run.plan;
+        let shape = self.loaded.model.config().shape();
+        let operations = |plan: &Plan| cost::prefill(&shape, plan, &Convention::default());
+        // What an element takes does not change the share.
+        let bytes = |plan: &Plan| cost::kv_bytes(&shape, plan, 1);
+        let survival = run.stages.iter().filter_map(|stage| {
             let share = share_alive(&self.posed.marked, &stage.kept_positions)?;
             Some(StageShare { layer: stage.layer, share })
         });
-        Ok(Outcome {
+        let mut outcome = Outcome {
             id: self.posed.id.clone(),
-            prompt_tokens: tokens,
+            prompt_tokens: self.posed.prompt.len(),
             work: plan.work(),
             final_keep: plan.final_keep(),
+            flops_saved: 1.0 - operations(plan)?.total() / operations(&dense.plan)?.total(),
+            kv_kept: bytes(plan)? as f64 / bytes(&dense.plan)? as f64,
             answer: None,
             right: None,
             nll: None,
             kl: None,
             survival: survival.collect(),
-            prefill_seconds: prefill.elapsed.as_secs_f64(),
-        })
-    }
-
-    fn judge(&self, answer: String, outcome: &mut Outcome) {
-        if let Then::Answer(wanted) = &self.posed.then {
-            outcome.right = Some(answer.contains(wanted));
-        }
-        outcome.answer = Some(answer);
-    }
-
-    fn mean_nll(&self, logits: &[Vec<f32>]) -> anyhow::Result<f64> {
-        let Then::Forced(tokens) = &self.posed.then else {
-            unreachable!("logits are of forced ones")
+            prefill_seconds: run.seconds,
+            speedup: dense.seconds / run.seconds,
         };
-        let losses: Result<Vec<_>, _> =
-            logits.iter().zip(tokens).map(|(logits, &token)| nll(logits, token)).collect();
-        Ok(stats::mean(&losses?)?)
+        let (mut losses, mut divergences) = (Vec::new(), Vec::new());
+        for ((asked, answer), dense) in
+            self.posed.asked.iter().zip(&run.answers).zip(&dense.answers)
+        {
+            match (&asked.then, answer, dense) {
+                (Then::Answer(wanted), Answer::Text(text), _) => {
+                    outcome.right = Some(text.contains(wanted));
+                    outcome.answer = Some(text.clone());
+                }
+                (Then::Forced(tokens), Answer::Logits(logits), Answer::Logits(dense)) => {
+                    let lost = logits.iter().zip(tokens).map(|(logits, &token)| nll(logits, token));
+                    let apart = dense.iter().zip(logits).map(|(dense, pruned)| kl(dense, pruned));
+                    losses.push(mean(lost)?);
+                    divergences.push(mean(apart)?);
+                }
+                _ => unreachable!("an answer is of the kind that was asked for"),
+            }
+        }
+        if !losses.is_empty() {
+            outcome.nll = Some(stats::mean(&losses)?);
+            outcome.kl = Some(stats::mean(&divergences)?);
+        }
+        Ok(outcome)
     }
 }
 
-/// What a run gave, by what was to follow the prompt.
-enum Answer {
-    Text(String),
-    /// For every token that was to follow, the logits that predict it.
-    Logits(Vec<Vec<f32>>),
+fn mean(values: impl Iterator<Item = salient_cli::Result<f64>>) -> salient_cli::Result<f64> {
+    stats::mean(&values.collect::<Result<Vec<_>, _>>()?)
 }

@@ -13,7 +13,7 @@ use salient_cli::train::{Data, Scored};
 use salient_cli::{Error, fetch};
 use sha2::{Digest, Sha256};
 
-use super::super::eval::items::{BYTES_PER_TOKEN, ask, begun, stretch};
+use super::super::eval::items::{BYTES_PER_TOKEN, question_last, stretch};
 
 /// A text, and which of its tokens marks are taken by.
 pub(super) struct Text {
@@ -75,7 +75,7 @@ fn questions(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
     for (index, question) in questions.iter().enumerate() {
         let mut random = ChaCha8Rng::seed_from_u64(data.seed);
         random.set_stream(index as u64 + 1);
-        let pose = |question: &Question| begun(loaded, question, &ask(question, false).0);
+        let pose = |question: &Question| question_last(loaded, question);
         let Some((mut tokens, answer)) = fitted(question, data.tokens, &mut random, pose)? else {
             continue;
         };
@@ -145,7 +145,7 @@ fn speeches(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
     let texts = chosen.take(data.speeches).enumerate().map(|(index, speech)| {
         let mut random = ChaCha8Rng::seed_from_u64(data.seed);
         random.set_stream(index as u64 + 1);
-        let (id, tokens) = stretch(loaded, speech, data.tokens, &mut random)?;
+        let (id, tokens) = stretch(loaded, (&speech.name, &speech.text), data.tokens, &mut random)?;
         Ok(Text { id, scored: 0..tokens.len(), tokens })
     });
     texts.collect()
