@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::UNIX_EPOCH;
 
 use rand::RngExt;
@@ -170,8 +170,12 @@ fn a_run_that_was_killed_gives_what_one_that_was_not_gives() {
     };
     let mut seen = 0;
     for (signal, code) in [("KILL", None), ("INT", Some(130))] {
-        let mut child =
-            home.train("parts", &["-q"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let mut child = home
+            .train("parts", &["-q"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         while steps() <= seen && child.try_wait().unwrap().is_none() {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }

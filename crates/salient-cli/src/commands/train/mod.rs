@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use salient::schedule::Schedule;
 use salient_candle::scorer::{KeyNorm, Random, Scorer};
 use salient_candle::train::{Marks, Phase, Progress, Sample, Target, Trainer, text_hash};
@@ -54,9 +55,8 @@ pub(crate) struct Arguments {
     /// Of weights, the order of texts, and noise: the same seed gives the same predictors.
     #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
-    /// What scores are to foresee: saliency, saliency-signed, saliency-norm, gradient-norm,
-    /// attention-mean, attention-max.
-    #[arg(long, value_name = "TARGET")]
+    /// What scores are to foresee.
+    #[arg(long, value_name = "TARGET", value_parser = targets())]
     target: Option<Target>,
     /// The stages that get a predictor, as for `generate`.
     #[arg(long, value_name = "SCHEDULE")]
@@ -220,6 +220,11 @@ fn config(arguments: &Arguments) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+/// The targets by their names.
+fn targets() -> impl TypedValueParser<Value = Target> {
+    PossibleValuesParser::new(Target::ALL.map(Target::name)).try_map(|name| name.parse())
+}
+
 fn set<T: Clone>(place: &mut T, flag: &Option<T>) {
     if let Some(value) = flag {
         place.clone_from(value);
@@ -296,6 +301,7 @@ impl<'a> Run<'a> {
         let bar = output::progress(global.quiet, total, "training");
         bar.set_position(self.history.records().len() as u64);
         self.keep()?;
+        let mut accuracy = String::new();
         while self.trainer.progress().phase != Phase::Done {
             let mut record = self.step(train).with_context(|| self.stopped())?;
             let due = self.trainer.is_due();
@@ -303,12 +309,10 @@ impl<'a> Run<'a> {
                 let evaluation =
                     self.trainer.evaluate(self.model, held_out).with_context(|| self.stopped())?;
                 record.held_out = StageMetrics::of(&evaluation);
-                let accuracy = StageMetrics::mean_pair_accuracy(&record.held_out);
-                bar.set_message(format!(
-                    "{} phase, loss {:.4}, held-out pair accuracy {accuracy:.4}",
-                    record.phase, record.loss
-                ));
+                let mean = StageMetrics::mean_pair_accuracy(&record.held_out);
+                accuracy = format!(", held-out pair accuracy {mean:.4}");
             }
+            bar.set_message(format!("{} phase, loss {:.4}{accuracy}", record.phase, record.loss));
             self.history.push(record);
             bar.inc(1);
             if due || interrupt::requested() {
