@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! schedule = stages [ "@" option { "," option } ]
-//! stages   = "dense" | "sdtp" | "late"
+//! stages   = "dense" | "sdtp" | "late" | "salient"
 //!          | start ":" step ":" stages ":" ratio [ ":" floor ]
 //!          | "target:" start ":" step ":" stages ":" ratio
 //!          | layer "=" ratio     { "," layer "=" ratio }
@@ -17,8 +17,9 @@
 //!          | "crossover=" tokens
 //! ```
 //!
-//! `sdtp` is `4:3:10:0.9` and `late` is `14:2:8:0.75:0.12`; either form is read, the name is
-//! written. Options left out have their defaults, `@sinks=4,local=0.1,kv=pruned,crossover=0`, and are
+//! `sdtp` is `4:3:10:0.9`, `late` is `14:2:8:0.75:0.12` and `salient` is
+//! `7=0.92,10=0.86,14=0.7,16=0.56,18=0.45,20=0.36,22=0.29,24=0.25,26=0.22`; either form is read, the
+//! name is written. Options left out have their defaults, `@sinks=4,local=0.1,kv=pruned,crossover=0`, and are
 //! not written. What is written reads back as the same schedule, but for a list of one ratio
 //! ([`Stages::Ratios`]): that is a [`Stages::Single`], which plans the same.
 //!
@@ -156,6 +157,13 @@ impl Schedule {
     /// less than 0.12. On a 30-layer model it does less work than [`Schedule::sdtp`].
     pub fn late() -> Self {
         Self::with_stages(LATE)
+    }
+
+    /// Mild from layer 7 on, for scores that do not need to know the question, and steeper from layer
+    /// 14 on, for those that do; 0.22 to the end. For models of 30 layers, where it does as little work
+    /// as [`Schedule::late`].
+    pub fn salient() -> Self {
+        Self::with_stages(Stages::Ratios(SALIENT.to_vec()))
     }
 
     /// Plans a batch whose prompts have `lens` tokens, for a model of `layers` blocks. Every
@@ -328,6 +336,17 @@ const SINKS: usize = 4;
 const LOCAL: f64 = 0.10;
 const SDTP: Stages = Stages::Geometric { start: 4, step: 3, stages: 10, ratio: 0.9, floor: 0.0 };
 const LATE: Stages = Stages::Geometric { start: 14, step: 2, stages: 8, ratio: 0.75, floor: 0.12 };
+const SALIENT: [(usize, f64); 9] = [
+    (7, 0.92),
+    (10, 0.86),
+    (14, 0.7),
+    (16, 0.56),
+    (18, 0.45),
+    (20, 0.36),
+    (22, 0.29),
+    (24, 0.25),
+    (26, 0.22),
+];
 const A_RATIO: &str = "above 0 and at most 1";
 
 /// What one stage keeps of every sequence.

@@ -38,6 +38,13 @@ fn nine_stages_fit_30_layers() {
 }
 
 #[test]
+fn salient_does_no_more_work_than_late() {
+    let work = |schedule: Schedule| schedule.plan(&[10_000], 30).unwrap().work();
+    let (salient, late) = (work(Schedule::salient()), work(Schedule::late()));
+    assert!(salient < late && late < 0.65, "{salient}, {late}");
+}
+
+#[test]
 fn late_is_the_pilots_schedule() {
     let plan = Schedule::late().plan(&[10_000], 30).unwrap();
     assert_eq!(stage_layers(&plan), [14, 16, 18, 20, 22, 24, 26, 28]);
@@ -308,6 +315,7 @@ fn every_rule_of_the_grammar() {
         ("dense", Schedule::dense()),
         ("sdtp", Schedule::sdtp()),
         ("late", Schedule::late()),
+        ("salient", Schedule::salient()),
         ("4:3:5:0.9", geometric(4, 3, 5, 0.9, 0.0)),
         ("14:2:7:0.75:0.12", geometric(14, 2, 7, 0.75, 0.12)),
         ("12=0.35", with_stages(Stages::Single { layer: 12, ratio: 0.35 })),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{A_RATIO, KvAtStage, LATE, LOCAL, SDTP, SINKS, Schedule, Stages};
+use super::{A_RATIO, KvAtStage, LATE, LOCAL, SALIENT, SDTP, SINKS, Schedule, Stages};
 use crate::error::{Error, Result};
 
 /// Reads the [text form](crate::schedule#text-form).
@@ -42,7 +42,7 @@ impl fmt::Display for Schedule {
 /// Writes the part of the [text form](crate::schedule#text-form) before the options.
 impl fmt::Display for Stages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((name, _)) = NAMED.iter().find(|(_, stages)| stages == self) {
+        if let Some((name, _)) = named().into_iter().find(|(_, stages)| stages == self) {
             return f.write_str(name);
         }
         match self {
@@ -61,7 +61,9 @@ impl fmt::Display for Stages {
     }
 }
 
-const NAMED: [(&str, Stages); 2] = [("sdtp", SDTP), ("late", LATE)];
+fn named() -> [(&'static str, Stages); 3] {
+    [("sdtp", SDTP), ("late", LATE), ("salient", Stages::Ratios(SALIENT.to_vec()))]
+}
 
 fn write_list<T: fmt::Display>(
     f: &mut fmt::Formatter<'_>,
@@ -111,7 +113,7 @@ fn parse_stages(text: &str) -> Result<Stages, String> {
     if text == "dense" {
         return Ok(Stages::None);
     }
-    if let Some((_, stages)) = NAMED.into_iter().find(|(name, _)| *name == text) {
+    if let Some((_, stages)) = named().into_iter().find(|(name, _)| *name == text) {
         return Ok(stages);
     }
     if text.contains('=') {

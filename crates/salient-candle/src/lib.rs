@@ -40,6 +40,7 @@ mod model;
 #[cfg(any(feature = "cuda", test))]
 mod operand;
 mod ops;
+mod preset;
 pub mod reference;
 mod rope;
 mod sample;
@@ -54,6 +55,7 @@ pub use forward::{Prefill, StageReport};
 pub use generate::{Answer, GenerateOptions, Generation, answer, generate};
 pub use load::{Loaded, load};
 pub use model::{Block, Model};
+pub use preset::Preset;
 pub use rope::RopeTable;
 pub use sample::{Sampler, Sampling};
 pub use tokenizer::{Message, TextStream, Tokenizer};

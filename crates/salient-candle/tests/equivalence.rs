@@ -9,7 +9,7 @@ use salient::host::attend::Keys;
 use salient::host::score::HeadReduce;
 use salient::schedule::{KvAtStage, Schedule, Stages};
 use salient_candle::scorer::{
-    AttentionRule, GradientSaliency, KeyNorm, LastQuery, Position, Random, Scorer, Window,
+    AttentionRule, KeyNorm, LastQuery, Oracle, Position, Random, Scorer, Window,
 };
 use salient_candle::{Family, Model, ModelConfig, Prefill, reference};
 
@@ -187,7 +187,7 @@ fn masked_equals_gathered_for_every_scorer() {
         Box::new(KeyNorm),
         Box::new(Random { seed: 3 }),
         Box::new(Position),
-        Box::new(GradientSaliency::default()),
+        Box::new(Oracle::default()),
     ];
     for schedule in &schedules()[..2] {
         for scorer in &mut scorers {
@@ -218,7 +218,7 @@ fn below_the_crossover_a_prefill_is_the_dense_one_bit_for_bit() {
         let run = |schedule: &Schedule, lens: &[usize]| {
             let plan = schedule.plan(lens, 6).unwrap();
             let prompts: Vec<_> = lens.iter().map(|&len| prompt(len, 101, len as u64)).collect();
-            let mut scorer = GradientSaliency::default();
+            let mut scorer = Oracle::default();
             scorer.prepare(&model, &prompts, &plan).unwrap();
             model.prefill(&prompts, &plan, &scorer, 0).unwrap()
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use safetensors::tensor::TensorView;
 use safetensors::{SafeTensorError, SafeTensors};
-use salient::host::score::{self, Predictor, PredictorWeights};
+use salient::host::score::{self, Pool, PoolKind, Predictor, PredictorWeights};
 use salient::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
@@ -34,12 +34,21 @@ pub struct PredictorInfo {
 #[derive(Debug)]
 pub struct Learned {
     predictors: BTreeMap<usize, Predictor>,
+    /// The width of the average pooling along tokens; 1 for none.
+    pool: usize,
 }
 
 impl Learned {
     /// Predictors built elsewhere, by layer.
     pub fn new(predictors: BTreeMap<usize, Predictor>) -> Self {
-        Self { predictors }
+        Self { predictors, pool: 1 }
+    }
+
+    /// The same with scores averaged over `width` tokens, odd and at most
+    /// [`MAX_POOL_WIDTH`](score::MAX_POOL_WIDTH): early stages that keep runs of tokens lose less than
+    /// those that keep lone ones.
+    pub fn pooled(self, width: usize) -> Self {
+        Self { pool: width, ..self }
     }
 
     /// Reads the predictors of `model` from a file.
@@ -73,11 +82,11 @@ impl Learned {
         let built = weights
             .into_iter()
             .map(|(layer, weights)| Ok((layer, Predictor::new(model.config().hidden, weights)?)));
-        Ok(Self { predictors: built.collect::<Result<_>>()? })
+        Ok(Self::new(built.collect::<Result<_>>()?))
     }
 
-    /// Reads the predictors of `model` from a file's contents, to be used with `schedules`; errors
-    /// name `path`.
+    /// Reads the predictors of `model` from a file's contents, to be used with `schedules` at stages
+    /// below a layer; errors name `path`.
     ///
     /// # Errors
     /// As [`Self::from_file`], [`Error::OtherSchedule`] if a stage has no predictor, and those of the
@@ -87,12 +96,14 @@ impl Learned {
         path: &Path,
         model: &Model,
         schedules: &[Schedule],
+        below: usize,
     ) -> Result<Self> {
         let learned = Self::from_bytes(bytes, path, model)?;
         for schedule in schedules {
             let plan = schedule.plan(&[model.config().context], model.config().layers)?;
             let mut stages = plan.stages().iter().map(|stage| stage.layer);
-            if let Some(missing) = stages.find(|layer| !learned.predictors.contains_key(layer)) {
+            let lacks = |layer: &usize| *layer < below && !learned.predictors.contains_key(layer);
+            if let Some(missing) = stages.find(lacks) {
                 let info = Self::info(bytes, path)?;
                 return Err(Error::OtherSchedule {
                     path: path.to_owned(),
@@ -148,7 +159,13 @@ impl Scorer for Learned {
         })?;
         let mut scores = vec![0.0; stage.rows().total()];
         stage.with_hidden(|hidden| score::mlp(hidden, predictor, &mut scores))??;
-        Ok(scores)
+        if self.pool == 1 {
+            return Ok(scores);
+        }
+        let mut pooled = vec![0.0; scores.len()];
+        let pool = Pool { kind: PoolKind::Average, width: self.pool };
+        score::pool(&scores, stage.rows(), &pool, &mut pooled)?;
+        Ok(pooled)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Token scorers: at a stage, one score per token that came in; the highest stay.
 
 mod attention;
+mod combine;
 mod learned;
+mod oracle;
 mod plain;
-mod saliency;
 
 use std::cell::OnceCell;
 use std::time::{Duration, Instant};
@@ -17,10 +18,11 @@ use crate::model::{Model, Projection};
 use crate::ops::{Heads, f32_slice};
 
 pub use attention::{AttentionRule, LastQuery, Window, WindowLength};
+pub use combine::{FromLayer, RankSum};
 pub use learned::{Learned, PredictorInfo};
 pub(crate) use learned::{METADATA, floats, said};
+pub use oracle::Oracle;
 pub use plain::{KeyNorm, Position, Random};
-pub use saliency::{GradientSaliency, Reduction, saliency};
 
 /// Says how much each token matters at a stage.
 pub trait Scorer: Send + Sync {

@@ -10,7 +10,6 @@ use candle_core::{D, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::reference;
-use crate::scorer::Reduction;
 
 /// Attention counts from so many tokens later on: near ones attend to each other whatever they say,
 /// and the local window keeps them anyway.
@@ -115,13 +114,16 @@ impl Marks {
         reference::gradients(model, tokens, scored, lowest, |block| {
             received.add(&block.attention)?;
             if layers.contains(&block.layer) {
-                let reduce = |reduction: Reduction| reduction.reduce(&block.gradient, &block.input);
-                let norm = block.gradient.sqr()?.sum(D::Minus1)?.sqrt()?.to_vec1()?;
+                let product = (&block.gradient * &block.input)?;
+                let signed = product.sum(D::Minus1)?;
+                let norm = |tensor: &Tensor| -> Result<Vec<f32>> {
+                    Ok(tensor.sqr()?.sum(D::Minus1)?.sqrt()?.to_vec1()?)
+                };
                 let marks = BTreeMap::from([
-                    (Target::Saliency, reduce(Reduction::AbsoluteSum)?),
-                    (Target::SignedSaliency, reduce(Reduction::Sum)?),
-                    (Target::SaliencyNorm, reduce(Reduction::Norm)?),
-                    (Target::GradientNorm, norm),
+                    (Target::Saliency, signed.abs()?.to_vec1()?),
+                    (Target::SignedSaliency, signed.to_vec1()?),
+                    (Target::SaliencyNorm, norm(&product)?),
+                    (Target::GradientNorm, norm(&block.gradient)?),
                     (Target::MeanAttention, received.mean()),
                     (Target::MaxAttention, received.max.clone()),
                 ]);

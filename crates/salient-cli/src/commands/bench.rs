@@ -7,8 +7,8 @@ use indicatif::HumanBytes;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use salient::schedule::{Plan, Schedule};
-use salient_candle::Model;
-use salient_candle::scorer::{Position, Scorer};
+use salient_candle::scorer::{LastQuery, Position, Scorer};
+use salient_candle::{Model, Preset};
 use salient_cli::machine::{self, Machine};
 use salient_cli::plot::{Axis, Chart, Point, Series};
 use salient_cli::{Error, interrupt, output, plot};
@@ -35,13 +35,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1])]
     batch: Vec<usize>,
     /// Schedules beside the dense one; see `salient generate --help`.
-    #[arg(long, value_name = "SCHEDULE", default_values = ["sdtp", "late"])]
+    #[arg(long, value_name = "SCHEDULE", default_values = ["sdtp", "late", "salient"])]
     schedule: Vec<Schedule>,
     #[command(flatten)]
     crossover: CrossoverArgument,
-    /// What matters; see `salient generate --help`.
-    #[arg(long, value_name = "SCORER", default_value = "last-query:max:17")]
-    scorer: ScorerName,
+    /// What matters; see `salient generate --help` [default: `salient` where its predictors fit the
+    /// model and the schedules, else last-query:max:17].
+    #[arg(long, value_name = "SCORER")]
+    scorer: Option<ScorerName>,
     /// Runs of each prefill.
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeat: usize,
@@ -106,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     }
     let loaded = arguments.model.load(global)?;
     let model = &loaded.model;
-    let mut scorer = arguments.scorer.build(model, &arguments.schedule)?;
+    let (name, mut scorer) = scorer(arguments, model)?;
     let runs = arguments.length.len() * arguments.batch.len() * arguments.repeat;
     let bar =
         output::progress(global.quiet, (runs * (1 + arguments.schedule.len())) as u64, "bench");
@@ -121,7 +122,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         command: machine::command_line(),
         machine: Machine::this(),
         model: arguments.model.model.clone(),
-        scorer: arguments.scorer.to_string(),
+        scorer: name.to_string(),
         repeat: arguments.repeat,
         rows,
     };
@@ -136,6 +137,22 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         return super::print_json(&record);
     }
     print(&record)
+}
+
+/// What matters, and its name.
+fn scorer(arguments: &Arguments, model: &Model) -> anyhow::Result<(ScorerName, Box<dyn Scorer>)> {
+    let schedules = &arguments.schedule;
+    if let Some(name) = &arguments.scorer {
+        return Ok((name.clone(), name.build(model, schedules)?));
+    }
+    if Preset::Salient.knows(model)?
+        && let Ok(scorer) = Preset::Salient.scorer(model, schedules)
+    {
+        return Ok((ScorerName::Preset(Preset::Salient), scorer));
+    }
+    let name = ScorerName::LastQuery(LastQuery::default().rule);
+    let scorer = name.build(model, schedules)?;
+    Ok((name, scorer))
 }
 
 /// The dense row and one per schedule.

@@ -9,7 +9,7 @@ use salient_candle::{GenerateOptions, Generation, Loaded, Sampling};
 use salient_cli::{interrupt, output};
 use serde::Serialize;
 
-use super::model::{ModelArguments, PromptArguments, PruneArguments};
+use super::model::{ModelArguments, PromptArguments, PruneArguments, Pruning};
 use super::{figures_row, table};
 use crate::Global;
 
@@ -85,7 +85,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     let loaded = arguments.model.load(global)?;
     let prompt = arguments.prompt.tokens(&loaded)?;
     let layers = loaded.model.config().layers;
-    let schedule = arguments.prune.schedule_that_pays();
+    let Pruning { schedule, name, mut scorer } =
+        arguments.prune.resolve_what_pays(&loaded.model)?;
     let plan = schedule.plan(&[prompt.len()], layers)?;
     let options = GenerateOptions {
         max_tokens: arguments.max_tokens,
@@ -96,7 +97,6 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
             seed: arguments.seed,
         },
     };
-    let mut scorer = arguments.prune.scorer(&loaded.model)?;
     let show = |heading: &str| -> anyhow::Result<()> {
         if arguments.compare && !global.json {
             writeln!(output::stdout(), "{heading}")?;
@@ -118,7 +118,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         prompt_tokens: prompt.len(),
         crossover: schedule.crossover,
         dense,
-        pruned: figures(run, &plan, schedule.to_string(), Some(arguments.prune.scorer.to_string())),
+        pruned: figures(run, &plan, schedule.to_string(), Some(name.to_string())),
         speedup_bound: salient::cost::speedup_bound(&loaded.model.config().shape(), &plan)?,
     };
     if global.json {

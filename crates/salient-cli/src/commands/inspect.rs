@@ -7,7 +7,7 @@ use salient_candle::{Loaded, Prefill};
 use salient_cli::picture::{Picture, Stage, Token};
 use salient_cli::{html, output, terminal};
 
-use super::model::{ModelArguments, PromptArguments, PruneArguments};
+use super::model::{ModelArguments, PromptArguments, PruneArguments, Pruning};
 use crate::Global;
 
 /// Show which tokens of a prompt were kept, and which stage dropped the others.
@@ -30,9 +30,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     }
     let loaded = arguments.model.load(global)?;
     let prompt = arguments.prompt.tokens(&loaded)?;
-    let schedule = arguments.prune.schedule();
+    let Pruning { schedule, name, mut scorer } = arguments.prune.resolve(&loaded.model)?;
     let plan = schedule.plan(&[prompt.len()], loaded.model.config().layers)?;
-    let mut scorer = arguments.prune.scorer(&loaded.model)?;
     let prompts = [prompt];
     let spinner = output::spinner(global.quiet, format!("reading {} tokens", prompts[0].len()));
     scorer.prepare(&loaded.model, &prompts, &plan)?;
@@ -41,7 +40,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
 
     let facts = [
         ("model", arguments.model.model.clone()),
-        ("scorer", arguments.prune.scorer.to_string()),
+        ("scorer", name.to_string()),
         ("schedule", schedule.to_string()),
         ("prompt", format!("{} tokens", prompts[0].len())),
         ("prefill", format!("{:.3} s", prefill.elapsed.as_secs_f64())),

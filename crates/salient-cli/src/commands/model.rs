@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use salient::schedule::Schedule;
-use salient_candle::scorer::Scorer;
-use salient_candle::{Loaded, Message, Model};
+use salient_candle::scorer::{LastQuery, Scorer};
+use salient_candle::{Loaded, Message, Model, Preset};
 use salient_cli::crossover::CROSSOVER;
 use salient_cli::{Error, fetch, output};
 
@@ -36,33 +36,75 @@ impl ModelArguments {
 /// How the prompt is pruned.
 #[derive(clap::Args)]
 pub(crate) struct PruneArguments {
-    /// When and how much: `late`, `sdtp`, `dense`, START:STEP:STAGES:RATIO[:FLOOR],
+    /// When and how much: `salient`, `sdtp`, `late`, `dense`, START:STEP:STAGES:RATIO[:FLOOR],
     /// LAYER=RATIO[,...], LAYER=COUNTt[,...], target:START:STEP:STAGES:RATIO; then
-    /// @sinks=N,local=F,kv=incoming,crossover=N.
-    #[arg(long, value_name = "SCHEDULE", default_value = "late")]
-    schedule: Schedule,
+    /// @sinks=N,local=F,kv=incoming,crossover=N [default: the scorer's own, or `salient` where
+    /// predictors for the model come with salient, else `late`].
+    #[arg(long, value_name = "SCHEDULE")]
+    schedule: Option<Schedule>,
     #[command(flatten)]
     crossover: CrossoverArgument,
     /// What matters: last-query[:mean|max|max-normalised][:POOL], window-N[:...],
-    /// pyramid-infer, lazyllm, key-norm, random[:SEED], sinks+recent, saliency[:signed|:norm],
-    /// predictor:FILE.
-    #[arg(long, value_name = "SCORER", default_value = "last-query:max:17")]
-    pub(crate) scorer: ScorerName,
+    /// pyramid-infer, lazyllm, key-norm, random[:SEED], sinks+recent, oracle[:TARGET] (the targets
+    /// of `salient train`), predictor:FILE; for smollm2 also salient and sdtp, whose predictors come with salient
+    /// [default: the schedule's own where there is one, else last-query:max:17].
+    #[arg(long, value_name = "SCORER")]
+    scorer: Option<ScorerName>,
 }
 
 impl PruneArguments {
-    pub(crate) fn schedule(&self) -> Schedule {
-        self.crossover.apply(self.schedule.clone())
+    /// What a model is pruned by.
+    pub(crate) fn resolve(&self, model: &Model) -> anyhow::Result<Pruning> {
+        let (schedule, name) = pruning(self.schedule.as_ref(), self.scorer.as_ref(), |preset| {
+            Ok(preset.knows(model)?)
+        })?;
+        let schedule = self.crossover.apply(schedule);
+        let scorer = name.build(model, std::slice::from_ref(&schedule))?;
+        Ok(Pruning { schedule, name, scorer })
     }
 
-    /// Where nothing says from which length on to prune, from the recorded one.
-    pub(crate) fn schedule_that_pays(&self) -> Schedule {
-        self.crossover.apply_or_recorded(self.schedule.clone())
+    /// The same; where nothing says from which length on to prune, from the recorded one.
+    pub(crate) fn resolve_what_pays(&self, model: &Model) -> anyhow::Result<Pruning> {
+        let pruning = self.resolve(model)?;
+        let schedule = self.crossover.apply_or_recorded(pruning.schedule);
+        Ok(Pruning { schedule, ..pruning })
     }
+}
 
-    pub(crate) fn scorer(&self, model: &Model) -> anyhow::Result<Box<dyn Scorer>> {
-        self.scorer.build(model, std::slice::from_ref(&self.schedule))
-    }
+/// How a prompt is pruned.
+pub(crate) struct Pruning {
+    pub(crate) schedule: Schedule,
+    pub(crate) name: ScorerName,
+    pub(crate) scorer: Box<dyn Scorer>,
+}
+
+/// A schedule and a scorer, where one or both are not given. `knows` says whether a preset's predictors
+/// are the model's.
+fn pruning(
+    schedule: Option<&Schedule>,
+    scorer: Option<&ScorerName>,
+    knows: impl Fn(Preset) -> anyhow::Result<bool>,
+) -> anyhow::Result<(Schedule, ScorerName)> {
+    let last_query = || ScorerName::LastQuery(LastQuery::default().rule);
+    Ok(match (schedule, scorer) {
+        (Some(schedule), Some(scorer)) => (schedule.clone(), scorer.clone()),
+        (Some(schedule), None) => {
+            let own = |preset: &Preset| preset.schedule().stages == schedule.stages;
+            let scorer = match Preset::ALL.into_iter().find(own) {
+                Some(preset) if knows(preset)? => ScorerName::Preset(preset),
+                _ => last_query(),
+            };
+            (schedule.clone(), scorer)
+        }
+        (None, Some(ScorerName::Preset(preset))) => {
+            (preset.schedule(), ScorerName::Preset(*preset))
+        }
+        (None, Some(scorer)) => (Schedule::late(), scorer.clone()),
+        (None, None) if knows(Preset::Salient)? => {
+            (Preset::Salient.schedule(), ScorerName::Preset(Preset::Salient))
+        }
+        (None, None) => (Schedule::late(), last_query()),
+    })
 }
 
 /// From which length on prompts are pruned.
@@ -163,4 +205,31 @@ pub(crate) fn encode(loaded: &Loaded, text: String, plain: bool) -> anyhow::Resu
 
 fn read(path: &Path) -> anyhow::Result<String> {
     Ok(fs::read_to_string(path).map_err(|e| Error::read(path, e))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_given_follows_from_the_rest() {
+        let chosen = |schedule: Option<&str>, scorer: Option<&str>, known: bool| {
+            let schedule = schedule.map(|text| text.parse().unwrap());
+            let scorer = scorer.map(|text| text.parse().unwrap());
+            let (schedule, scorer) =
+                pruning(schedule.as_ref(), scorer.as_ref(), |_| Ok(known)).unwrap();
+            (schedule.to_string(), scorer.to_string())
+        };
+        let expect = |actual: (String, String), schedule: &str, scorer: &str| {
+            assert_eq!(actual, (schedule.to_owned(), scorer.to_owned()));
+        };
+        expect(chosen(None, None, true), "salient", "salient");
+        expect(chosen(None, None, false), "late", "last-query:max:17");
+        expect(chosen(Some("sdtp@sinks=8"), None, true), "sdtp@sinks=8", "sdtp");
+        expect(chosen(Some("sdtp"), None, false), "sdtp", "last-query:max:17");
+        expect(chosen(Some("12=0.5"), None, true), "12=0.5", "last-query:max:17");
+        expect(chosen(None, Some("sdtp"), true), "sdtp", "sdtp");
+        expect(chosen(None, Some("key-norm"), true), "late", "key-norm");
+        expect(chosen(Some("late"), Some("salient"), true), "late", "salient");
+    }
 }

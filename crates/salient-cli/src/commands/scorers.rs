@@ -8,11 +8,12 @@ use std::str::FromStr;
 use anyhow::Context;
 use salient::host::score::{HeadReduce, MAX_POOL_WIDTH, QueryWeights};
 use salient::schedule::Schedule;
-use salient_candle::Model;
 use salient_candle::scorer::{
-    AttentionRule, GradientSaliency, KeyNorm, LastQuery, Learned, Position, Random, Reduction,
-    Scorer, Window, WindowLength,
+    AttentionRule, KeyNorm, LastQuery, Learned, Oracle, Position, Random, Scorer, Window,
+    WindowLength,
 };
+use salient_candle::train::Target;
+use salient_candle::{Model, Preset};
 use salient_cli::Error;
 
 /// A scorer as the command line names it. Scorers print themselves by the same names.
@@ -24,8 +25,9 @@ pub(crate) enum ScorerName {
     KeyNorm,
     Random(u64),
     Position,
-    Saliency(Reduction),
+    Oracle(Target),
     Predictor(PathBuf),
+    Preset(Preset),
 }
 
 impl ScorerName {
@@ -46,15 +48,19 @@ impl ScorerName {
             Self::KeyNorm => Box::new(KeyNorm),
             Self::Random(seed) => Box::new(Random { seed: *seed }),
             Self::Position => Box::new(Position),
-            Self::Saliency(reduction) => Box::new(GradientSaliency::new(*reduction)),
+            Self::Oracle(target) => Box::new(Oracle::new(*target)),
             Self::Predictor(path) => {
                 let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
-                let learned = Learned::for_schedules(&bytes, path, model, schedules);
+                let layers = model.config().layers;
+                let learned = Learned::for_schedules(&bytes, path, model, schedules, layers);
                 Box::new(
                     learned
                         .with_context(|| format!("cannot use the predictor {}", path.display()))?,
                 )
             }
+            Self::Preset(preset) => preset.scorer(model, schedules).with_context(|| {
+                format!("cannot use the predictors `{}`, which come with salient", preset.name())
+            })?,
         })
     }
 }
@@ -86,21 +92,20 @@ impl FromStr for ScorerName {
                 Ok(seed) => Ok(Self::Random(seed)),
                 Err(_) => Err(format!("`{}` is no seed", rest.unwrap_or_default())),
             },
-            "saliency" => match rest {
-                None => Ok(Self::Saliency(Reduction::AbsoluteSum)),
-                Some("signed") => Ok(Self::Saliency(Reduction::Sum)),
-                Some("norm") => Ok(Self::Saliency(Reduction::Norm)),
-                Some(other) => {
-                    Err(format!("`saliency` is plain, `:signed` or `:norm`, not `:{other}`"))
-                }
+            "oracle" => match rest.unwrap_or("saliency").parse() {
+                Ok(target) => Ok(Self::Oracle(target)),
+                Err(error) => Err(salient_candle::Error::to_string(&error)),
             },
+            "sdtp" => bare(Self::Preset(Preset::Sdtp)),
+            "salient" => bare(Self::Preset(Preset::Salient)),
             "predictor" => match rest {
                 Some(path) if !path.is_empty() => Ok(Self::Predictor(path.into())),
                 _ => Err("`predictor` needs its file: predictor:FILE".into()),
             },
             _ => Err(format!(
                 "`{name}` is no scorer; there are last-query, window-N, lazyllm, pyramid-infer, \
-                 key-norm, random, sinks+recent, saliency, predictor:FILE"
+                 key-norm, random, sinks+recent, oracle:TARGET, predictor:FILE, and for the model smollm2 \
+                 salient and sdtp"
             )),
         }
     }
@@ -115,8 +120,9 @@ impl fmt::Display for ScorerName {
             Self::KeyNorm => f.write_str("key-norm"),
             Self::Random(seed) => write!(f, "random:{seed}"),
             Self::Position => f.write_str("sinks+recent"),
-            Self::Saliency(reduction) => write!(f, "{}", GradientSaliency::new(*reduction).name()),
+            Self::Oracle(target) => write!(f, "{}", Oracle::new(*target).name()),
             Self::Predictor(path) => write!(f, "predictor:{}", path.display()),
+            Self::Preset(preset) => f.write_str(preset.name()),
         }
     }
 }
@@ -160,9 +166,11 @@ mod tests {
             "key-norm",
             "random:7",
             "sinks+recent",
-            "saliency",
-            "saliency:norm",
+            "oracle:saliency",
+            "oracle:attention-mean",
             "predictor:some/file.safetensors",
+            "salient",
+            "sdtp",
         ] {
             let name = name.strip_suffix(":mean").filter(|n| *n == "pyramid-infer").unwrap_or(name);
             assert_eq!(name.parse::<ScorerName>().unwrap().to_string(), name);

@@ -129,6 +129,7 @@ pub const ASSETS: &[Asset] = &[
 /// Names that stand for several assets.
 pub const GROUPS: &[(&str, &[&str])] = &[
     ("demo", &["smollm2"]),
+    ("train", &["smollm2", "hotpotqa", "sotu"]),
     ("test", &["smollm2", "squad", "hotpotqa", "essays", "sotu"]),
     ("all", &["smollm2", "squad", "hotpotqa", "essays", "sotu"]),
 ];

@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use salient::schedule::{Schedule, Stages};
 use salient_candle::scorer::Scorer;
-use salient_candle::{Loaded, Model};
+use salient_candle::{Loaded, Model, Preset};
 use salient_cli::corpus::Split;
 use salient_cli::eval::summary::{self, MEASURES};
 use salient_cli::eval::{
@@ -44,11 +44,12 @@ pub(crate) struct Arguments {
     #[arg(long = "task", value_name = "TASK")]
     tasks: Vec<Task>,
     /// What matters, as for `generate`; may be repeated [default: last-query:max:17,
-    /// last-query:mean, window-32:mean, key-norm, random, sinks+recent].
+    /// last-query:mean, window-32:mean, key-norm, random, sinks+recent; for smollm2 salient too].
     #[arg(long = "scorer", value_name = "SCORER")]
     scorers: Vec<ScorerName>,
-    /// When and how much, as for `generate`; may be repeated.
-    #[arg(long = "schedule", value_name = "SCHEDULE", default_value = "late")]
+    /// When and how much, as for `generate`; may be repeated [default: `salient` for smollm2, else
+    /// `late`].
+    #[arg(long = "schedule", value_name = "SCHEDULE")]
     schedules: Vec<Schedule>,
     #[command(flatten)]
     crossover: CrossoverArgument,
@@ -208,7 +209,12 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
 
 /// Every scorer with every schedule, each pair once.
 fn prunings(arguments: &Arguments) -> anyhow::Result<Vec<Pruning>> {
+    // By name, since nothing may be left to run that the model would have to be loaded for.
+    let preset = (arguments.model.model == "smollm2").then_some(Preset::Salient);
     let mut schedules = arguments.schedules.clone();
+    if schedules.is_empty() {
+        schedules.push(preset.map_or_else(Schedule::late, Preset::schedule));
+    }
     for ratio in &arguments.ratios {
         if !(*ratio > 0.0 && *ratio <= 1.0) {
             let problem = format!("--ratio {ratio}: must be above 0 and at most 1");
@@ -223,6 +229,7 @@ fn prunings(arguments: &Arguments) -> anyhow::Result<Vec<Pruning>> {
     if scorers.is_empty() {
         let names = DEFAULT_SCORERS.map(|name| name.parse().map_err(Error::Usage));
         scorers = names.into_iter().collect::<Result<_, _>>()?;
+        scorers.extend(preset.map(ScorerName::Preset));
     }
     let mut prunings = Vec::new();
     for name in unique(scorers) {

@@ -1,0 +1,71 @@
+//! What predictors are trained towards, as a scorer: an oracle that looks ahead.
+
+use std::collections::HashMap;
+
+use salient::schedule::Plan;
+
+use super::{Scorer, StageInput};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::train::{Marks, Target};
+
+/// Scores tokens by what a [`Target`] says of the whole prompt, marked before the prefill. It costs
+/// dense passes forward and backward: a bound for predictors, not a fast rule. The prompt's own
+/// likelihood is what gradients are of, so it does not know the answer.
+#[derive(Debug)]
+pub struct Oracle {
+    target: Target,
+    /// Marks by (layer of a stage, sequence), then original position.
+    by_stage: HashMap<(usize, usize), Vec<f32>>,
+}
+
+impl Oracle {
+    /// An oracle of `target`.
+    pub fn new(target: Target) -> Self {
+        Self { target, by_stage: HashMap::new() }
+    }
+}
+
+impl Default for Oracle {
+    /// Of gradient saliency (SDTP, section 3.2).
+    fn default() -> Self {
+        Self::new(Target::Saliency)
+    }
+}
+
+impl Scorer for Oracle {
+    fn name(&self) -> String {
+        format!("oracle:{}", self.target)
+    }
+
+    fn prepare(&mut self, model: &Model, prompts: &[Vec<u32>], plan: &Plan) -> Result<()> {
+        self.by_stage.clear();
+        let layers: Vec<usize> = plan.stages().iter().map(|stage| stage.layer).collect();
+        if layers.is_empty() {
+            return Ok(());
+        }
+        for (sequence, prompt) in prompts.iter().enumerate() {
+            let marks = Marks::new(model, prompt, 0..prompt.len(), &layers)?;
+            for &layer in &layers {
+                let marked = marks.get(layer, self.target).expect("what was marked");
+                self.by_stage.insert((layer, sequence), marked.to_vec());
+            }
+        }
+        Ok(())
+    }
+
+    fn score(&self, stage: &StageInput<'_>) -> Result<Vec<f32>> {
+        let mut scores = Vec::with_capacity(stage.rows().total());
+        for (sequence, span) in stage.rows().spans().enumerate() {
+            let ahead = self.by_stage.get(&(stage.layer(), sequence));
+            for &position in &stage.positions()[span.range()] {
+                let score = ahead.and_then(|ahead| ahead.get(position as usize));
+                scores.push(*score.ok_or_else(|| Error::Scorer {
+                    scorer: self.name(),
+                    reason: "it was not prepared for these prompts".into(),
+                })?);
+            }
+        }
+        Ok(scores)
+    }
+}
