@@ -9,8 +9,9 @@ use salient::host::attend::Keys;
 use salient::host::score::HeadReduce;
 use salient::schedule::{KvAtStage, Schedule, Stages};
 use salient_candle::scorer::{
-    AttentionRule, KeyNorm, LastQuery, Oracle, Position, Random, Scorer, Window,
+    AttentionRule, FromLayer, KeyNorm, LastQuery, Oracle, Position, Random, RankSum, Scorer, Window,
 };
+use salient_candle::train::Target;
 use salient_candle::{Family, Model, ModelConfig, Prefill, reference};
 
 const TOLERANCE: f32 = 3e-4;
@@ -188,6 +189,11 @@ fn masked_equals_gathered_for_every_scorer() {
         Box::new(Random { seed: 3 }),
         Box::new(Position),
         Box::new(Oracle::default()),
+        Box::new(FromLayer {
+            layer: 3,
+            earlier: Box::new(Oracle::new(Target::MeanAttention)),
+            later: Box::new(RankSum([Box::new(KeyNorm), Box::new(LastQuery::default())])),
+        }),
     ];
     for schedule in &schedules()[..2] {
         for scorer in &mut scorers {

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use candle_core::{D, Device, Tensor};
-use common::asset;
-use salient::schedule::Schedule;
+use common::{asset, random_model, tiny};
+use salient::schedule::{Schedule, Stages};
 use salient_candle::scorer::{LastQuery, Position, Scorer};
-use salient_candle::{GenerateOptions, Loaded, Message, Sampling, generate, load};
+use salient_candle::train::{Marks, RankMetrics, Target};
+use salient_candle::{Family, GenerateOptions, Loaded, Message, Preset, Sampling, generate, load};
 
 const GGUF: &str = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
 const SPEECH: &str = "texts/sotu/1981_jimmy_carter_d.txt";
@@ -148,4 +149,54 @@ fn dropping_the_middle_loses_the_needle() {
     // Sinks and recent tokens alone cannot answer: what the test above finds, the scorer found.
     let Some(right) = found(&Schedule::late(), &mut Position) else { return };
     assert!(right <= 2, "{right} of 5");
+}
+
+/// Predictors that come with the crate order tokens of a text that they were not trained on.
+#[test]
+fn shipped_predictors_foresee_what_they_were_trained_towards() {
+    let (Some(path), Some(essays)) = (asset(GGUF), asset(ESSAYS)) else { return };
+    let Loaded { model, tokenizer, .. } = smollm2(&path);
+    let essays: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(essays).unwrap()).unwrap();
+    let text: String = essays["text"].as_str().unwrap().chars().skip(500_000).take(2500).collect();
+    let mut tokens = tokenizer.encode(&text).unwrap();
+    tokens.truncate(384);
+    let layers = [4, 7];
+    let marks = Marks::new(model, &tokens, 0..tokens.len(), &layers).unwrap();
+    for (preset, target, least) in [
+        (Preset::Sdtp, Target::Saliency, 0.57),
+        // Pooled: not the order that the predictors were trained for, but near it.
+        (Preset::Salient, Target::MeanAttention, 0.6),
+    ] {
+        assert!(preset.knows(model).unwrap());
+        for layer in layers {
+            let schedule = Schedule::with_stages(Stages::Single { layer, ratio: 0.5 });
+            let plan = schedule.plan(&[tokens.len()], model.config().layers).unwrap();
+            let scorer = preset.scorer(model, &[schedule]).unwrap();
+            let prefill = model.prefill(&[tokens.clone()], &plan, scorer.as_ref(), 0).unwrap();
+            let free = 4..tokens.len() - tokens.len().div_ceil(10);
+            let scores = &prefill.stages[0].scores[free.clone()];
+            let worth = &marks.get(layer, target).unwrap()[free.clone()];
+            let metrics = RankMetrics::new(scores, worth, free.len() / 2);
+            assert!(metrics.pair_accuracy > least, "{preset:?} at {layer}: {metrics:?}");
+        }
+    }
+    let beyond: Schedule = "5=0.5".parse().unwrap();
+    for preset in Preset::ALL {
+        let error = preset.scorer(model, std::slice::from_ref(&beyond)).err().unwrap().to_string();
+        assert!(error.contains("5=0.5") && error.contains("layer 5"), "{error}");
+    }
+}
+
+#[test]
+fn shipped_predictors_are_refused_by_other_models() {
+    let model = random_model(tiny(Family::Llama), 1);
+    for preset in Preset::ALL {
+        assert!(!preset.knows(&model).unwrap());
+        assert!(preset.scorer(&model, &[]).is_err());
+        assert_eq!(preset.name().parse::<Preset>().unwrap(), preset);
+        assert_eq!(preset.schedule().to_string(), preset.name());
+    }
+    let error = "other".parse::<Preset>().unwrap_err().to_string();
+    assert!(error.contains("other") && error.contains("sdtp, salient"), "{error}");
 }

@@ -159,6 +159,14 @@ fn predictors_go_into_a_file_and_come_back() {
         assert!((actual - expected).abs() < 1e-4, "{actual}, expected {expected}");
     }
 
+    let pooled = Learned::from_bytes(&file, path, &model).unwrap().pooled(5);
+    let smooth = model.prefill(std::slice::from_ref(&tokens), &plan, &pooled, 0).unwrap();
+    let around = |t: usize| &expected[t.saturating_sub(2)..(t + 3).min(TOKENS)];
+    for (t, actual) in smooth.stages[0].scores.iter().enumerate() {
+        let mean = around(t).iter().sum::<f32>() / around(t).len() as f32;
+        assert!((actual - mean).abs() < 1e-4, "{actual}, expected {mean}");
+    }
+
     let other = random_model(tiny(Family::Llama), 5);
     let error = Learned::from_bytes(&file, path, &other).unwrap_err().to_string();
     let named = [model.fingerprint().unwrap(), other.fingerprint().unwrap()];
