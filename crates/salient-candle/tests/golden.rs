@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use candle_core::{D, Device, Tensor};
 use common::{asset, random_model, tiny};
-use salient::schedule::{Schedule, Stages};
+use salient::schedule::Schedule;
 use salient_candle::scorer::{LastQuery, Position, Scorer};
 use salient_candle::train::{Marks, RankMetrics, Target};
 use salient_candle::{Family, GenerateOptions, Loaded, Message, Preset, Sampling, generate, load};
@@ -170,7 +170,7 @@ fn shipped_predictors_foresee_what_they_were_trained_towards() {
     ] {
         assert!(preset.knows(model).unwrap());
         for layer in layers {
-            let schedule = Schedule::with_stages(Stages::Single { layer, ratio: 0.5 });
+            let schedule: Schedule = format!("{layer}=0.5").parse().unwrap();
             let plan = schedule.plan(&[tokens.len()], model.config().layers).unwrap();
             let scorer = preset.scorer(model, &[schedule]).unwrap();
             let prefill = model.prefill(&[tokens.clone()], &plan, scorer.as_ref(), 0).unwrap();
