@@ -193,7 +193,9 @@ fn shipped_predictors_are_refused_by_other_models() {
     let model = random_model(tiny(Family::Llama), 1);
     for preset in Preset::ALL {
         assert!(!preset.knows(&model).unwrap());
-        assert!(preset.scorer(&model, &[]).is_err());
+        // Their shapes are others too.
+        let error = preset.scorer(&model, &[]).err().unwrap();
+        assert!(matches!(error, salient_candle::Error::OtherModel { .. }), "{error}");
         assert_eq!(preset.name().parse::<Preset>().unwrap(), preset);
         assert_eq!(preset.schedule().to_string(), preset.name());
     }

@@ -68,7 +68,7 @@ impl Learned {
     /// # Errors
     /// As [`Self::from_file`].
     pub fn from_bytes(bytes: &[u8], path: &Path, model: &Model) -> Result<Self> {
-        let weights = weights(bytes, path, model.config())?;
+        // Before the weights: another model's may have other shapes, which would say less.
         if let Some(info) = Self::info(bytes, path)? {
             let expected = model.fingerprint()?;
             if info.model != expected {
@@ -79,7 +79,7 @@ impl Learned {
                 });
             }
         }
-        let built = weights
+        let built = weights(bytes, path, model.config())?
             .into_iter()
             .map(|(layer, weights)| Ok((layer, Predictor::new(model.config().hidden, weights)?)));
         Ok(Self::new(built.collect::<Result<_>>()?))

@@ -145,10 +145,12 @@ fn scorer(arguments: &Arguments, model: &Model) -> anyhow::Result<(ScorerName, B
     if let Some(name) = &arguments.scorer {
         return Ok((name.clone(), name.build(model, schedules)?));
     }
-    if Preset::Salient.knows(model)?
-        && let Ok(scorer) = Preset::Salient.scorer(model, schedules)
-    {
-        return Ok((ScorerName::Preset(Preset::Salient), scorer));
+    match Preset::Salient.scorer(model, schedules) {
+        Ok(scorer) => return Ok((ScorerName::Preset(Preset::Salient), scorer)),
+        Err(
+            salient_candle::Error::OtherModel { .. } | salient_candle::Error::OtherSchedule { .. },
+        ) => {}
+        Err(error) => return Err(error.into()),
     }
     let name = ScorerName::LastQuery(LastQuery::default().rule);
     let scorer = name.build(model, schedules)?;
