@@ -5,7 +5,6 @@
 
 use std::path::Path;
 
-use salient::host::score::MAX_POOL_WIDTH;
 use salient::schedule::Schedule;
 
 use crate::error::{Error, Result};
@@ -18,26 +17,32 @@ pub enum Preset {
     /// SDTP as published (arXiv 2504.04514): the paper's schedule, predictors trained towards gradient
     /// saliency alone.
     Sdtp,
-    /// Below layer 14, where no token has understood the question yet, predictors trained towards the
-    /// attention that tokens receive, averaged over 33 tokens; from there on the attention of the last
-    /// token and of the last 24, by the sum of both ranks.
+    /// For prompts that end with their question. Below layer 16, where no token has understood the
+    /// question yet, predictors trained towards the attention that questions and answers pay; from there
+    /// on these, the attention of the last token and of the last 24, by the sum of their ranks.
     Salient,
+    /// For prompts that are pruned before their question is known: the schedule of [`Self::Salient`]
+    /// with its predictors alone, in all stages.
+    SalientAgnostic,
 }
 
-/// From which layer on [`Preset::Salient`] goes by what is asked.
-const ASKED: usize = 14;
+/// From which layer on [`Preset::Salient`] goes by what is asked too.
+const ASKED: usize = 16;
 /// Of the last tokens, how many ask.
 const WINDOW: usize = 24;
+/// Over how many tokens scores of predictors are averaged.
+const POOL: usize = 9;
 
 impl Preset {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Sdtp, Self::Salient];
+    pub const ALL: [Self; 3] = [Self::Sdtp, Self::Salient, Self::SalientAgnostic];
 
-    /// Its name: that of its schedule, and on the command line of its scorer too.
+    /// Its name, and that of its scorer on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sdtp => "sdtp",
             Self::Salient => "salient",
+            Self::SalientAgnostic => "salient-agnostic",
         }
     }
 
@@ -45,7 +50,7 @@ impl Preset {
     pub fn schedule(self) -> Schedule {
         match self {
             Self::Sdtp => Schedule::sdtp(),
-            Self::Salient => Schedule::salient(),
+            Self::Salient | Self::SalientAgnostic => Schedule::salient(),
         }
     }
 
@@ -65,21 +70,23 @@ impl Preset {
     /// [`Error::OtherModel`] if no predictors for `model` come with this crate,
     /// [`Error::OtherSchedule`] if they lack one for a stage.
     pub fn scorer(self, model: &Model, schedules: &[Schedule]) -> Result<Box<dyn Scorer>> {
-        let below = match self {
-            Self::Sdtp => model.config().layers,
-            Self::Salient => ASKED,
-        };
         let path = Path::new(self.name());
-        let learned = Learned::for_schedules(self.file(), path, model, schedules, below)?;
+        let learned = Learned::for_schedules(self.file(), path, model, schedules)?;
         Ok(match self {
             Self::Sdtp => Box::new(learned),
+            Self::SalientAgnostic => Box::new(learned.pooled(POOL)),
             Self::Salient => {
+                let learned = learned.pooled(POOL);
                 let last = LastQuery::default();
                 let window = Window::tokens(WINDOW, last.rule);
                 Box::new(FromLayer {
                     layer: ASKED,
-                    earlier: Box::new(learned.pooled(MAX_POOL_WIDTH)),
-                    later: Box::new(RankSum([Box::new(last), Box::new(window)])),
+                    earlier: Box::new(learned.clone()),
+                    later: Box::new(RankSum(vec![
+                        Box::new(last),
+                        Box::new(window),
+                        Box::new(learned),
+                    ])),
                 })
             }
         })
@@ -89,7 +96,7 @@ impl Preset {
     fn file(self) -> &'static [u8] {
         match self {
             Self::Sdtp => include_bytes!("../predictors/smollm2-135m-instruct-sdtp.safetensors"),
-            Self::Salient => {
+            Self::Salient | Self::SalientAgnostic => {
                 include_bytes!("../predictors/smollm2-135m-instruct-salient.safetensors")
             }
         }
@@ -101,7 +108,11 @@ impl std::str::FromStr for Preset {
 
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|preset| preset.name() == name).ok_or_else(|| {
-            Error::Unsupported { what: "preset", name: name.to_owned(), supported: "sdtp, salient" }
+            Error::Unsupported {
+                what: "preset",
+                name: name.to_owned(),
+                supported: "sdtp, salient, salient-agnostic",
+            }
         })
     }
 }

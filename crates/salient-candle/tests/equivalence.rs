@@ -192,7 +192,7 @@ fn masked_equals_gathered_for_every_scorer() {
         Box::new(FromLayer {
             layer: 3,
             earlier: Box::new(Oracle::new(Target::MeanAttention)),
-            later: Box::new(RankSum([Box::new(KeyNorm), Box::new(LastQuery::default())])),
+            later: Box::new(RankSum(vec![Box::new(KeyNorm), Box::new(LastQuery::default())])),
         }),
     ];
     for schedule in &schedules()[..2] {

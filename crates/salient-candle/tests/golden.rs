@@ -161,19 +161,22 @@ fn shipped_predictors_foresee_what_they_were_trained_towards() {
     let text: String = essays["text"].as_str().unwrap().chars().skip(500_000).take(2500).collect();
     let mut tokens = tokenizer.encode(&text).unwrap();
     tokens.truncate(384);
+    let asked = tokens.len();
+    let question = "\n\nQuestion: What does the author think that people should do?\nAnswer:";
+    tokens.extend(tokenizer.encode_more(question).unwrap());
     let layers = [4, 7];
-    let marks = Marks::new(model, &tokens, 0..tokens.len(), &layers).unwrap();
-    for (preset, target, least) in [
-        (Preset::Sdtp, Target::Saliency, 0.57),
+    for (preset, target, tokens, scored, least) in [
+        (Preset::Sdtp, Target::Saliency, &tokens[..asked], 0, 0.57),
         // Pooled: not the order that the predictors were trained for, but near it.
-        (Preset::Salient, Target::MeanAttention, 0.6),
+        (Preset::SalientAgnostic, Target::HeadAttention, &tokens[..], asked, 0.6),
     ] {
         assert!(preset.knows(model).unwrap());
+        let marks = Marks::new(model, tokens, scored..tokens.len(), &layers).unwrap();
         for layer in layers {
             let schedule: Schedule = format!("{layer}=0.5").parse().unwrap();
             let plan = schedule.plan(&[tokens.len()], model.config().layers).unwrap();
             let scorer = preset.scorer(model, &[schedule]).unwrap();
-            let prefill = model.prefill(&[tokens.clone()], &plan, scorer.as_ref(), 0).unwrap();
+            let prefill = model.prefill(&[tokens.to_vec()], &plan, scorer.as_ref(), 0).unwrap();
             let free = 4..tokens.len() - tokens.len().div_ceil(10);
             let scores = &prefill.stages[0].scores[free.clone()];
             let worth = &marks.get(layer, target).unwrap()[free.clone()];
@@ -197,8 +200,11 @@ fn shipped_predictors_are_refused_by_other_models() {
         let error = preset.scorer(&model, &[]).err().unwrap();
         assert!(matches!(error, salient_candle::Error::OtherModel { .. }), "{error}");
         assert_eq!(preset.name().parse::<Preset>().unwrap(), preset);
-        assert_eq!(preset.schedule().to_string(), preset.name());
+        assert!(preset.name().starts_with(&preset.schedule().to_string()));
     }
     let error = "other".parse::<Preset>().unwrap_err().to_string();
-    assert!(error.contains("other") && error.contains("sdtp, salient"), "{error}");
+    assert!(
+        error.contains("other") && error.contains("sdtp, salient, salient-agnostic"),
+        "{error}"
+    );
 }

@@ -74,7 +74,7 @@ fn marks_are_those_of_one_graph() {
         let tokens = prompt(TOKENS, model.config().vocab, 5);
         let layers = [1, 2, 5];
         let marks = Marks::new(&model, &tokens, scored.clone(), &layers).unwrap();
-        let whole = whole_graph(&model, &tokens, scored);
+        let whole = whole_graph(&model, &tokens, scored.clone());
         for layer in layers {
             let (gradient, input, _) = &whole[layer];
             let product = (gradient * input).unwrap();
@@ -91,30 +91,37 @@ fn marks_are_those_of_one_graph() {
             expect(Target::GradientNorm, &norm(gradient));
             let above: Vec<Vec<Vec<Vec<f32>>>> =
                 whole[layer..].iter().map(|(.., a)| a.to_vec3().unwrap()).collect();
-            let received = |key: usize| -> Vec<f32> {
+            let first = scored.start.saturating_sub(1);
+            let by_head = |key: usize| -> Vec<Vec<f32>> {
+                let late = first.max(key + LATER);
                 let heads = above.iter().flatten();
-                heads.flat_map(|head| head.iter().skip(key + LATER).map(move |q| q[key])).collect()
+                heads.map(|head| head.iter().skip(late).map(|q| q[key]).collect()).collect()
             };
+            let received = |key: usize| by_head(key).concat();
             let mean = |all: Vec<f32>| all.iter().sum::<f32>() / all.len().max(1) as f32;
             let max = |all: Vec<f32>| all.into_iter().fold(0.0, f32::max);
             let means: Vec<f32> = (0..TOKENS).map(|key| mean(received(key))).collect();
             let maxima: Vec<f32> = (0..TOKENS).map(|key| max(received(key))).collect();
             expect(Target::MeanAttention, &means);
             expect(Target::MaxAttention, &maxima);
+            let by_head = |key: usize| mean(by_head(key).into_iter().map(max).collect());
+            let head_maxima: Vec<f32> = (0..TOKENS).map(by_head).collect();
+            expect(Target::HeadAttention, &head_maxima);
         }
         assert_eq!(marks.get(0, Target::Saliency), None);
     }
 }
 
 #[test]
-fn a_text_of_which_nothing_is_scored_has_no_saliency() {
+fn a_text_of_which_nothing_is_scored_has_no_worth() {
     let model = random_model(tiny(Family::Llama), 3);
     let tokens = prompt(TOKENS, model.config().vocab, 5);
     // Nothing precedes the first token.
-    for scored in [0..1, 7..7, TOKENS..TOKENS] {
+    for scored in [0..1, 0..0, 7..7, TOKENS..TOKENS] {
         let marks = Marks::new(&model, &tokens, scored, &[2]).unwrap();
-        assert_eq!(marks.get(2, Target::GradientNorm).unwrap(), [0.0; TOKENS]);
-        assert!(marks.get(2, Target::MeanAttention).unwrap()[0] > 0.0);
+        for target in Target::ALL {
+            assert_eq!(marks.get(2, target).unwrap(), [0.0; TOKENS], "{target}");
+        }
     }
 }
 

@@ -173,9 +173,8 @@ fn predictors_go_into_a_file_and_come_back() {
     assert!(named.iter().all(|name| error.contains(name.as_str())), "{error}");
     let elsewhere: Schedule = "2=0.5".parse().unwrap();
     let both = [options.schedule.clone(), elsewhere.clone()];
-    assert!(Learned::for_schedules(&file, path, &model, &both[..1], usize::MAX).is_ok());
-    let error =
-        Learned::for_schedules(&file, path, &model, &both, usize::MAX).unwrap_err().to_string();
+    assert!(Learned::for_schedules(&file, path, &model, &both[..1]).is_ok());
+    let error = Learned::for_schedules(&file, path, &model, &both).unwrap_err().to_string();
     let named = [info.schedule.as_str(), "2=0.5", "[1, 4]", "layer 2"];
     assert!(named.iter().all(|name| error.contains(name)), "{error}");
     let plan = elsewhere.plan(&[TOKENS], model.config().layers).unwrap();

@@ -31,14 +31,13 @@ impl Scorer for FromLayer {
     }
 }
 
-/// The sum of two scorers' percentile ranks: what either puts high stays, whatever the units and the
-/// spread of their scores.
-pub struct RankSum(pub [Box<dyn Scorer>; 2]);
+/// The sum of several scorers' percentile ranks, in which units and spread of their scores do not count.
+pub struct RankSum(pub Vec<Box<dyn Scorer>>);
 
 impl Scorer for RankSum {
     fn name(&self) -> String {
-        let [a, b] = &self.0;
-        format!("{} + {}", a.name(), b.name())
+        let names: Vec<String> = self.0.iter().map(|scorer| scorer.name()).collect();
+        names.join(" + ")
     }
 
     fn prepare(&mut self, model: &Model, prompts: &[Vec<u32>], plan: &Plan) -> Result<()> {

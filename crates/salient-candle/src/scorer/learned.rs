@@ -31,7 +31,7 @@ pub struct PredictorInfo {
 /// `stage.L.b1` `[width]`, `stage.L.w2` `[outputs, width]` with one or two outputs (keep, drop),
 /// `stage.L.b2` `[outputs]`, and, where the input is normalised, `stage.L.norm` `[hidden]`. Files that
 /// `salient train` made have a [`PredictorInfo`] in JSON as their metadata `salient`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Learned {
     predictors: BTreeMap<usize, Predictor>,
     /// The width of the average pooling along tokens; 1 for none.
@@ -45,8 +45,8 @@ impl Learned {
     }
 
     /// The same with scores averaged over `width` tokens, odd and at most
-    /// [`MAX_POOL_WIDTH`](score::MAX_POOL_WIDTH): early stages that keep runs of tokens lose less than
-    /// those that keep lone ones.
+    /// [`MAX_POOL_WIDTH`](score::MAX_POOL_WIDTH): stages that keep runs of tokens lose less than those
+    /// that keep lone ones.
     pub fn pooled(self, width: usize) -> Self {
         Self { pool: width, ..self }
     }
@@ -85,8 +85,8 @@ impl Learned {
         Ok(Self::new(built.collect::<Result<_>>()?))
     }
 
-    /// Reads the predictors of `model` from a file's contents, to be used with `schedules` at stages
-    /// below a layer; errors name `path`.
+    /// Reads the predictors of `model` from a file's contents, to be used with `schedules`; errors name
+    /// `path`.
     ///
     /// # Errors
     /// As [`Self::from_file`], [`Error::OtherSchedule`] if a stage has no predictor, and those of the
@@ -96,14 +96,12 @@ impl Learned {
         path: &Path,
         model: &Model,
         schedules: &[Schedule],
-        below: usize,
     ) -> Result<Self> {
         let learned = Self::from_bytes(bytes, path, model)?;
         for schedule in schedules {
             let plan = schedule.plan(&[model.config().context], model.config().layers)?;
             let mut stages = plan.stages().iter().map(|stage| stage.layer);
-            let lacks = |layer: &usize| *layer < below && !learned.predictors.contains_key(layer);
-            if let Some(missing) = stages.find(lacks) {
+            if let Some(missing) = stages.find(|layer| !learned.predictors.contains_key(layer)) {
                 let info = Self::info(bytes, path)?;
                 return Err(Error::OtherSchedule {
                     path: path.to_owned(),

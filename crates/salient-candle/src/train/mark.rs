@@ -26,23 +26,26 @@ pub enum Target {
     SaliencyNorm,
     /// The L2 norm of the gradient.
     GradientNorm,
-    /// The attention received from [`LATER`] or more tokens later, averaged over queries, heads, this
-    /// block and those above.
+    /// The attention that scored tokens, [`LATER`] or more later, pay to it: averaged over them, heads,
+    /// this block and those above.
     MeanAttention,
-    /// The largest attention received from [`LATER`] or more tokens later by any query, in any head of
-    /// this block and those above (KVzip, arXiv 2505.23416, looks at its maximum too).
+    /// The largest of any of them, in any head of this block and those above (KVzip, arXiv 2505.23416,
+    /// looks at its maximum too).
     MaxAttention,
+    /// The largest of any of them, averaged over heads, this block and those above.
+    HeadAttention,
 }
 
 impl Target {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Saliency,
         Self::SignedSaliency,
         Self::SaliencyNorm,
         Self::GradientNorm,
         Self::MeanAttention,
         Self::MaxAttention,
+        Self::HeadAttention,
     ];
 
     /// Its name in configurations and files.
@@ -54,6 +57,7 @@ impl Target {
             Self::GradientNorm => "gradient-norm",
             Self::MeanAttention => "attention-mean",
             Self::MaxAttention => "attention-max",
+            Self::HeadAttention => "attention-heads",
         }
     }
 }
@@ -73,7 +77,7 @@ impl FromStr for Target {
                 what: "target",
                 name: name.to_owned(),
                 supported: "saliency, saliency-signed, saliency-norm, gradient-norm, \
-                            attention-mean, attention-max",
+                            attention-mean, attention-max, attention-heads",
             }
         })
     }
@@ -86,8 +90,9 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Marks `tokens` on entry to each of `layers`, by the log-likelihood of `tokens[scored]`: the
-    /// whole text, or an answer at its end.
+    /// Marks `tokens` on entry to each of `layers`, by the log-likelihood of `tokens[scored]` and by
+    /// the attention of these tokens and of the one before, which predicts the first: the whole text,
+    /// or a question and its answer at the end.
     ///
     /// One pass forward and one backward through the frozen model, block by block; see
     /// [`reference::gradients`].
@@ -109,7 +114,7 @@ impl Marks {
             return Err(Error::Config { reason });
         }
         let lowest = layers.iter().copied().min().unwrap_or(blocks);
-        let mut received = Received::new(tokens.len())?;
+        let mut received = Received::new(tokens.len(), &scored)?;
         let mut by_layer = BTreeMap::new();
         reference::gradients(model, tokens, scored, lowest, |block| {
             received.add(&block.attention)?;
@@ -126,6 +131,7 @@ impl Marks {
                     (Target::GradientNorm, norm(&block.gradient)?),
                     (Target::MeanAttention, received.mean()),
                     (Target::MaxAttention, received.max.clone()),
+                    (Target::HeadAttention, received.heads()),
                 ]);
                 by_layer.insert(block.layer, marks);
             }
@@ -142,37 +148,59 @@ impl Marks {
 
 /// The attention that tokens receive from later ones, over the blocks seen so far.
 struct Received {
+    /// Those that attend.
+    queries: Range<usize>,
     /// `[queries, keys]`: 1 where the query is late enough.
     later: Tensor,
     /// The sum over blocks of means over heads and queries.
     sum: Vec<f32>,
+    /// The sum over blocks of means over heads of maxima over queries.
+    head_sum: Vec<f32>,
     max: Vec<f32>,
     blocks: f32,
 }
 
 impl Received {
-    fn new(tokens: usize) -> Result<Self> {
-        let later: Vec<f32> =
-            (0..tokens * tokens).map(|i| f32::from(i / tokens >= i % tokens + LATER)).collect();
-        let later = Tensor::from_vec(later, (tokens, tokens), &Device::Cpu)?;
-        Ok(Self { later, sum: vec![0.0; tokens], max: vec![0.0; tokens], blocks: 0.0 })
+    fn new(tokens: usize, scored: &Range<usize>) -> Result<Self> {
+        let first = if scored.is_empty() { scored.end } else { scored.start.saturating_sub(1) };
+        let queries = first..scored.end;
+        let later: Vec<f32> = queries
+            .clone()
+            .flat_map(|query| (0..tokens).map(move |key| f32::from(query >= key + LATER)))
+            .collect();
+        let later = Tensor::from_vec(later, (queries.len(), tokens), &Device::Cpu)?;
+        let zeros = || vec![0.0; tokens];
+        let (sum, head_sum, max) = (zeros(), zeros(), zeros());
+        Ok(Self { queries, later, sum, head_sum, max, blocks: 0.0 })
     }
 
     fn add(&mut self, attention: &Tensor) -> Result<()> {
-        let (heads, tokens, _) = attention.dims3()?;
-        let seen = attention.broadcast_mul(&self.later)?;
-        let sums: Vec<f32> = seen.sum(1)?.sum(0)?.to_vec1()?;
-        let maxima: Vec<f32> = seen.max(1)?.max(0)?.to_vec1()?;
-        for (token, (sum, max)) in sums.into_iter().zip(maxima).enumerate() {
-            let queries = tokens.saturating_sub(token + LATER).max(1);
-            self.sum[token] += sum / (heads * queries) as f32;
-            self.max[token] = self.max[token].max(max);
-        }
         self.blocks += 1.0;
+        if self.queries.is_empty() {
+            return Ok(());
+        }
+        let heads = attention.dim(0)?;
+        let seen = attention.narrow(1, self.queries.start, self.queries.len())?;
+        let seen = seen.broadcast_mul(&self.later)?;
+        let sums: Vec<f32> = seen.sum(1)?.sum(0)?.to_vec1()?;
+        let by_head = seen.max(1)?;
+        let maxima: Vec<f32> = by_head.max(0)?.to_vec1()?;
+        let head_means: Vec<f32> = by_head.mean(0)?.to_vec1()?;
+        for (token, sum) in sums.into_iter().enumerate() {
+            let late = self.queries.start.max(token + LATER);
+            let queries = self.queries.end.saturating_sub(late).max(1);
+            self.sum[token] += sum / (heads * queries) as f32;
+            self.head_sum[token] += head_means[token];
+            self.max[token] = self.max[token].max(maxima[token]);
+        }
         Ok(())
     }
 
     fn mean(&self) -> Vec<f32> {
         self.sum.iter().map(|sum| sum / self.blocks).collect()
+    }
+
+    fn heads(&self) -> Vec<f32> {
+        self.head_sum.iter().map(|sum| sum / self.blocks).collect()
     }
 }

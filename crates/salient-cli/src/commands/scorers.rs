@@ -51,8 +51,7 @@ impl ScorerName {
             Self::Oracle(target) => Box::new(Oracle::new(*target)),
             Self::Predictor(path) => {
                 let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
-                let layers = model.config().layers;
-                let learned = Learned::for_schedules(&bytes, path, model, schedules, layers);
+                let learned = Learned::for_schedules(&bytes, path, model, schedules);
                 Box::new(
                     learned
                         .with_context(|| format!("cannot use the predictor {}", path.display()))?,
@@ -96,17 +95,18 @@ impl FromStr for ScorerName {
                 Ok(target) => Ok(Self::Oracle(target)),
                 Err(error) => Err(salient_candle::Error::to_string(&error)),
             },
-            "sdtp" => bare(Self::Preset(Preset::Sdtp)),
-            "salient" => bare(Self::Preset(Preset::Salient)),
             "predictor" => match rest {
                 Some(path) if !path.is_empty() => Ok(Self::Predictor(path.into())),
                 _ => Err("`predictor` needs its file: predictor:FILE".into()),
             },
-            _ => Err(format!(
-                "`{name}` is no scorer; there are last-query, window-N, lazyllm, pyramid-infer, \
+            _ => match name.parse() {
+                Ok(preset) => bare(Self::Preset(preset)),
+                Err(_) => Err(format!(
+                    "`{name}` is no scorer; there are last-query, window-N, lazyllm, pyramid-infer, \
                  key-norm, random, sinks+recent, oracle:TARGET, predictor:FILE, and for the model smollm2 \
-                 salient and sdtp"
-            )),
+                 salient, salient-agnostic and sdtp"
+                )),
+            },
         }
     }
 }
@@ -170,6 +170,7 @@ mod tests {
             "oracle:attention-mean",
             "predictor:some/file.safetensors",
             "salient",
+            "salient-agnostic",
             "sdtp",
         ] {
             let name = name.strip_suffix(":mean").filter(|n| *n == "pyramid-infer").unwrap_or(name);

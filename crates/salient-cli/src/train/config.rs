@@ -38,13 +38,15 @@ pub struct Data {
     pub seed: u64,
 }
 
-/// Which tokens' log-likelihood tells what the tokens before are worth.
+/// Which tokens' log-likelihood and attention tell what the tokens before are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scored {
     /// All of a text's.
     All,
-    /// The answer's alone; all of a speech's, which has no answer.
+    /// The question's and its answer's; all of a speech's, which has neither.
+    Question,
+    /// The answer's alone; all of a speech's.
     Answer,
 }
 

@@ -122,6 +122,7 @@ impl Report {
             data.tokens,
             match data.scored {
                 Scored::All => "all tokens",
+                Scored::Question => "the questions' and answers' tokens (of speeches, all)",
                 Scored::Answer => "the answers' tokens (of speeches, all)",
             },
         ));

@@ -210,10 +210,10 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
 /// Every scorer with every schedule, each pair once.
 fn prunings(arguments: &Arguments) -> anyhow::Result<Vec<Pruning>> {
     // By name, since nothing may be left to run that the model would have to be loaded for.
-    let preset = (arguments.model.model == "smollm2").then_some(Preset::Salient);
+    let known = arguments.model.model == "smollm2";
     let mut schedules = arguments.schedules.clone();
     if schedules.is_empty() {
-        schedules.push(preset.map_or_else(Schedule::late, Preset::schedule));
+        schedules.push(if known { Schedule::salient() } else { Schedule::late() });
     }
     for ratio in &arguments.ratios {
         if !(*ratio > 0.0 && *ratio <= 1.0) {
@@ -229,7 +229,13 @@ fn prunings(arguments: &Arguments) -> anyhow::Result<Vec<Pruning>> {
     if scorers.is_empty() {
         let names = DEFAULT_SCORERS.map(|name| name.parse().map_err(Error::Usage));
         scorers = names.into_iter().collect::<Result<_, _>>()?;
-        scorers.extend(preset.map(ScorerName::Preset));
+        let later = |question: &Placement| *question == Placement::Later;
+        if known && !arguments.questions.iter().all(later) {
+            scorers.push(ScorerName::Preset(Preset::Salient));
+        }
+        if known && arguments.questions.iter().any(later) {
+            scorers.push(ScorerName::Preset(Preset::SalientAgnostic));
+        }
     }
     let mut prunings = Vec::new();
     for name in unique(scorers) {

@@ -76,11 +76,13 @@ fn questions(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
         let mut random = ChaCha8Rng::seed_from_u64(data.seed);
         random.set_stream(index as u64 + 1);
         let pose = |question: &Question| question_last(loaded, question);
-        let Some((mut tokens, answer)) = fitted(question, data.tokens, &mut random, pose)? else {
+        let Some(question) = fitted(question, data.tokens, &mut random, pose)? else {
             continue;
         };
+        let (mut tokens, answer) = pose(&question)?;
         let start = match data.scored {
             Scored::All => 0,
+            Scored::Question => asked_from(&question, &tokens, pose)?,
             Scored::Answer => tokens.len(),
         };
         tokens.extend(answer);
@@ -94,14 +96,24 @@ fn questions(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
     Err(Error::Usage(problem).into())
 }
 
-/// A question's prompt and answer, with as many of its paragraphs as fit: distractors go first, one
-/// after another. Nothing if what supports the answer is too long itself.
+/// Where the question begins in its prompt: prompts that ask something else are the same before.
+fn asked_from(
+    question: &Question,
+    prompt: &[u32],
+    pose: impl Fn(&Question) -> anyhow::Result<(Vec<u32>, Vec<u32>)>,
+) -> anyhow::Result<usize> {
+    let (other, _) = pose(&Question { text: String::new(), ..question.clone() })?;
+    Ok(prompt.iter().zip(&other).take_while(|(token, other)| token == other).count())
+}
+
+/// The question with as many of its paragraphs as fit: distractors go first, one after another. Nothing
+/// if what supports the answer is too long itself.
 fn fitted(
     question: &Question,
     tokens: usize,
     random: &mut ChaCha8Rng,
     pose: impl Fn(&Question) -> anyhow::Result<(Vec<u32>, Vec<u32>)>,
-) -> anyhow::Result<Option<(Vec<u32>, Vec<u32>)>> {
+) -> anyhow::Result<Option<Question>> {
     let supporting: HashSet<_> = question.supporting.iter().map(|fact| fact.paragraph).collect();
     let mut distractors: Vec<_> =
         (0..question.paragraphs.len()).filter(|index| !supporting.contains(index)).collect();
@@ -117,7 +129,7 @@ fn fitted(
         };
         let (prompt, answer) = pose(&shorter)?;
         if prompt.len() + answer.len() <= tokens {
-            return Ok(Some((prompt, answer)));
+            return Ok(Some(shorter));
         }
         match distractors.pop() {
             Some(distractor) => dropped.insert(distractor),
@@ -180,12 +192,24 @@ mod tests {
     }
 
     #[test]
+    fn questions_begin_where_prompts_differ() {
+        let pose = |question: &Question| {
+            let (mut prompt, answer) = pose(question)?;
+            prompt.extend(question.text.bytes().map(u32::from).chain([100, 101]));
+            Ok((prompt, answer))
+        };
+        let (prompt, _) = pose(&question()).unwrap();
+        assert_eq!(asked_from(&question(), &prompt, pose).unwrap(), 60);
+    }
+
+    #[test]
     fn distractors_are_dropped_until_a_question_fits_and_nothing_else() {
         let mut seen = HashSet::new();
         for seed in 0..20 {
             let fit = |tokens| {
                 let mut random = ChaCha8Rng::seed_from_u64(seed);
-                fitted(&question(), tokens, &mut random, pose).unwrap()
+                let fitted = fitted(&question(), tokens, &mut random, pose).unwrap();
+                fitted.map(|question| pose(&question).unwrap())
             };
             assert_eq!(fit(61).unwrap().0.len(), 60);
             let (prompt, answer) = fit(60).unwrap();
