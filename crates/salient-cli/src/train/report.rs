@@ -112,7 +112,7 @@ impl Report {
             "{} texts to train on and {} held out, {} tokens in all: {} HotpotQA questions (dev, \
              distractor setting, of the first 6000) with paragraphs up to {} tokens, the question last \
              and the answer after it, and {} stretches of {} tokens from State of the Union messages. \
-             Marks are taken by the log-likelihood of {}.\n",
+             Marks are taken by the log-likelihood and the attention of {}.\n",
             texts.train,
             texts.held_out,
             texts.tokens,
