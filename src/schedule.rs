@@ -18,7 +18,7 @@
 //! ```
 //!
 //! `sdtp` is `4:3:10:0.9`, `late` is `14:2:8:0.75:0.12` and `salient` is
-//! `7=0.92,10=0.86,13=0.7,16=0.56,19=0.42,22=0.3,25=0.22`; either form is read, the name is written. Options left out have their defaults, `@sinks=4,local=0.1,kv=pruned,crossover=0`, and are
+//! `7=0.97,10=0.93,13=0.8,16=0.52,19=0.36,22=0.25,25=0.18`; either form is read, the name is written. Options left out have their defaults, `@sinks=4,local=0.1,kv=pruned,crossover=0`, and are
 //! not written. What is written reads back as the same schedule, but for a list of one ratio
 //! ([`Stages::Ratios`]): that is a [`Stages::Single`], which plans the same.
 //!
@@ -336,7 +336,7 @@ const LOCAL: f64 = 0.10;
 const SDTP: Stages = Stages::Geometric { start: 4, step: 3, stages: 10, ratio: 0.9, floor: 0.0 };
 const LATE: Stages = Stages::Geometric { start: 14, step: 2, stages: 8, ratio: 0.75, floor: 0.12 };
 const SALIENT: [(usize, f64); 7] =
-    [(7, 0.92), (10, 0.86), (13, 0.7), (16, 0.56), (19, 0.42), (22, 0.3), (25, 0.22)];
+    [(7, 0.97), (10, 0.93), (13, 0.8), (16, 0.52), (19, 0.36), (22, 0.25), (25, 0.18)];
 const A_RATIO: &str = "above 0 and at most 1";
 
 /// What one stage keeps of every sequence.

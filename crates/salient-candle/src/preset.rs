@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use salient::schedule::Schedule;
+use salient::host::score::MAX_POOL_WIDTH;
+use salient::schedule::{Schedule, Stages};
 
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -21,17 +22,22 @@ pub enum Preset {
     /// question yet, predictors trained towards the attention that questions and answers pay; from there
     /// on these, the attention of the last token and of the last 24, by the sum of their ranks.
     Salient,
-    /// For prompts that are pruned before their question is known: the schedule of [`Self::Salient`]
-    /// with its predictors alone, in all stages.
+    /// For prompts that are pruned before their question is known: the predictors of [`Self::Salient`]
+    /// alone, in stages that begin earlier and drop the same share each, since no layer knows more.
     SalientAgnostic,
 }
 
+const AGNOSTIC: Stages =
+    Stages::Geometric { start: 4, step: 3, stages: 9, ratio: 0.885, floor: 0.0 };
 /// From which layer on [`Preset::Salient`] goes by what is asked too.
 const ASKED: usize = 16;
 /// Of the last tokens, how many ask.
 const WINDOW: usize = 24;
-/// Over how many tokens scores of predictors are averaged.
-const POOL: usize = 9;
+/// Over how many tokens scores of predictors are averaged, by themselves below [`ASKED`]; widely, since
+/// early blocks build what later ones look for from runs of tokens.
+const WIDE: usize = MAX_POOL_WIDTH;
+/// The same where they are one of several, and for [`Preset::SalientAgnostic`].
+const NARROW: usize = 9;
 
 impl Preset {
     /// All of them.
@@ -50,7 +56,8 @@ impl Preset {
     pub fn schedule(self) -> Schedule {
         match self {
             Self::Sdtp => Schedule::sdtp(),
-            Self::Salient | Self::SalientAgnostic => Schedule::salient(),
+            Self::Salient => Schedule::salient(),
+            Self::SalientAgnostic => Schedule { stages: AGNOSTIC, ..Schedule::salient() },
         }
     }
 
@@ -74,18 +81,17 @@ impl Preset {
         let learned = Learned::for_schedules(self.file(), path, model, schedules)?;
         Ok(match self {
             Self::Sdtp => Box::new(learned),
-            Self::SalientAgnostic => Box::new(learned.pooled(POOL)),
+            Self::SalientAgnostic => Box::new(learned.pooled(NARROW)),
             Self::Salient => {
-                let learned = learned.pooled(POOL);
                 let last = LastQuery::default();
                 let window = Window::tokens(WINDOW, last.rule);
                 Box::new(FromLayer {
                     layer: ASKED,
-                    earlier: Box::new(learned.clone()),
+                    earlier: Box::new(learned.clone().pooled(WIDE)),
                     later: Box::new(RankSum(vec![
                         Box::new(last),
                         Box::new(window),
-                        Box::new(learned),
+                        Box::new(learned.pooled(NARROW)),
                     ])),
                 })
             }

@@ -210,10 +210,20 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
 /// Every scorer with every schedule, each pair once.
 fn prunings(arguments: &Arguments) -> anyhow::Result<Vec<Pruning>> {
     // By name, since nothing may be left to run that the model would have to be loaded for.
-    let known = arguments.model.model == "smollm2";
+    let later = |question: &Placement| *question == Placement::Later;
+    let wanted = [
+        (Preset::Salient, !arguments.questions.iter().all(later)),
+        (Preset::SalientAgnostic, arguments.questions.iter().any(later)),
+    ];
+    let wanted = wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(preset, _)| preset);
+    let presets: Vec<Preset> =
+        if arguments.model.model == "smollm2" { wanted.collect() } else { Vec::new() };
     let mut schedules = arguments.schedules.clone();
     if schedules.is_empty() {
-        schedules.push(if known { Schedule::salient() } else { Schedule::late() });
+        schedules.extend(presets.iter().map(|preset| preset.schedule()));
+    }
+    if schedules.is_empty() {
+        schedules.push(Schedule::late());
     }
     for ratio in &arguments.ratios {
         if !(*ratio > 0.0 && *ratio <= 1.0) {
@@ -229,13 +239,7 @@ fn prunings(arguments: &Arguments) -> anyhow::Result<Vec<Pruning>> {
     if scorers.is_empty() {
         let names = DEFAULT_SCORERS.map(|name| name.parse().map_err(Error::Usage));
         scorers = names.into_iter().collect::<Result<_, _>>()?;
-        let later = |question: &Placement| *question == Placement::Later;
-        if known && !arguments.questions.iter().all(later) {
-            scorers.push(ScorerName::Preset(Preset::Salient));
-        }
-        if known && arguments.questions.iter().any(later) {
-            scorers.push(ScorerName::Preset(Preset::SalientAgnostic));
-        }
+        scorers.extend(presets.into_iter().map(ScorerName::Preset));
     }
     let mut prunings = Vec::new();
     for name in unique(scorers) {
