@@ -18,7 +18,8 @@
 //! ```
 //!
 //! `sdtp` is `4:3:10:0.9`, `late` is `14:2:8:0.75:0.12` and `salient` is
-//! `7=0.97,10=0.93,13=0.8,16=0.52,19=0.36,22=0.25,25=0.18`; either form is read, the name is written. Options left out have their defaults, `@sinks=4,local=0.1,kv=pruned,crossover=0`, and are
+//! `7=0.97,10=0.93,13=0.8,16=0.52,19=0.36,22=0.25,25=0.18`; either form is read, the
+//! name is written. Options left out have their defaults, `@sinks=4,local=0.1,kv=pruned,crossover=0`, and are
 //! not written. What is written reads back as the same schedule, but for a list of one ratio
 //! ([`Stages::Ratios`]): that is a [`Stages::Single`], which plans the same.
 //!
@@ -159,7 +160,7 @@ impl Schedule {
     }
 
     /// Mild from layer 7 on, for scores that do not need to know the question, and steeper from layer
-    /// 14 on, for those that do; 0.22 to the end. For models of 30 layers, where it does as little work
+    /// 16 on, for those that do; 0.18 to the end. For models of 30 layers, where it does as little work
     /// as [`Schedule::late`].
     pub fn salient() -> Self {
         Self::with_stages(Stages::Ratios(SALIENT.to_vec()))

@@ -27,6 +27,7 @@ pub enum Preset {
     SalientAgnostic,
 }
 
+/// The stages of [`Preset::SalientAgnostic`].
 const AGNOSTIC: Stages =
     Stages::Geometric { start: 4, step: 3, stages: 9, ratio: 0.885, floor: 0.0 };
 /// From which layer on [`Preset::Salient`] goes by what is asked too.

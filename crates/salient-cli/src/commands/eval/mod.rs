@@ -209,15 +209,17 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
 
 /// Every scorer with every schedule, each pair once.
 fn prunings(arguments: &Arguments) -> anyhow::Result<Vec<Pruning>> {
-    // By name, since nothing may be left to run that the model would have to be loaded for.
     let later = |question: &Placement| *question == Placement::Later;
-    let wanted = [
-        (Preset::Salient, !arguments.questions.iter().all(later)),
-        (Preset::SalientAgnostic, arguments.questions.iter().any(later)),
-    ];
-    let wanted = wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(preset, _)| preset);
-    let presets: Vec<Preset> =
-        if arguments.model.model == "smollm2" { wanted.collect() } else { Vec::new() };
+    let mut presets = Vec::new();
+    // By name, since nothing may be left to run that the model would have to be loaded for.
+    if arguments.model.model == "smollm2" {
+        if !arguments.questions.iter().all(later) {
+            presets.push(Preset::Salient);
+        }
+        if arguments.questions.iter().any(later) {
+            presets.push(Preset::SalientAgnostic);
+        }
+    }
     let mut schedules = arguments.schedules.clone();
     if schedules.is_empty() {
         schedules.extend(presets.iter().map(|preset| preset.schedule()));
