@@ -39,7 +39,7 @@ fn samples(model: &Model, options: &TrainOptions, seeds: std::ops::Range<u64>) -
     let sample = |seed| {
         let tokens = prompt(TOKENS, model.config().vocab, seed);
         let marks = Marks::new(model, &tokens, 0..TOKENS, &layers).unwrap();
-        Sample::new(model, options, tokens, 0..TOKENS, marks).unwrap()
+        Sample::new(model, options, tokens, 0..TOKENS, &marks).unwrap()
     };
     seeds.map(sample).collect()
 }
@@ -188,7 +188,7 @@ fn other_scorers_are_measured_on_the_same_texts() {
     let (model, options) = (model(), options());
     let tokens = prompt(TOKENS, model.config().vocab, 3);
     let marks = Marks::new(&model, &tokens, 0..TOKENS, &[1, 4]).unwrap();
-    let sample = Sample::new(&model, &options, tokens.clone(), 0..TOKENS, marks.clone()).unwrap();
+    let sample = Sample::new(&model, &options, tokens.clone(), 0..TOKENS, &marks).unwrap();
     let trainer = Trainer::new(&model, options.clone()).unwrap();
     let measured = trainer.metrics_of(&KeyNorm, &model, &[sample]).unwrap();
 
@@ -279,7 +279,7 @@ fn texts_and_options_that_do_not_fit_are_refused() {
     let (model, options) = (model(), options());
     let sample = |len: usize, marked: usize, layers: &[usize]| {
         let marks = Marks::new(&model, &prompt(marked, 101, 1), 0..marked, layers).unwrap();
-        Sample::new(&model, &options, prompt(len, 101, 1), 0..len, marks)
+        Sample::new(&model, &options, prompt(len, 101, 1), 0..len, &marks)
     };
     assert!(matches!(sample(2, 2, &[1, 4]), Err(Error::TextTooShort { tokens: 2, .. })));
     let missing = sample(TOKENS, TOKENS, &[1]).unwrap_err().to_string();

@@ -66,9 +66,6 @@ impl Haystack {
         seed: u64,
         count_tokens: impl Fn(&str) -> usize,
     ) -> Result<Needle> {
-        if !(0.0..=100.0).contains(&depth) {
-            return Err(Error::Usage(format!("a depth of {depth}: must be between 0 and 100")));
-        }
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let adjective = ADJECTIVES.choose(&mut random).expect("there are adjectives");
         let noun = NOUNS.choose(&mut random).expect("there are nouns");
@@ -77,10 +74,46 @@ impl Haystack {
         let key = format!("{adjective}-{noun}");
         let needle = format!("One of the special magic numbers for {key} is: {answer}.");
 
+        let context = self.around(&needle, tokens, depth, start, count_tokens)?;
+        Ok(Needle {
+            context,
+            needle,
+            question: format!(
+                "What is the special magic number for {key} mentioned in the provided text?"
+            ),
+            answer_prefix: format!(
+                "The special magic number for {key} mentioned in the provided text is"
+            ),
+            answer,
+            depth,
+        })
+    }
+
+    /// `sentence` at `depth` percent of as many whole sentences of the hay as give at most `tokens`
+    /// tokens together, as `count_tokens` counts them; one more would exceed it. The hay begins at its
+    /// sentence number `start`, and goes on at its beginning beyond its end.
+    ///
+    /// # Errors
+    /// As [`Haystack::hide`].
+    ///
+    /// # Panics
+    /// If there is no sentence number `start`.
+    pub fn around(
+        &self,
+        sentence: &str,
+        tokens: usize,
+        depth: f64,
+        start: usize,
+        count_tokens: impl Fn(&str) -> usize,
+    ) -> Result<String> {
+        assert!(start < self.sentences.len(), "the hay has fewer sentences");
+        if !(0.0..=100.0).contains(&depth) {
+            return Err(Error::Usage(format!("a depth of {depth}: must be between 0 and 100")));
+        }
         let context = |count: usize| {
             let before = (count as f64 * depth / 100.0).round() as usize;
             let hay = |i: usize| self.sentences[(start + i) % self.sentences.len()].as_str();
-            let sentences = (0..before).map(hay).chain([needle.as_str()]);
+            let sentences = (0..before).map(hay).chain([sentence]);
             sentences.chain((before..count).map(hay)).collect::<Vec<_>>().join(" ")
         };
         let fits = |count: usize| count_tokens(&context(count)) <= tokens;
@@ -99,18 +132,12 @@ impl Haystack {
             let middle = most.midpoint(too_many);
             if fits(middle) { most = middle } else { too_many = middle }
         }
-        Ok(Needle {
-            context: context(most),
-            needle,
-            question: format!(
-                "What is the special magic number for {key} mentioned in the provided text?"
-            ),
-            answer_prefix: format!(
-                "The special magic number for {key} mentioned in the provided text is"
-            ),
-            answer,
-            depth,
-        })
+        Ok(context(most))
+    }
+
+    /// How many sentences there are.
+    pub fn sentences(&self) -> usize {
+        self.sentences.len()
     }
 }
 

@@ -161,6 +161,25 @@ fn a_run_leaves_predictors_a_card_and_curves() {
 /// Killed, then stopped by Ctrl-C, then left alone.
 #[cfg(unix)]
 #[test]
+fn facts_hidden_in_speeches_fill_their_texts() {
+    let home = Home::new();
+    let run = |out: &str, more: &[&str]| {
+        let data = ["--facts", "5", "--questions", "0", "--speeches", "0", "--tokens", "400"];
+        let steps = ["--fast-steps", "10", "--full-steps", "0"];
+        home.trained(out, &[&data[..], &steps, more].concat())
+    };
+    let report = run("all", &[]);
+    assert_eq!((&report["texts"]["train"], &report["texts"]["held_out"]), (&3.into(), &2.into()));
+    // A sentence more, of some thirty letters, would not fit.
+    let tokens = report["texts"]["tokens"].as_u64().unwrap();
+    assert!((5 * 350..=5 * 400).contains(&tokens), "{tokens}");
+    let card = String::from_utf8(home.file("all/card.md")).unwrap();
+    assert!(card.contains("and 5 questions for a fact"), "{card}");
+    let asked = run("question", &["--scored", "question"]);
+    assert_ne!(asked["texts"]["sha256"], report["texts"]["sha256"]);
+}
+
+#[test]
 fn a_run_that_was_killed_gives_what_one_that_was_not_gives() {
     let home = Home::new();
     home.trained("whole", &[]);
@@ -302,7 +321,8 @@ fn write_texts(home: &Path) {
     fs::create_dir_all(texts.join("sotu")).unwrap();
     fs::write(texts.join("hotpotqa.json"), json!(questions).to_string()).unwrap();
     for name in ["1801_a.txt", "1802_b.txt", "1803_c.txt"] {
-        fs::write(texts.join("sotu").join(name), words(500)).unwrap();
+        let speech: String = (0..200).map(|_| format!("S{}. ", words(5))).collect();
+        fs::write(texts.join("sotu").join(name), speech).unwrap();
     }
     fs::create_dir(home.join("stamps")).unwrap();
     for asset in ASSETS.iter().filter(|asset| ["hotpotqa", "sotu"].contains(&asset.name)) {

@@ -25,6 +25,10 @@ pub struct TrainOptions {
     /// What scores are to foresee.
     #[serde(with = "as_text")]
     pub target: Target,
+    /// Worth is taken over the geometric mean of so many tokens around; of 0, as it is. Scored tokens
+    /// attend more to what is near, and predictors would learn where a token stands: those at the
+    /// beginning of a long prompt would go first.
+    pub contrast: usize,
     /// What the mean squared error compares scores with.
     pub scale: Scale,
     /// Whether the ranking loss adds pairs up.
@@ -55,6 +59,7 @@ impl Default for TrainOptions {
             width: 144,
             norm: true,
             target: Target::Saliency,
+            contrast: 0,
             scale: Scale::Largest,
             pairs: Pairs::Mean,
             losses: LossWeights::default(),
@@ -134,6 +139,9 @@ pub enum Scale {
     Log,
 }
 
+/// The least worth that logarithms are taken of.
+const LEAST: f64 = 1e-6;
+
 impl TrainOptions {
     /// # Errors
     /// [`Error::Training`] for sizes, weights and rates that cannot be, and for a target that has
@@ -176,11 +184,26 @@ impl TrainOptions {
         if self.full.steps > 0 && l.cross_entropy + l.distillation == 0.0 {
             return refuse("the second phase has no loss: cross_entropy or distillation".into());
         }
-        let log = l.mse > 0.0 && self.scale == Scale::Log;
+        let log = l.mse > 0.0 && self.scale == Scale::Log || self.contrast > 0;
         if self.target == Target::SignedSaliency && (log || l.divergence > 0.0) {
             return refuse(format!("`{}` has no logarithm and is no distribution", self.target));
         }
         Ok(())
+    }
+
+    /// What scores are compared with, from the worth of all of a text's tokens at a stage.
+    pub(super) fn contrasted(&self, worth: &[f32]) -> Vec<f32> {
+        if self.contrast == 0 {
+            return worth.to_vec();
+        }
+        let logs: Vec<f64> = worth.iter().map(|&worth| log(worth.into())).collect();
+        let before = self.contrast / 2;
+        let after = self.contrast - before;
+        let contrast = |token: usize| {
+            let around = &logs[token.saturating_sub(before)..(token + after).min(logs.len())];
+            (logs[token] - around.iter().sum::<f64>() / around.len() as f64).exp() as f32
+        };
+        (0..logs.len()).map(contrast).collect()
     }
 
     /// The loss of scores against the worth of the same tokens.
@@ -210,9 +233,13 @@ impl Scale {
                 let factor = if largest > 0.0 { 1.0 / largest } else { 0.0 };
                 worth.iter().map(|value| factor * value).collect()
             }
-            Self::Log => worth.iter().map(|value| value.max(1e-6).ln()).collect(),
+            Self::Log => worth.iter().copied().map(log).collect(),
         }
     }
+}
+
+fn log(worth: f64) -> f64 {
+    worth.max(LEAST).ln()
 }
 
 /// Values that configurations hold as text.
@@ -235,5 +262,38 @@ mod as_text {
         deserializer: D,
     ) -> Result<T, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contrast_leaves_what_stands_out_and_no_trend() {
+        let options = |contrast| TrainOptions { contrast, ..TrainOptions::default() };
+        // A trend of e^(i / 50), and one token three times as much as it says.
+        let worth: Vec<f32> =
+            (0..400).map(|i| (i as f32 / 50.0).exp() * if i == 100 { 3.0 } else { 1.0 }).collect();
+        assert_eq!(options(0).contrasted(&worth), worth);
+        let contrasted = options(40).contrasted(&worth);
+        // Within a window of 40 its mean is a fortieth of ln 3 higher, and half a token's trend less.
+        let own = 1.0 / 100.0 + 39.0 / 40.0 * 3f64.ln();
+        assert!((f64::from(contrasted[100]).ln() - own).abs() < 1e-5, "{}", contrasted[100]);
+        let far = (20..60).chain(140..380);
+        for i in far {
+            assert!((f64::from(contrasted[i]).ln() - 0.01).abs() < 1e-5, "{i}: {}", contrasted[i]);
+        }
+        // At the ends the window is what there is of it; nothing is worth nothing.
+        assert_eq!(options(8).contrasted(&[0.0; 3]), [1.0; 3]);
+        assert_eq!(options(8).contrasted(&[]), [0f32; 0]);
+    }
+
+    #[test]
+    fn contrast_needs_positive_worth() {
+        let options = |target| TrainOptions { contrast: 64, target, ..TrainOptions::default() };
+        assert!(options(Target::Saliency).check().is_ok());
+        let refused = options(Target::SignedSaliency).check().unwrap_err().to_string();
+        assert!(refused.contains("saliency-signed"), "{refused}");
     }
 }

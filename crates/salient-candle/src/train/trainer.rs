@@ -28,7 +28,8 @@ pub struct Sample {
     tokens: Vec<u32>,
     scored: Range<usize>,
     plan: Plan,
-    marks: Marks,
+    /// What all tokens' scores are compared with at every stage.
+    worth: BTreeMap<usize, Vec<f32>>,
     /// The unmasked model's hidden states on entry to every stage's block.
     hidden: BTreeMap<usize, Tensor>,
 }
@@ -44,7 +45,7 @@ impl Sample {
         options: &TrainOptions,
         tokens: Vec<u32>,
         scored: Range<usize>,
-        marks: Marks,
+        marks: &Marks,
     ) -> Result<Self> {
         let layers = model.config().layers;
         let plan = options.schedule.plan(&[tokens.len()], layers)?;
@@ -52,17 +53,19 @@ impl Sample {
         if !drops {
             return Err(Error::TextTooShort { tokens: tokens.len(), layers });
         }
+        let mut worth = BTreeMap::new();
         for stage in plan.stages() {
-            let marked = marks.get(stage.layer, options.target).map_or(0, <[f32]>::len);
-            if marked != tokens.len() {
-                let (layer, tokens) = (stage.layer, tokens.len());
+            let marked = marks.get(stage.layer, options.target).unwrap_or_default();
+            if marked.len() != tokens.len() {
+                let (layer, marked, tokens) = (stage.layer, marked.len(), tokens.len());
                 let reason = format!("layer {layer} has marks of {marked} tokens of {tokens}");
                 return Err(Error::Training { reason });
             }
+            worth.insert(stage.layer, options.contrasted(marked));
         }
         let stages: Vec<usize> = plan.stages().iter().map(|stage| stage.layer).collect();
         let hidden = reference::inputs(model, &tokens, &stages)?;
-        Ok(Self { tokens, scored, plan, marks, hidden })
+        Ok(Self { tokens, scored, plan, worth, hidden })
     }
 
     /// Its stages.
@@ -74,10 +77,6 @@ impl Sample {
     fn unprotected(&self, stage: usize) -> Range<usize> {
         let edges = self.plan.stages()[stage].edges[0];
         edges.sinks..self.tokens.len() - edges.recent
-    }
-
-    fn worth(&self, options: &TrainOptions, layer: usize) -> &[f32] {
-        self.marks.get(layer, options.target).expect("checked when the sample was made")
     }
 }
 
@@ -323,7 +322,7 @@ impl Trainer {
                         let Progress { phase, step, .. } = self.progress;
                         return Err(Error::Diverged { phase, step, loss: f64::NAN });
                     }
-                    let worth = &sample.worth(&self.options, layer)[free.clone()];
+                    let worth = &sample.worth[&layer][free.clone()];
                     let stage = &sample.plan.stages()[index];
                     let protected = sample.tokens.len() - free.len();
                     let keep = stage.rows.total().saturating_sub(protected);
@@ -398,7 +397,7 @@ impl Trainer {
             let hidden = sample.hidden[&layer].narrow(0, free.start, free.len())?;
             let scores = trainee.scores(&hidden)?;
             let values: Vec<f64> = doubles(&scores.to_vec1()?);
-            let worth = doubles(&sample.worth(&self.options, layer)[free]);
+            let worth = doubles(&sample.worth[&layer][free]);
             let Loss { value, gradient } = self.options.loss(&values, &worth);
             sum += value;
             let slope: Vec<f32> = gradient.iter().map(|&slope| slope as f32).collect();
@@ -429,7 +428,7 @@ impl Trainer {
             temperature: options.temperature,
         };
         let stage_loss = |layer: usize, tokens: &[usize], scores: &[f64], mask: &[f64]| {
-            let all = sample.worth(options, layer);
+            let all = &sample.worth[&layer];
             let worth: Vec<f64> = tokens.iter().map(|&token| all[token].into()).collect();
             let (_, stage) = sample.plan.stage_at(layer).expect("the pass is over these stages");
             let protected = sample.tokens.len().min(stage.edges[0].sinks + stage.edges[0].recent);

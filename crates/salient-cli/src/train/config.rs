@@ -28,9 +28,11 @@ pub struct Data {
     pub questions: usize,
     /// Stretches of State of the Union messages.
     pub speeches: usize,
-    /// Of all these, how many are held out, of both kinds in proportion.
+    /// Questions for a fact that was hidden in such a message.
+    pub facts: usize,
+    /// Of all these, how many are held out, of every kind in proportion.
     pub held_out: usize,
-    /// Tokens of a stretch, and the most that a question with its paragraphs and answer may have.
+    /// Tokens of a stretch, and the most that a question with its text and answer may have.
     pub tokens: usize,
     /// Which tokens marks are taken by.
     pub scored: Scored,
@@ -53,7 +55,7 @@ pub enum Scored {
 impl Default for Data {
     fn default() -> Self {
         let scored = Scored::All;
-        Self { questions: 120, speeches: 40, held_out: 24, tokens: 512, scored, seed: 0 }
+        Self { questions: 120, speeches: 40, facts: 0, held_out: 24, tokens: 512, scored, seed: 0 }
     }
 }
 
@@ -83,14 +85,14 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] for texts that cannot be had or held out, and if no step is to be taken.
     pub fn check(&self) -> Result<()> {
-        let Data { questions, speeches, held_out, tokens, .. } = self.data;
+        let Data { questions, held_out, tokens, .. } = self.data;
         let refuse = |problem: String| Err(Error::Usage(problem));
         let most = Split::Train.range().len();
         if questions > most {
             return refuse(format!("{questions} questions: there are {most} to train on"));
         }
-        if held_out == 0 || held_out >= questions + speeches {
-            let texts = questions + speeches;
+        let texts = self.data.texts();
+        if held_out == 0 || held_out >= texts {
             return refuse(format!(
                 "{held_out} of {texts} texts held out: at least one, and fewer than all"
             ));
@@ -110,15 +112,29 @@ impl Config {
 }
 
 impl Data {
+    /// All of them.
+    pub fn texts(&self) -> usize {
+        self.questions + self.speeches + self.facts
+    }
+
     /// Questions that are held out.
     pub fn held_out_questions(&self) -> usize {
-        let texts = self.questions + self.speeches;
-        (self.held_out * self.questions + texts / 2) / texts.max(1)
+        self.share(self.questions)
+    }
+
+    /// Facts that are held out.
+    pub fn held_out_facts(&self) -> usize {
+        self.share(self.facts).min(self.held_out - self.held_out_questions())
     }
 
     /// Stretches that are held out.
     pub fn held_out_speeches(&self) -> usize {
-        self.held_out - self.held_out_questions()
+        self.held_out - self.held_out_questions() - self.held_out_facts()
+    }
+
+    fn share(&self, of_kind: usize) -> usize {
+        let texts = self.texts();
+        (self.held_out * of_kind + texts / 2) / texts.max(1)
     }
 }
 
@@ -194,6 +210,14 @@ mod tests {
         {
             let data = Data { questions, speeches, held_out, ..Data::default() };
             assert_eq!((data.held_out_questions(), data.held_out_speeches()), expected);
+        }
+        for (questions, speeches, facts, held_out, expected) in
+            [(180, 30, 80, 30, (19, 3, 8)), (3, 1, 3, 1, (0, 1, 0)), (0, 0, 5, 2, (0, 0, 2))]
+        {
+            let data = Data { questions, speeches, facts, held_out, ..Data::default() };
+            let of_kinds =
+                (data.held_out_questions(), data.held_out_speeches(), data.held_out_facts());
+            assert_eq!(of_kinds, expected);
         }
     }
 

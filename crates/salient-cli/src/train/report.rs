@@ -76,12 +76,18 @@ impl Report {
         line(format!(
             "One predictor per stage of the schedule `{}`: {}a layer of {} units with GELU, one score \
              per token. They were trained to order tokens by `{}` with the model frozen, and fit this \
-             model alone, at layers {}.\n",
+             model alone, at layers {}.{}\n",
             options.schedule,
             if options.norm { "RMSNorm, " } else { "" },
             options.width,
             options.target,
             list(&self.layers),
+            match options.contrast {
+                0 => String::new(),
+                tokens => format!(
+                    " What a token is worth is taken over the geometric mean of {tokens} around it."
+                ),
+            },
         ));
 
         line("## On held-out texts\n".into());
@@ -111,8 +117,8 @@ impl Report {
         line(format!(
             "{} texts to train on and {} held out, {} tokens in all: {} HotpotQA questions (dev, \
              distractor setting, of the first 6000) with paragraphs up to {} tokens, the question last \
-             and the answer after it, and {} stretches of {} tokens from State of the Union messages. \
-             Marks are taken by the log-likelihood and the attention of {}.\n",
+             and the answer after it, {} stretches of {} tokens from State of the Union messages, and \
+             {} questions for a fact that was hidden in such a message. Marks are taken by the log-likelihood and the attention of {}.\n",
             texts.train,
             texts.held_out,
             texts.tokens,
@@ -120,6 +126,7 @@ impl Report {
             data.tokens,
             data.speeches,
             data.tokens,
+            data.facts,
             match data.scored {
                 Scored::All => "all tokens",
                 Scored::Question => "the questions' and answers' tokens (of speeches, all)",

@@ -45,10 +45,10 @@ use texts::{Text, Texts, hex};
 pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// All options, in TOML: seed, schedule, width, norm, target, scale, pairs, batch, decay,
-    /// temperature, evaluate_every, patience; [losses] rank, mse, cross_entropy, distillation,
+    /// All options, in TOML: seed, schedule, width, norm, target, contrast, scale, pairs, batch,
+    /// decay, temperature, evaluate_every, patience; [losses] rank, mse, cross_entropy, distillation,
     /// keep_ratio, divergence; [fast] and [full] steps, warmup, rate; [data] questions, speeches,
-    /// held_out, tokens, scored, seed. What is left out has a default, which the card shows; flags
+    /// facts, held_out, tokens, scored, seed. What is left out has a default, which the card shows; flags
     /// come before the file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -82,6 +82,9 @@ pub(crate) struct Arguments {
     /// Stretches of State of the Union messages.
     #[arg(long, value_name = "N")]
     speeches: Option<usize>,
+    /// Questions for a fact that was hidden in such a message.
+    #[arg(long, value_name = "N")]
+    facts: Option<usize>,
     /// Of all these texts, how many are held out.
     #[arg(long, value_name = "N")]
     held_out: Option<usize>,
@@ -120,6 +123,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         let problem = format!("texts of {tokens} tokens: the model's context has {context}");
         return Err(Error::Usage(problem).into());
     }
+    // As the run begins: files may change before it ends.
+    let machine = Machine::this();
     let texts = Texts::open(&loaded, &config.data)?;
     let mut run = Run::open(&loaded, &config, texts.sha256(), out)?;
     if run.resumed && !global.quiet {
@@ -131,7 +136,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         interrupt::check()?;
         let marks = marked(model, text, &run.trainer.layers(), &marks)?;
         let (tokens, scored) = (text.tokens.clone(), text.scored.clone());
-        let sample = Sample::new(model, &config.options, tokens, scored, marks)
+        let sample = Sample::new(model, &config.options, tokens, scored, &marks)
             .with_context(|| format!("cannot train on {}", text.id))?;
         bar.inc(1);
         anyhow::Ok(sample)
@@ -154,7 +159,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     let steps_in = |phase| run.history.records().iter().filter(|r| r.phase == phase).count();
     let report = Report {
         command: machine::command_line(),
-        machine: Machine::this(),
+        machine,
         model: model_id.name,
         fingerprint: model.fingerprint()?,
         texts: TextsReport {
@@ -211,6 +216,7 @@ fn config(arguments: &Arguments) -> anyhow::Result<Config> {
         (&mut options.evaluate_every, a.evaluate_every),
         (&mut data.questions, a.questions),
         (&mut data.speeches, a.speeches),
+        (&mut data.facts, a.facts),
         (&mut data.held_out, a.held_out),
         (&mut data.tokens, a.tokens),
     ] {

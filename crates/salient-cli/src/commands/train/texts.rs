@@ -3,13 +3,15 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use salient_candle::Loaded;
 use salient_candle::train::text_hash;
-use salient_cli::corpus::{self, Question, Split};
-use salient_cli::train::{Data, Scored};
+use salient_cli::corpus::{self, Paragraph, Question, Speech, Split};
+use salient_cli::needle::Haystack;
+use salient_cli::train::{Data, Fact, Scored};
 use salient_cli::{Error, fetch};
 use sha2::{Digest, Sha256};
 
@@ -21,6 +23,24 @@ pub(super) struct Text {
     pub(super) id: String,
     pub(super) tokens: Vec<u32>,
     pub(super) scored: Range<usize>,
+}
+
+impl Text {
+    /// A question's prompt, and its answer after it.
+    fn answered(
+        question: &Question,
+        scored: Scored,
+        pose: impl Fn(&Question) -> anyhow::Result<(Vec<u32>, Vec<u32>)>,
+    ) -> anyhow::Result<Self> {
+        let (mut tokens, answer) = pose(question)?;
+        let start = match scored {
+            Scored::All => 0,
+            Scored::Question => asked_from(question, &tokens, pose)?,
+            Scored::Answer => tokens.len(),
+        };
+        tokens.extend(answer);
+        Ok(Self { id: question.id.clone(), scored: start..tokens.len(), tokens })
+    }
 }
 
 /// The texts of a run.
@@ -36,6 +56,7 @@ impl Texts {
         for (of_kind, held_out) in [
             (questions(loaded, data)?, data.held_out_questions()),
             (speeches(loaded, data)?, data.held_out_speeches()),
+            (facts(loaded, data)?, data.held_out_facts()),
         ] {
             let mut of_kind = of_kind.into_iter();
             texts.held_out.extend(of_kind.by_ref().take(held_out));
@@ -79,14 +100,7 @@ fn questions(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
         let Some(question) = fitted(question, data.tokens, &mut random, pose)? else {
             continue;
         };
-        let (mut tokens, answer) = pose(&question)?;
-        let start = match data.scored {
-            Scored::All => 0,
-            Scored::Question => asked_from(&question, &tokens, pose)?,
-            Scored::Answer => tokens.len(),
-        };
-        tokens.extend(answer);
-        texts.push(Text { id: question.id.clone(), scored: start..tokens.len(), tokens });
+        texts.push(Text::answered(&question, data.scored, pose)?);
         if texts.len() == data.questions {
             return Ok(texts);
         }
@@ -138,9 +152,10 @@ fn fitted(
     }
 }
 
-/// Stretches of State of the Union messages. None that is held out is of a message that others are of.
-fn speeches(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
-    if data.speeches == 0 {
+/// State of the Union messages that are long enough, those for texts that are held out first: `count`
+/// of them, in turns. None that is held out is of a message that others are of.
+fn messages(data: &Data, count: usize, held_out: usize) -> anyhow::Result<Vec<Speech>> {
+    if count == 0 {
         return Ok(Vec::new());
     }
     let mut speeches = corpus::speeches(fetch::resolve("sotu")?)?;
@@ -151,10 +166,16 @@ fn speeches(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
         let problem = format!("texts of {tokens} tokens: no two speeches are so long");
         return Err(Error::Usage(problem).into());
     }
-    let held_out = data.held_out_speeches();
-    let (first, others) = speeches.split_at(held_out.clamp(1, speeches.len() / 2));
+    let first = data.held_out_speeches().max(data.held_out_facts()).clamp(1, speeches.len() / 2);
+    let (first, others) = speeches.split_at(first);
     let chosen = first.iter().cycle().take(held_out).chain(others.iter().cycle());
-    let texts = chosen.take(data.speeches).enumerate().map(|(index, speech)| {
+    Ok(chosen.take(count).cloned().collect())
+}
+
+/// Stretches of messages.
+fn speeches(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
+    let speeches = messages(data, data.speeches, data.held_out_speeches())?;
+    let texts = speeches.iter().enumerate().map(|(index, speech)| {
         let mut random = ChaCha8Rng::seed_from_u64(data.seed);
         random.set_stream(index as u64 + 1);
         let (id, tokens) = stretch(loaded, (&speech.name, &speech.text), data.tokens, &mut random)?;
@@ -163,9 +184,39 @@ fn speeches(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
     texts.collect()
 }
 
+/// Messages in each of which a fact is hidden anywhere, and the question for it.
+fn facts(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
+    let pose = |question: &Question| question_last(loaded, question);
+    let speeches = messages(data, data.facts, data.held_out_facts())?;
+    let texts = speeches.iter().enumerate().map(|(index, speech)| {
+        let mut random = ChaCha8Rng::seed_from_u64(data.seed);
+        random.set_stream(index as u64 + 1);
+        let fact = Fact::random(&mut random);
+        let hay = Haystack::new(&speech.text)?;
+        let (depth, start) =
+            (random.random_range(0.0..=100.0), random.random_range(0..hay.sentences()));
+        let ask = |context: &str| Question {
+            id: format!("{}:{start}", speech.name),
+            text: fact.question.clone(),
+            answers: vec![fact.answer.clone()],
+            paragraphs: vec![Paragraph {
+                title: format!("State of the Union, {}", speech.year),
+                sentences: vec![context.to_owned()],
+            }],
+            supporting: Vec::new(),
+        };
+        let count = |context: &str| {
+            pose(&ask(context)).map_or(usize::MAX, |(prompt, answer)| prompt.len() + answer.len())
+        };
+        let context = hay.around(&fact.sentence, data.tokens, depth, start, count)?;
+        Text::answered(&ask(&context), data.scored, pose)
+    });
+    texts.collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use salient_cli::corpus::{Paragraph, Sentence};
+    use salient_cli::corpus::Sentence;
 
     use super::*;
 
