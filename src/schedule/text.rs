@@ -62,7 +62,7 @@ impl fmt::Display for Stages {
 }
 
 fn named() -> [(&'static str, Stages); 3] {
-    [("sdtp", SDTP), ("late", LATE), ("salient", Stages::Ratios(SALIENT.to_vec()))]
+    [("sdtp", SDTP), ("late", LATE), ("salient", SALIENT)]
 }
 
 fn write_list<T: fmt::Display>(

@@ -5,8 +5,7 @@
 
 use std::path::Path;
 
-use salient::host::score::MAX_POOL_WIDTH;
-use salient::schedule::{Schedule, Stages};
+use salient::schedule::Schedule;
 
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -23,20 +22,17 @@ pub enum Preset {
     /// on these, the attention of the last token and of the last 24, by the sum of their ranks.
     Salient,
     /// For prompts that are pruned before their question is known: the predictors of [`Self::Salient`]
-    /// alone, in stages that begin earlier and drop the same share each, since no layer knows more.
+    /// alone, at its schedule.
     SalientAgnostic,
 }
 
-/// The stages of [`Preset::SalientAgnostic`].
-const AGNOSTIC: Stages =
-    Stages::Geometric { start: 4, step: 3, stages: 9, ratio: 0.885, floor: 0.0 };
 /// From which layer on [`Preset::Salient`] goes by what is asked too.
 const ASKED: usize = 16;
 /// Of the last tokens, how many ask.
 const WINDOW: usize = 24;
 /// Over how many tokens scores of predictors are averaged, by themselves below [`ASKED`]; widely, since
 /// early blocks build what later ones look for from runs of tokens.
-const WIDE: usize = MAX_POOL_WIDTH;
+const WIDE: usize = 17;
 /// The same where they are one of several, and for [`Preset::SalientAgnostic`].
 const NARROW: usize = 9;
 
@@ -57,8 +53,7 @@ impl Preset {
     pub fn schedule(self) -> Schedule {
         match self {
             Self::Sdtp => Schedule::sdtp(),
-            Self::Salient => Schedule::salient(),
-            Self::SalientAgnostic => Schedule { stages: AGNOSTIC, ..Schedule::salient() },
+            Self::Salient | Self::SalientAgnostic => Schedule::salient(),
         }
     }
 
