@@ -61,10 +61,17 @@ class Merge(unittest.TestCase):
         old, new = row("predictor:a/b.safetensors#0123"), row("predictor:a/b.safetensors#4567")
         self.assertEqual(quality.merge([old], [new]), [new])
 
-    def test_the_dense_row_of_the_most_items_stays(self):
-        fewer, more = DENSE | {"items": 20}, DENSE | {"items": 200}
-        self.assertEqual(quality.merge([DENSE], [fewer]), [DENSE])
-        self.assertEqual(quality.merge([DENSE], [more]), [more])
+    def test_the_row_of_the_most_items_stays(self):
+        for row in [DENSE, ROWS[1]]:
+            fewer, more = row | {"items": 20}, row | {"items": 200}
+            self.assertEqual(quality.merge([row], [fewer]), [row])
+            self.assertEqual(quality.merge([row], [more]), [more])
+
+    def test_rows_of_other_code_give_way_but_for_dense_ones(self):
+        fewer = ROWS[1] | {"items": 20}
+        self.assertEqual(quality.merge([ROWS[1]], [fewer], same_code=False), [fewer])
+        fewer = DENSE | {"items": 20}
+        self.assertEqual(quality.merge([DENSE], [fewer], same_code=False), [DENSE])
 
 
 class Matrix(unittest.TestCase):
