@@ -154,6 +154,19 @@ class Page(unittest.TestCase):
         # No row has an accuracy.
         self.assertEqual(lines[0].split(" | ")[-3:], ["NLL", "KL", "alive at the end |"])
 
+    def test_differences_have_a_column_that_names_whom_from(self):
+        above = estimate(0.2) | {"scorer": "salient", "count": 20}
+        rows = [row("random:0", kl=estimate(1), kl_above=above),
+                row("key-norm", kl=estimate(2), kl_above=above | {"count": 50}),
+                row("salient", kl=estimate(0.8), kl_above=None), row("sdtp", kl=estimate(3))]
+        lines = self.table(self.page(rows))
+        self.assertIn("| KL | KL above `salient` |", lines[0])
+        cells = {line.split(" | ")[1]: line.split(" | ")[-1] for line in lines[1:]}
+        self.assertEqual(cells, {"salient": " |", "random": "0.200 [0.190, 0.210] (20) |",
+                                 "key-norm": "0.200 [0.190, 0.210] |", "sdtp": " |"})
+        later = [line | {"question": "later"} for line in rows]
+        self.assertIn("KL above `salient-agnostic`", self.table(self.page(later))[0])
+
     def test_depths_have_columns(self):
         by_depth = [{"depth": 10.0, "accuracy": estimate(1)}, {"depth": 90.0, "accuracy": estimate(0.5)}]
         needle = row("random:0", task="needle", length=2048, question="later", accuracy=estimate(0.75),
