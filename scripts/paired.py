@@ -18,6 +18,16 @@ def losses(path):
     return found
 
 
+def write(path, losses):
+    """Writes the losses, a line for every run: what was run, then its items' in the order of the items."""
+    name = lambda part: "" if part is None else str(part)
+    lines = ["task\tlength\tquestion\tschedule\tscorer\tKL of every item"]
+    for ran, items in losses.items():
+        in_order = [f"{items[item]:.4f}" for item in sorted(items, key=lambda item: (item[0] or 0, item[1]))]
+        lines.append("\t".join([*map(name, ran), " ".join(in_order)]))
+    path.write_text("\n".join(lines) + "\n")
+
+
 def add(rows, losses, reference):
     """Gives rows their `kl_above`: how much more than `reference(row)` loses at the same schedule they
     lose, over the items that both have. Rows without such items get None."""

@@ -51,6 +51,15 @@ class Paired(unittest.TestCase):
         self.assertEqual(self.losses(line("dense", 0, 0.0), line("other", 0, None)), {})
         self.assertEqual(paired.losses(pathlib.Path("/no/such/file")), {})
 
+    def test_every_item_is_written_in_order(self):
+        found = self.losses(line("a", 10, 0.5), line("a", 9, 0.25), line("b", 0, 1 / 3))
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "items.tsv"
+            paired.write(path, found)
+            _, *lines = path.read_text().splitlines()
+        self.assertEqual(lines, ["hotpotqa\t\tlast\tsdtp\ta\t0.2500 0.5000",
+                                 "hotpotqa\t\tlast\tsdtp\tb\t0.3333"])
+
     def test_an_interval_is_that_of_the_mean_and_repeats(self):
         values = [(-1) ** index * index / 100 + 0.2 for index in range(100)]
         first, again = paired.bootstrap(values), paired.bootstrap(values[::-1])
