@@ -106,7 +106,7 @@ class Record(unittest.TestCase):
                 seen.append(command)
                 if len(seen) == 3:
                     raise KeyboardInterrupt
-                rows = [row("a", task=f"task {len(seen)}")]
+                rows = [row("a", task=f"task {1 + seen.index(command)}")]
                 summary = {"model": {}, "settings": {}, "machine": MACHINE, "rows": rows}
                 return mock.Mock(stdout=json.dumps(summary))
 
@@ -117,7 +117,10 @@ class Record(unittest.TestCase):
                     quality.record(quick=False)
                 (path,) = folder.glob("*-quality-abc.json")
                 half = json.loads(path.read_text())
+                # It was begun on another day.
+                path = path.rename(folder / "2000-01-01-quality-abc.json")
                 quality.record(quick=False)
+                self.assertEqual(list(folder.glob("*.json")), [path])
                 whole = json.loads(path.read_text())
         self.assertEqual([row["task"] for row in half["rows"]], ["task 1", "task 2"])
         self.assertTrue(all(row in whole["rows"] for row in half["rows"]))
