@@ -18,14 +18,14 @@ def losses(path):
     return found
 
 
-def write(path, losses):
-    """Writes the losses, a line for every run: what was run, then its items' in the order of the items."""
+def lines(losses):
+    """The losses as text, a line for every run: what was run, then its items' in the order of the items."""
     name = lambda part: "" if part is None else str(part)
     lines = ["task\tlength\tquestion\tschedule\tscorer\tKL of every item"]
     for ran, items in losses.items():
         in_order = [f"{items[item]:.4f}" for item in sorted(items, key=lambda item: (item[0] or 0, item[1]))]
         lines.append("\t".join([*map(name, ran), " ".join(in_order)]))
-    path.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def add(rows, losses, reference):

@@ -31,7 +31,12 @@ def about(machine):
 
 
 def write(path, document):
+    write_whole(path, json.dumps(document, indent=1) + "\n")
+
+
+def write_whole(path, text):
+    """Writes a file that is never seen half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(document, indent=1) + "\n")
+    part.write_text(text)
     part.replace(path)

@@ -93,41 +93,52 @@ class Matrix(unittest.TestCase):
 class Record(unittest.TestCase):
     """`record` with a program that prints summaries."""
 
+    def record(self, folder, tasks, interrupted_at=None):
+        """What the record holds after a matrix of these tasks."""
+        def run(*command, **_):
+            if command[0] == "git":
+                return mock.Mock(stdout="abc" if command[1] == "log" else "")
+            if command[0] == "cargo":
+                return None
+            self.assertIn(f"{folder}/quality/abc", command)
+            task = command[command.index("--task") + 1]
+            if task == interrupted_at:
+                raise KeyboardInterrupt
+            summary = {"model": {}, "settings": {}, "machine": MACHINE, "rows": [row("a", task=task)]}
+            return mock.Mock(stdout=json.dumps(summary))
+
+        matrix = [quality.Runs(task, 50, ["a"], ["sdtp"]) for task in tasks]
+        with mock.patch.object(quality, "run", run), mock.patch.object(quality, "MATRIX", matrix), \
+                mock.patch.object(quality, "target", lambda: folder), \
+                mock.patch.object(quality, "RECORDS", folder), mock.patch("builtins.print"):
+            if interrupted_at:
+                self.assertRaises(KeyboardInterrupt, quality.record, quick=False)
+            else:
+                quality.record(quick=False)
+        (path,) = folder.glob("*-quality-abc.json")
+        document = json.loads(path.read_text())
+        self.assertTrue(all("--out" not in done["command"] for done in document["evaluations"]))
+        rows = [row["task"] for row in document["rows"]]
+        self.assertEqual(rows, [done["command"].split()[3] for done in document["evaluations"]])
+        return path, rows
+
     def test_every_evaluation_is_in_the_record_as_soon_as_it_ends(self):
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
-            seen = []
+            path, rows = self.record(folder, ["a", "b", "c"], interrupted_at="c")
+            self.assertEqual(rows, ["a", "b"])
+            # It was begun on another day.
+            other = path.rename(folder / "2000-01-01-quality-abc.json")
+            # What was there stays until the end, and then what the matrix has stays alone.
+            path, rows = self.record(folder, ["b", "c"], interrupted_at="c")
+            self.assertEqual((path, rows), (other, ["a", "b"]))
+            self.assertEqual(self.record(folder, ["b", "c"]), (other, ["b", "c"]))
 
-            def run(*command, **_):
-                if command[0] == "git":
-                    return mock.Mock(stdout="abc" if command[1] == "log" else "")
-                if command[0] == "cargo":
-                    return None
-                seen.append(command)
-                if len(seen) == 3:
-                    raise KeyboardInterrupt
-                rows = [row("a", task=f"task {1 + seen.index(command)}")]
-                summary = {"model": {}, "settings": {}, "machine": MACHINE, "rows": rows}
-                return mock.Mock(stdout=json.dumps(summary))
-
-            with mock.patch.object(quality, "run", run), \
-                    mock.patch.object(quality, "target", lambda: folder), \
-                    mock.patch.object(quality, "RECORDS", folder), mock.patch("builtins.print"):
-                with self.assertRaises(KeyboardInterrupt):
-                    quality.record(quick=False)
-                (path,) = folder.glob("*-quality-abc.json")
-                half = json.loads(path.read_text())
-                # It was begun on another day.
-                path = path.rename(folder / "2000-01-01-quality-abc.json")
-                quality.record(quick=False)
-                self.assertEqual(list(folder.glob("*.json")), [path])
-                whole = json.loads(path.read_text())
-        self.assertEqual([row["task"] for row in half["rows"]], ["task 1", "task 2"])
-        self.assertTrue(all(row in whole["rows"] for row in half["rows"]))
-        commands = [evaluation["command"] for evaluation in whole["evaluations"]]
-        self.assertEqual(len(commands), len(quality.MATRIX))
-        self.assertTrue(all("--out" not in command for command in commands))
-        self.assertTrue(all(f"{folder}/quality/abc" in command for command in seen))
+    def test_predictors_that_are_not_there_are_named_first(self):
+        matrix = [quality.Runs("needle", 50, ["sdtp", "predictor:no/such.safetensors"], ["sdtp"])]
+        self.assertEqual(quality.predictors_missing(matrix), ["no/such.safetensors"])
+        there = [quality.Runs("needle", 50, ["predictor:Cargo.toml"], ["sdtp"])]
+        self.assertEqual(quality.predictors_missing(there), [])
 
     def test_code_that_is_no_commit_is_not_recorded(self):
         run = lambda *command, **_: mock.Mock(stdout="abc" if command[1] == "log" else " M src/lib.rs")
