@@ -154,12 +154,17 @@ pub enum Error {
         reason: String,
     },
     /// A text is so short that the first stage keeps all of it.
-    #[error("of a text of {tokens} tokens no stage in {layers} layers drops any")]
+    #[error(
+        "a text of {tokens} tokens is too short: the first stage, at layer {layer}, drops tokens of \
+         texts of {least} or more"
+    )]
     TextTooShort {
         /// Its tokens.
         tokens: usize,
-        /// The model's layers.
-        layers: usize,
+        /// The stage's layer.
+        layer: usize,
+        /// The least length of which it drops any.
+        least: usize,
     },
     /// A loss is no number any more, or infinite.
     #[error("training diverged in the {phase} phase, step {step}: the loss is {loss}")]

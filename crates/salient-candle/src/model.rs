@@ -1,6 +1,7 @@
 //! The decoder's weights, and the steps of a block between which a runner prunes.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
@@ -18,7 +19,7 @@ const FFN_ROWS: usize = 1024;
 /// Weights of a tensor that [`Model::fingerprint`] looks at: enough that no training misses them all.
 const FINGERPRINT_SAMPLES: usize = 1024;
 
-/// A Llama-family decoder in f32 on the host.
+/// A Llama-family decoder in f32: on the host, or by [`Model::to_device`] where predictors are trained.
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
@@ -27,6 +28,7 @@ pub struct Model {
     norm: Tensor,
     head: Tensor,
     rope: RopeTable,
+    fingerprint: OnceLock<String>,
 }
 
 /// One transformer block's weights. Matrices are `[out, in]`; Q, K and V are one matrix, and so
@@ -152,7 +154,34 @@ impl Model {
             weight("lm_head.weight", &[c.vocab, c.hidden])?
         };
         let rope = RopeTable::new(&config, config.context);
-        Ok(Self { config, embedding, blocks, norm, head, rope })
+        let fingerprint = OnceLock::new();
+        Ok(Self { config, embedding, blocks, norm, head, rope, fingerprint })
+    }
+
+    /// The same model with its weights on a device: for [`reference`](crate::reference) and
+    /// [`train`](crate::train), which are candle's operations alone. What runs packed batches, prefill,
+    /// scorers and generation, takes a model on the host, and fails with this one; to run a model on a
+    /// device there is [`DeviceModel`](crate::device::DeviceModel).
+    ///
+    /// # Errors
+    /// Those of candle, and of [`Model::fingerprint`].
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let put = |tensor: &Tensor| tensor.to_device(device);
+        let embedding = put(&self.embedding)?;
+        Ok(Self {
+            head: if self.config.tied { embedding.clone() } else { put(&self.head)? },
+            embedding,
+            blocks: self.blocks.iter().map(|block| block.map(put)).collect::<Result<_>>()?,
+            norm: put(&self.norm)?,
+            config: self.config.clone(),
+            rope: RopeTable::new(&self.config, self.config.context),
+            fingerprint: self.fingerprint()?.into(),
+        })
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> &Device {
+        self.embedding.device()
     }
 
     /// The model's shape and constants.
@@ -164,8 +193,11 @@ impl Model {
     /// spread over every tensor, so the same from whatever file it came.
     ///
     /// # Errors
-    /// If the weights are not in host memory.
+    /// Those of candle.
     pub fn fingerprint(&self) -> Result<String> {
+        if let Some(known) = self.fingerprint.get() {
+            return Ok(known.clone());
+        }
         let mut hasher = Sha256::new();
         hasher.update(serde_json::to_string(&self.config).expect("plain values"));
         let mut add = |tensor: &Tensor| {
@@ -186,7 +218,8 @@ impl Model {
                 add(tensor)?;
             }
         }
-        Ok(hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+        let digits = base16ct::lower::encode_string(&hasher.finalize()[..8]);
+        Ok(self.fingerprint.get_or_init(|| digits).clone())
     }
 
     /// The blocks, first to last.
@@ -251,7 +284,7 @@ impl Model {
     /// Embeddings of tokens, `[tokens, hidden]`, in memory of their own.
     pub(crate) fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
         self.config.check_tokens(tokens)?;
-        let ids = Tensor::new(tokens, &Device::Cpu)?;
+        let ids = Tensor::new(tokens, self.device())?;
         Ok(self.embedding.index_select(&ids, 0)?)
     }
 

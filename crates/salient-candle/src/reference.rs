@@ -1,5 +1,5 @@
 //! The decoder again in plain candle operations: full-length, masked, differentiable; and gradients
-//! through it.
+//! through it. It runs where the model's weights are.
 //!
 //! It shares nothing with the packed runner but the weights, so the two check each other: a run with
 //! dropped tokens masked must equal the run that gathers the survivors.
@@ -105,7 +105,8 @@ pub fn block_and_attention(
     let k = repeat(&k.transpose(0, 1)?, heads / kv_heads)?;
     let v = repeat(&v.transpose(0, 1)?, heads / kv_heads)?;
     let scale = 1.0 / (dim as f64).sqrt();
-    let scores = (q.matmul(&k.t()?.contiguous()?)? * scale)?.broadcast_add(mask)?;
+    let mask = mask.to_device(hidden.device())?;
+    let scores = (q.matmul(&k.t()?.contiguous()?)? * scale)?.broadcast_add(&mask)?;
     let attention = match keep {
         Some(keep) => kept_softmax(&scores, keep)?,
         None => candle_nn::ops::softmax(&scores, D::Minus1)?,
@@ -234,7 +235,7 @@ pub(crate) fn head_gradient(
     let (mut value, mut gradient) = (0.0, hidden.zeros_like()?);
     for rows in rows.chunks(LOSS_ROWS) {
         let index: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
-        let index = Tensor::new(index, &Device::Cpu)?;
+        let index = Tensor::new(index, hidden.device())?;
         let input = Var::from_tensor(&hidden.index_select(&index, 0)?)?;
         let part = loss(&logits(model, &input)?, rows)?;
         value += f64::from(part.to_scalar::<f32>()?);
@@ -248,14 +249,14 @@ pub(crate) fn head_gradient(
 /// The log-likelihood of the token after each of some rows, `[rows]`, from their logits.
 pub(crate) fn log_likelihood(logits: &Tensor, rows: &[usize], tokens: &[u32]) -> Result<Tensor> {
     let next: Vec<u32> = rows.iter().map(|row| tokens[row + 1]).collect();
-    let next = Tensor::new(next, &Device::Cpu)?.unsqueeze(1)?;
+    let next = Tensor::new(next, logits.device())?.unsqueeze(1)?;
     Ok(candle_nn::ops::log_softmax(logits, D::Minus1)?.gather(&next, 1)?.squeeze(1)?)
 }
 
 /// The softmax over keys whose numerators are multiplied by `keep`, but for a query's own key.
 fn kept_softmax(scores: &Tensor, keep: &Tensor) -> Result<Tensor> {
     let tokens = keep.dim(0)?;
-    let own = Tensor::eye(tokens, DType::F32, &Device::Cpu)?;
+    let own = Tensor::eye(tokens, DType::F32, keep.device())?;
     let others = own.affine(-1.0, 1.0)?;
     let degree = (others.broadcast_mul(&keep.unsqueeze(0)?)? + own)?;
     let largest = scores.max_keepdim(D::Minus1)?.detach();
@@ -279,8 +280,8 @@ fn rotate(model: &Model, x: &Tensor, positions: &[i32]) -> Result<Tensor> {
         sin.extend_from_slice(s);
     }
     let shape = (positions.len(), 1, half);
-    let cos = Tensor::from_vec(cos, shape, &Device::Cpu)?;
-    let sin = Tensor::from_vec(sin, shape, &Device::Cpu)?;
+    let cos = Tensor::from_vec(cos, shape, x.device())?;
+    let sin = Tensor::from_vec(sin, shape, x.device())?;
     let (low, high) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
     let rotated_low = (low.broadcast_mul(&cos)? - high.broadcast_mul(&sin)?)?;
     let rotated_high = (high.broadcast_mul(&cos)? + low.broadcast_mul(&sin)?)?;

@@ -10,7 +10,7 @@ use std::io::Write;
 
 use against_host::OnDevice;
 use candle_core::{DType, Device, Tensor};
-use common::{difference, random_model, tiny};
+use common::{difference, prompt, random_model, tiny};
 use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -22,7 +22,8 @@ use salient::schedule::{KvAtStage, Schedule, Stages};
 use salient_candle::cuda::{CudaVerbs, TensorView, tensor};
 use salient_candle::device::{DeviceModel, DevicePredictor, DeviceScorer, HostVerbs, Verbs};
 use salient_candle::scorer::{KeyNorm, LastQuery, Learned, Window};
-use salient_candle::{Error, Family, ModelConfig, Result};
+use salient_candle::train::{LossWeights, Marks, Phase, Sample, Steps, TrainOptions, Trainer};
+use salient_candle::{Error, Family, Model, ModelConfig, Result, reference};
 
 /// A device, or a word that there is none.
 fn on_device(test: &str, run: impl FnOnce(&Device) -> Result<()>) {
@@ -240,6 +241,53 @@ fn kernels_attend_near_the_host() {
                     DeviceScorer::Window(window)
                 });
             }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn training_follows_the_host() {
+    on_device("training_follows_the_host", |device| {
+        let host = random_model(tiny(Family::Llama), 4);
+        let there = host.to_device(device)?;
+        let options = TrainOptions {
+            schedule: "1=0.7,4=0.4".parse()?,
+            width: 12,
+            losses: LossWeights { keep_ratio: 1.0, distillation: 0.5, ..Default::default() },
+            batch: 2,
+            fast: Steps { steps: 8, warmup: 2, rate: 3e-3 },
+            full: Steps { steps: 3, warmup: 1, rate: 1e-3 },
+            evaluate_every: 4,
+            ..Default::default()
+        };
+        let run = |model: &Model| -> Result<(Vec<f64>, Vec<f32>)> {
+            let mut samples = Vec::new();
+            for seed in 0..3 {
+                let tokens = prompt(48, model.config().vocab, seed);
+                let marks = Marks::new(model, &tokens, 0..48, &[1, 4])?;
+                samples.push(Sample::new(model, &options, tokens, 0..48, &marks)?);
+            }
+            let (mut trainer, mut losses) = (Trainer::new(model, options.clone())?, Vec::new());
+            while trainer.progress().phase != Phase::Done {
+                losses.push(trainer.step(model, &samples)?.loss);
+                if trainer.is_due() {
+                    trainer.evaluate(model, &samples)?;
+                }
+            }
+            let of_key_norm = trainer.metrics_of(&KeyNorm, &host, &samples)?;
+            assert_eq!(of_key_norm.len(), 2);
+            let hidden = reference::inputs(&host, &prompt(48, host.config().vocab, 9), &[1])?;
+            let hidden = hidden[&1].to_device(model.device())?;
+            Ok((losses, trainer.predictors()[&1].scores(&hidden)?.to_vec1()?))
+        };
+        let (expected, actual) = (run(&host)?, run(&there)?);
+        assert_eq!(actual.0.len(), 11);
+        for (actual, expected) in actual.0.iter().zip(&expected.0) {
+            assert!((actual - expected).abs() < 1e-2 * expected.abs(), "{actual}, not {expected}");
+        }
+        for (actual, expected) in actual.1.iter().zip(&expected.1) {
+            assert!((actual - expected).abs() < 1e-2, "{actual}, not {expected}");
         }
         Ok(())
     });

@@ -149,7 +149,7 @@ const OUTPUT: OutputLoss = OutputLoss { cross_entropy: 1.0, distillation: 0.5, t
 const RATIO: f64 = 0.6;
 
 fn predictors(model: &Model, layers: &[usize]) -> BTreeMap<usize, Trainee> {
-    let trainee = |layer: usize| Trainee::new(model.config(), 5, layer == 1, layer as u64).unwrap();
+    let trainee = |layer: usize| Trainee::new(model, 5, layer == 1, layer as u64).unwrap();
     layers.iter().map(|&layer| (layer, trainee(layer))).collect()
 }
 

@@ -102,6 +102,34 @@ fn a_run_that_was_stopped_goes_on_as_if_it_had_not_been() {
 }
 
 #[test]
+fn a_moved_model_trains_to_the_same_bytes() {
+    let (model, options) = (model(), options());
+    let trained = |model: &Model| {
+        let train = samples(model, &options, 0..3);
+        let mut trainer = Trainer::new(model, options.clone()).unwrap();
+        run(&mut trainer, model, &train, &train, usize::MAX);
+        trainer.to_file(model).unwrap()
+    };
+    let moved = model.to_device(&candle_core::Device::Cpu).unwrap();
+    assert_eq!(moved.fingerprint().unwrap(), model.fingerprint().unwrap());
+    assert!(trained(&moved) == trained(&model));
+}
+
+#[test]
+fn the_second_phase_says_what_its_mask_left() {
+    let (model, options) = (model(), options());
+    let train = samples(&model, &options, 0..2);
+    let mut trainer = Trainer::new(&model, options.clone()).unwrap();
+    assert!(trainer.step(&model, &train).unwrap().alive.is_empty());
+    run(&mut trainer, &model, &train, &train, options.fast.steps - 1);
+    assert_eq!(trainer.progress().phase, Phase::Full);
+    // 48 tokens; 2 sinks and the last 5, which a mask never drops.
+    let alive = trainer.step(&model, &train).unwrap().alive;
+    assert!(alive.len() == 2 && alive[0] < 1.0 && alive[1] < alive[0], "{alive:?}");
+    assert!(alive[1] >= 7.0 / TOKENS as f64, "{alive:?}");
+}
+
+#[test]
 fn a_phase_ends_when_evaluations_bring_nothing() {
     let model = model();
     // Without a rate nothing ever gets better.
@@ -242,6 +270,19 @@ fn marks_go_into_a_file_and_come_back_for_the_same_model_and_text_alone() {
     assert!(error.contains("no marks") && error.contains("layer.1.attention-max"), "{error}");
 }
 
+#[test]
+fn marks_that_are_no_numbers_are_refused() {
+    let (model, options) = (model(), options());
+    let tokens = prompt(TOKENS, model.config().vocab, 6);
+    let marks = Marks::new(&model, &tokens, 0..TOKENS, &[1, 4]).unwrap();
+    let mut bytes = marks.to_bytes(&model, &tokens, &(0..TOKENS)).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[header..].fill(0xff);
+    let marks = Marks::from_bytes(&bytes, &model, &tokens, &(0..TOKENS)).unwrap();
+    let error = Sample::new(&model, &options, tokens, 0..TOKENS, &marks).unwrap_err().to_string();
+    assert!(error.contains("layer 1 has a mark of NaN, at token 0"), "{error}");
+}
+
 /// With every occurrence of a word replaced by one as long.
 fn replaced(bytes: &[u8], word: &[u8], by: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
@@ -281,7 +322,10 @@ fn texts_and_options_that_do_not_fit_are_refused() {
         let marks = Marks::new(&model, &prompt(marked, 101, 1), 0..marked, layers).unwrap();
         Sample::new(&model, &options, prompt(len, 101, 1), 0..len, &marks)
     };
-    assert!(matches!(sample(2, 2, &[1, 4]), Err(Error::TextTooShort { tokens: 2, .. })));
+    let short = sample(2, 2, &[1, 4]).unwrap_err();
+    let Error::TextTooShort { tokens: 2, layer: 1, least } = short else { panic!("{short}") };
+    let dropped = |len| len - options.schedule.plan(&[len], 6).unwrap().stages()[0].rows.total();
+    assert!(dropped(least - 1) == 0 && dropped(least) > 0, "{short}");
     let missing = sample(TOKENS, TOKENS, &[1]).unwrap_err().to_string();
     assert!(missing.contains("layer 4 has marks of 0 tokens of 48"), "{missing}");
     assert!(sample(TOKENS, TOKENS - 1, &[1, 4]).is_err());

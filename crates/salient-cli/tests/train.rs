@@ -158,8 +158,6 @@ fn a_run_leaves_predictors_a_card_and_curves() {
     assert!(!works && said.iter().all(|said| errors.contains(said)), "{errors}");
 }
 
-/// Killed, then stopped by Ctrl-C, then left alone.
-#[cfg(unix)]
 #[test]
 fn facts_hidden_in_speeches_fill_their_texts() {
     let home = Home::new();
@@ -174,6 +172,8 @@ fn facts_hidden_in_speeches_fill_their_texts() {
     assert!(card.contains("and 5 questions for a fact"), "{card}");
 }
 
+/// Killed, then stopped by Ctrl-C, then left alone.
+#[cfg(unix)]
 #[test]
 fn a_run_that_was_killed_gives_what_one_that_was_not_gives() {
     let home = Home::new();

@@ -24,7 +24,7 @@ pub fn text_hash(tokens: &[u32], scored: &Range<usize>) -> String {
     for token in tokens {
         hasher.update(token.to_le_bytes());
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    base16ct::lower::encode_string(&hasher.finalize())
 }
 
 /// What a file of marks says of itself.

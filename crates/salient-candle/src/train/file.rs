@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -129,7 +129,7 @@ impl Trainer {
 fn read(file: &SafeTensors<'_>, name: &str, like: &Var) -> Result<Tensor> {
     let view = file.tensor(name).map_err(|_| Error::MissingTensor { name: name.to_owned() })?;
     let values = floats(name, &view, like.dims())?;
-    Ok(Tensor::from_vec(values, like.shape(), &Device::Cpu)?)
+    Ok(Tensor::from_vec(values, like.shape(), like.device())?)
 }
 
 /// Tensors in f32 on their way into a file.

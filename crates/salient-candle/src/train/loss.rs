@@ -78,9 +78,10 @@ pub fn mse(scores: &[f64], targets: &[f64]) -> Loss {
     }
 }
 
-/// The Kullback-Leibler divergence of `softmax(scores)` from the targets scaled to sum to 1: the
-/// objective of DeepSeek sparse attention's indexer, with attention summed over heads and queries as
-/// targets. Targets are not negative; if none is positive the loss is 0.
+/// The Kullback-Leibler divergence of `softmax(scores)` from the targets scaled to sum to 1: the form
+/// of the objective of DeepSeek sparse attention's indexer, which has it for every query, of attention
+/// summed over heads; here there is one target per token. Targets are not negative; if none is positive
+/// the loss is 0.
 ///
 /// # Panics
 /// If the lengths differ.

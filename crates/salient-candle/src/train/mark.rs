@@ -114,7 +114,7 @@ impl Marks {
             return Err(Error::Config { reason });
         }
         let lowest = layers.iter().copied().min().unwrap_or(blocks);
-        let mut received = Received::new(tokens.len(), &scored)?;
+        let mut received = Received::new(tokens.len(), &scored, model.device())?;
         let mut by_layer = BTreeMap::new();
         reference::gradients(model, tokens, scored, lowest, |block| {
             received.add(&block.attention)?;
@@ -161,14 +161,14 @@ struct Received {
 }
 
 impl Received {
-    fn new(tokens: usize, scored: &Range<usize>) -> Result<Self> {
+    fn new(tokens: usize, scored: &Range<usize>, device: &Device) -> Result<Self> {
         let first = if scored.is_empty() { scored.end } else { scored.start.saturating_sub(1) };
         let queries = first..scored.end;
         let later: Vec<f32> = queries
             .clone()
             .flat_map(|query| (0..tokens).map(move |key| f32::from(query >= key + LATER)))
             .collect();
-        let later = Tensor::from_vec(later, (queries.len(), tokens), &Device::Cpu)?;
+        let later = Tensor::from_vec(later, (queries.len(), tokens), device)?;
         let zeros = || vec![0.0; tokens];
         let (sum, head_sum, max) = (zeros(), zeros(), zeros());
         Ok(Self { queries, later, sum, head_sum, max, blocks: 0.0 })

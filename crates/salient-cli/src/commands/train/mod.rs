@@ -1,18 +1,22 @@
 //! `salient train`: predictors of what tokens are worth, from a model and texts.
 
+mod device;
 mod texts;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use base16ct::lower::encode_string;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use salient::schedule::Schedule;
+use salient_candle::Model;
 use salient_candle::scorer::{KeyNorm, Random, Scorer};
-use salient_candle::train::{Marks, Phase, Progress, Sample, Target, Trainer, text_hash};
-use salient_candle::{Loaded, Model};
+use salient_candle::train::{
+    Marks, Phase, Progress, Sample, StepReport, Target, Trainer, text_hash,
+};
 use salient_cli::eval::ModelId;
 use salient_cli::machine::{self, Machine};
 use salient_cli::train::{
@@ -24,7 +28,8 @@ use sha2::{Digest, Sha256};
 use super::model::ModelArguments;
 use super::{figures_row, table};
 use crate::Global;
-use texts::{Text, Texts, hex};
+use device::DeviceName;
+use texts::{Text, Texts};
 
 /// Train predictors that foresee which tokens matter, on HotpotQA questions and speeches.
 ///
@@ -37,10 +42,11 @@ use texts::{Text, Texts, hex};
 /// checkpoint.safetensors. After a kill or Ctrl-C the same command goes on from the checkpoint and
 /// gives the same predictors. No text that `salient eval` reports on is trained on.
 ///
-/// The run is on the CPU, wherever the predictors are used later. In memory every text takes its
-/// tokens x the model's width x 4 bytes for each stage: 10.6 MB for 512 tokens of SmolLM2-135M and the
-/// nine stages of `sdtp`. Where other work shares the cores, CANDLE_NUM_THREADS=1 in the environment
-/// keeps candle's threads from waiting for each other; the result is the same.
+/// The run is on the CPU unless --device says otherwise, wherever the predictors are used later; other
+/// devices round otherwise, so the same seed does not give the same bytes there. In memory every text
+/// takes its tokens x the model's width x 4 bytes for each stage: 10.6 MB for 512 tokens of SmolLM2-135M
+/// and the nine stages of `sdtp`. Where other work shares the cores, CANDLE_NUM_THREADS=1 in the
+/// environment keeps candle's threads from waiting for each other; the result is the same.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -94,6 +100,9 @@ pub(crate) struct Arguments {
     /// Which tokens' log-likelihood gradients are taken of.
     #[arg(long, value_name = "WHICH")]
     scored: Option<Scored>,
+    /// What it runs on: `cpu`, or in a build with feature `cuda` also `cuda` or `cuda:N`.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: DeviceName,
     /// Where everything goes.
     #[arg(long, value_name = "FOLDER", default_value = "salient-train")]
     out: PathBuf,
@@ -116,8 +125,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     }
     output::check_writable(out.join("card.md"))?;
 
+    let device = arguments.device.open()?;
+    let _one = only_one(out)?;
+
     let loaded = arguments.model.load(global)?;
-    let model = &loaded.model;
+    let model = &loaded.model.to_device(&device)?;
     let (tokens, context) = (config.data.tokens, model.config().context);
     if tokens > context {
         let problem = format!("texts of {tokens} tokens: the model's context has {context}");
@@ -126,7 +138,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     // As the run begins: files may change before it ends.
     let machine = Machine::this();
     let texts = Texts::open(&loaded, &config.data)?;
-    let mut run = Run::open(&loaded, &config, texts.sha256(), out)?;
+    let mut run = Run::open(model, &config, texts.sha256(), out)?;
     if run.resumed && !global.quiet {
         let Progress { phase, step, .. } = run.kept;
         output::note(format_args!("going on from the checkpoint: {phase} phase, step {step}"));
@@ -152,7 +164,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     }];
     let random = Random { seed: config.options.seed };
     for scorer in [&KeyNorm as &dyn Scorer, &random] {
-        let stages = StageMetrics::of(&run.trainer.metrics_of(scorer, model, &held_out)?);
+        let evaluation = run.trainer.metrics_of(scorer, &loaded.model, &held_out)?;
+        let stages = StageMetrics::of(&evaluation);
         rows.push(Row { scorer: scorer.name(), stages });
     }
     let predictors = run.trainer.to_file(model)?;
@@ -171,11 +184,13 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         config,
         layers: run.trainer.layers(),
         steps: [steps_in(Phase::Fast), steps_in(Phase::Full)],
+        alive: run.history.records().last().map(|last| last.alive.clone()).unwrap_or_default(),
+        device: arguments.device.to_string(),
         held_out: rows,
         predictors: FileHash {
             name: PREDICTORS,
             bytes: predictors.len(),
-            sha256: hex(&Sha256::digest(&predictors)),
+            sha256: encode_string(&Sha256::digest(&predictors)),
         },
     };
     output::write_whole(out.join(PREDICTORS), predictors)?;
@@ -192,6 +207,20 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         output::note(format_args!("wrote predictors, card and curves to {}", out.display()));
     }
     Ok(())
+}
+
+/// Keeps other runs out of the folder for as long as it lives.
+fn only_one(out: &Path) -> Result<fs::File, Error> {
+    let path = out.join(".lock");
+    let file = fs::File::create(&path).map_err(|e| Error::write(&path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let problem = "another run trains into this folder; wait for it or give another --out";
+            Err(Error::Malformed { path: out.into(), problem: problem.into() })
+        }
+        Err(TryLockError::Error(e)) => Err(Error::write(path, e)),
+    }
 }
 
 /// The file, and over it the flags.
@@ -273,8 +302,8 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// The run that left a checkpoint, or a new one.
-    fn open(loaded: &'a Loaded, config: &Config, data: String, out: &Path) -> anyhow::Result<Self> {
-        let (model, options) = (&loaded.model, config.options.clone());
+    fn open(model: &'a Model, config: &Config, data: String, out: &Path) -> anyhow::Result<Self> {
+        let options = config.options.clone();
         let (checkpoint, metrics) = (out.join("checkpoint.safetensors"), out.join("metrics.jsonl"));
         let (trainer, history, resumed) = match fs::read(&checkpoint) {
             Ok(bytes) => {
@@ -333,8 +362,8 @@ impl<'a> Run<'a> {
     fn step(&mut self, train: &[Sample]) -> anyhow::Result<Record> {
         let Progress { phase, step, .. } = self.trainer.progress();
         let report = self.trainer.step(self.model, train)?;
-        let (loss, rate) = (report.loss, report.rate);
-        Ok(Record { phase, step: step + 1, loss, rate, held_out: Vec::new() })
+        let StepReport { loss, rate, alive } = report;
+        Ok(Record { phase, step: step + 1, loss, rate, alive, held_out: Vec::new() })
     }
 
     /// Writes metrics and checkpoint. What the first has beyond the second, a run that goes on drops.

@@ -77,12 +77,8 @@ impl Texts {
             hasher.update(kind);
             texts.iter().for_each(|text| hasher.update(text_hash(&text.tokens, &text.scored)));
         }
-        hex(&hasher.finalize())
+        base16ct::lower::encode_string(&hasher.finalize())
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// HotpotQA questions as `salient eval` poses them, the question last, each with its answer.
