@@ -264,7 +264,16 @@ fn what_cannot_work_is_refused() {
     refused(&["--tokens", "90"], 2, &["only 0 fit into 90 tokens"]);
     refused(&["--schedule", "9=0.5"], 1, &["layer 9"]);
     refused(&["--schedule", "dense"], 1, &["no stage"]);
-    refused(&["--schedule", "1=1"], 1, &["cannot train on", "tokens no stage in 6 layers drops"]);
+    refused(&["--schedule", "1=1"], 1, &["cannot train on", "`1=1` drops nothing of any text"]);
+    let short = ["too short", "at layer 1", "texts of 301 or more"];
+    refused(&["--schedule", "1=300t"], 1, &short);
+    refused(&["--device", "gpu"], 2, &["gpu", "cpu, cuda"]);
+    #[cfg(not(feature = "cuda"))]
+    refused(&["--device", "cuda"], 2, &["cuda:0", "feature `cuda`"]);
+    let other = fs::File::create(home.path().join("out/.lock")).unwrap();
+    other.try_lock().unwrap();
+    refused(&[], 1, &["another run", "give another --out"]);
+    drop(other);
     let no_model = ["--model", "no/such.gguf"];
     refused(&no_model, 2, &["no/such.gguf"]);
     fs::remove_dir_all(home.path().join("out")).unwrap();
