@@ -175,7 +175,7 @@ feature `cuda` needs nvcc 12.4 or later; one of these lines will do:
     }
 
     /// Machine code for every architecture asked for that this nvcc knows, and PTX for what comes
-    /// after the newest of them.
+    /// after the newest of them; of those that are asked for as `compute_N`, PTX alone.
     fn code_generation(nvcc: &Path) -> Result<Vec<String>> {
         let (from, asked) = ["SALIENT_CUDA_ARCHS", "CUDA_COMPUTE_CAP"]
             .into_iter()
@@ -184,28 +184,37 @@ feature `cuda` needs nvcc 12.4 or later; one of these lines will do:
         let help = stdout(nvcc, "--help")?;
         let mut known = Vec::new();
         for name in asked.split([';', ',', ' ']).filter(|name| !name.is_empty()) {
-            let name = name.trim_start_matches("sm_");
-            if help.contains(&format!("'sm_{name}'")) {
-                known.push(name);
+            let (kind, name) = match name.strip_prefix("compute_") {
+                Some(name) => ("compute", name),
+                None => ("sm", name.trim_start_matches("sm_")),
+            };
+            if help.contains(&format!("'{kind}_{name}'")) {
+                known.push((kind, name));
             } else {
-                println!("cargo::warning={from}: this nvcc has no sm_{name}; skipped");
+                println!("cargo::warning={from}: this nvcc has no {kind}_{name}; skipped");
             }
         }
         let number = |name: &str| name.trim_end_matches(['a', 'f']).parse::<u32>().ok();
-        if let Some(old) = known.iter().find(|name| number(name) < Some(OLDEST_ARCHITECTURE)) {
+        if let Some((_, old)) =
+            known.iter().find(|(_, name)| number(name) < Some(OLDEST_ARCHITECTURE))
+        {
             return Err(format!("{from}: sm_{old}, but the kernels need sm_80 or later"));
         }
-        let newest =
-            known.iter().filter_map(|name| number(name)).max().ok_or(format!(
+        if known.is_empty() {
+            return Err(format!(
                 "{from}: {asked:?} names no architecture of this nvcc; try 80;90a"
-            ))?;
+            ));
+        }
         let mut flags: Vec<_> = known
             .iter()
-            .map(|name| format!("-gencode=arch=compute_{name},code=sm_{name}"))
+            .map(|(kind, name)| format!("-gencode=arch=compute_{name},code={kind}_{name}"))
             .collect();
         flags.sort();
         flags.dedup();
-        flags.push(format!("-gencode=arch=compute_{newest},code=compute_{newest}"));
+        let machine_code = known.iter().filter(|(kind, _)| *kind == "sm");
+        if let Some(newest) = machine_code.filter_map(|(_, name)| number(name)).max() {
+            flags.push(format!("-gencode=arch=compute_{newest},code=compute_{newest}"));
+        }
         Ok(flags)
     }
 
