@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(Shape<DIM, TILES, sizeof(KV)>::THREADS)
     if (faults != 0) report_row(p.status, faults, list.row);
     __syncthreads();
     warp.put(shared.parts);
-    if (!SALIENT_MUTATED("decode/barrier")) __syncthreads();
+    __syncthreads();
 
     for (int i = thread; i < p.group * DIM; i += Shape::THREADS) {
         int query = i / DIM, channel = i % DIM, q_head = head * p.group + query;
@@ -45,22 +45,23 @@ __global__ void __launch_bounds__(Shape<DIM, TILES, sizeof(KV)>::THREADS)
         float largest = -INFINITY;
 #pragma unroll
         for (int w = 0; w < Shape::WARPS; w++) {
-            largest = fmaxf(largest, shared_load(&shared.parts.max[w][query]));
+            largest = fmaxf(largest, shared.parts.max[w][query]);
         }
         Whole whole(largest);
 #pragma unroll
         for (int w = 0; w < Shape::WARPS; w++) {
-            whole.add(shared_load(&shared.parts.max[w][query]),
-                      shared_load(&shared.parts.sum[w][query]),
-                      shared_load(&shared.parts.out[w][query][channel]));
+            whole.add(shared.parts.max[w][query], shared.parts.sum[w][query],
+                      shared.parts.out[w][query][channel]);
         }
         if (splits == 1) {
             write<T>(p, sequence, q_head, channel, exists, whole);
         } else {
             Part part(p, splits, sequence, q_head, split);
-            store_if(exists, part.out + channel, whole.out);
-            store_if(channel == 0, part.stats, largest);
-            store_if(channel == 0, part.stats + 1, whole.sum);
+            if (exists) part.out[channel] = whole.out;
+            if (channel == 0) {
+                part.stats[0] = largest;
+                part.stats[1] = whole.sum;
+            }
         }
     }
 }
@@ -69,7 +70,7 @@ template <typename T, typename KV, int DIM, int TILES>
 int run(const SalientDecodeParams& p, int splits, uint32_t blocks, SalientStream stream) {
     using Shape = decoding::Shape<DIM, TILES, sizeof(KV)>;
     Launch shape{dim3(blocks), Shape::THREADS, sizeof(typename Shape::Shared)};
-    return launch("decode", decode<T, KV, DIM, TILES>, shape, stream, p, splits);
+    return launch(decode<T, KV, DIM, TILES>, shape, stream, p, splits);
 }
 
 template <typename T, typename KV, int DIM>

@@ -36,7 +36,7 @@ struct Consumer {
         if (group == GROUPS - 1) pass_turn();
         for (uint32_t taken = 0;; taken++) {
             mbarrier_wait(&shared.q_full, taken % 2);
-            if (shared_load(&shared.work[taken % 2].last)) break;
+            if (shared.work[taken % 2].last) break;
             attend(taken % 2);
         }
         if (group == 0) wait_for_turn();
@@ -50,8 +50,8 @@ struct Consumer {
     __device__ void attend(uint32_t half) {
         Rows rows(p, shared, shared.rows[half],
                   static_cast<int>(warp_id() - 4) * Tile::WARP_ROWS);
-        Together block = shared_load(&shared.work[half].block);
-        Seen mine = shared_load(shared.groups[half] + group);
+        Together block = shared.work[half].block;
+        Seen mine = shared.groups[half][group];
         bool none = mine.first >= mine.limit;
         int first = none ? INT32_MAX : first_tile<Tile>(mine), end = first;
 
@@ -64,7 +64,7 @@ struct Consumer {
         named_barrier_sync(OWN + group, 128);
         reconsider(rows.row);
         reconsider(rows.lane);
-        Work work = shared_load(shared.work + half);
+        Work work = shared.work[half];
         rows.normalise(work.place);
         if (p.out_dtype == SALIENT_F32) {
             rows.write_floats(work.place);
@@ -128,7 +128,6 @@ struct Consumer {
     }
 
     __device__ void wait_for_values(uint32_t slot) const {
-        if (SALIENT_MUTATED("prefill90/barrier")) return;
         mbarrier_wait(shared.v_full + stage_of<Tile>(slot), phase_of<Tile>(slot));
     }
 
@@ -152,11 +151,7 @@ struct Consumer {
     // PENDING products may be under way behind it.
     template <int PENDING>
     __device__ void finish_logits(float (&logits)[N][4], uint32_t slot) const {
-        if (SALIENT_MUTATED("prefill90/order")) {
-            warpgroup_wait<PENDING + 1>();
-        } else {
-            warpgroup_wait<PENDING>();
-        }
+        warpgroup_wait<PENDING>();
         warpgroup_hold(logits);
         warp_arrive(shared.k_free + stage_of<Tile>(slot));
     }
@@ -164,8 +159,7 @@ struct Consumer {
     __device__ void weigh(Rows& rows, const Together& block, int tile, float (&logits)[1][N][4],
                           float (&shrink)[1][2]) const {
         rows.cap(logits);
-        bool edge = is_edge<Tile>(block.all, tile) && !SALIENT_MUTATED("prefill90/bounds");
-        if (edge) rows.mask(logits, tile);
+        if (is_edge<Tile>(block.all, tile)) rows.mask(logits, tile);
         rows.weigh(logits, shrink);
     }
 
@@ -207,7 +201,7 @@ struct Consumer {
     __device__ bool any_infinite() const {
         uint32_t found = 0;
 #pragma unroll
-        for (int i = 0; i < Tile::CLEANERS; i++) found |= shared_load(shared.infinite + i);
+        for (int i = 0; i < Tile::CLEANERS; i++) found |= shared.infinite[i];
         return found != 0;
     }
 
@@ -231,7 +225,7 @@ struct Consumer {
                     int key = first + pair + e / 2 * 8 + e % 2;
                     const T* at = v + (work.keys.start + key) * p.v_strides.token + 8 * c;
                     bool inside = any.first <= key && key < any.limit;
-                    uint32_t bits = load_if(inside, at, T{0}).bits;
+                    uint32_t bits = inside ? at->bits : 0;
                     values[e / 2] |= bits << e % 2 * 16;
                 }
                 rows.count_infinite(ups, downs, values, 0, first);
@@ -254,7 +248,7 @@ struct Consumer {
 
     template <typename O>
     static __device__ void add_to(bool active, O* to, float sum) {
-        store_if(active, to, round_to<O>(to_float(load_if(active, to, O{})) + sum));
+        if (active) *to = round_to<O>(to_float(*to) + sum);
     }
 };
 
@@ -316,10 +310,10 @@ int run(const SalientPrefillParams& p, SalientStream stream) {
         return NOT_SUPPORTED;
     }
     constexpr size_t BYTES = sizeof(typename Tile::Shared);
-    int64_t blocks = resident_blocks(prefill_sm90<T, DIM>, Tile::THREADS, BYTES, stream);
+    int64_t blocks = resident_blocks(prefill_sm90<T, DIM>, Tile::THREADS, BYTES);
     if (blocks == 0) return NOT_SUPPORTED;
     dim3 grid(static_cast<uint32_t>(min_of(blocks, heads * tiles)));
-    return launch("prefill_sm90", prefill_sm90<T, DIM>, {grid, Tile::THREADS, BYTES}, stream,
+    return launch(prefill_sm90<T, DIM>, {grid, Tile::THREADS, BYTES}, stream,
                   params);
 }
 
@@ -334,7 +328,7 @@ int run_for(const SalientPrefillParams& p, SalientStream stream) {
 }  // namespace
 
 int launch_prefill_sm90(const SalientPrefillParams& p, SalientStream stream) {
-    if (!has_warpgroups(stream)) return NOT_SUPPORTED;
+    if (!has_warpgroups()) return NOT_SUPPORTED;
     if (p.dtype == SALIENT_F16) return run_for<f16>(p, stream);
     if (p.dtype == SALIENT_BF16) return run_for<bf16>(p, stream);
     return INVALID_VALUE;

@@ -148,7 +148,7 @@ struct Producer {
         }
         Work none{};
         none.last = true;
-        shared_store_if(lane == 0, shared.work + given % 2, none);
+        if (lane == 0) shared.work[given % 2] = none;
         wait_for_queries();
         warp_arrive(&shared.q_full);
     }
@@ -168,14 +168,14 @@ struct Producer {
                 int row = work.place.first + of_block;
                 bool exists = row < work.place.queries.len;
                 Seen seen = seen_by(p, work.place.queries, work.keys.len, row);
-                shared_store(shared.rows[half] + of_block, seen);
+                shared.rows[half][of_block] = seen;
                 include(group, seen, exists);
                 include(block, seen, exists);
             }
-            shared_store_if(lane == 0, shared.groups[half] + g, over_warp(group).any);
+            if (lane == 0) shared.groups[half][g] = over_warp(group).any;
         }
         block = over_warp(block);
-        shared_store_if(lane == 0, shared.work + half, work);
+        if (lane == 0) shared.work[half] = work;
         int head = work.place.head / (p.q_heads / p.kv_heads), first = first_tile<Tile>(block.any);
         bool sees = first < block.any.limit;
         // Before there is room for the queries, the first keys are on their way.
@@ -238,7 +238,7 @@ __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
     uint32_t slot = 0, cleaned = 0;  // a bit per stage: the parity of its cleanings so far
     for (uint32_t taken = 0;; taken++) {
         mbarrier_wait(&shared.q_full, taken % 2);
-        Work work = shared_load(shared.work + taken % 2);
+        Work work = shared.work[taken % 2];
         if (work.last) break;
         Seen any = work.block.any;
         uint32_t found = 0;
@@ -251,7 +251,7 @@ __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
                 int key = tile + (i + lane) / 8 % Tile::KEYS;
                 bool inside = any.first <= key && key < any.limit;
                 Vector* place = shared.v[stage] + i + lane;
-                Vector vector = shared_load(place);
+                Vector vector = *place;
                 uint32_t bad = 0;
 #pragma unroll
                 for (int w = 0; w < 4; w++) {
@@ -259,10 +259,10 @@ __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
                     vector.words[w] = inside ? finite<T>(vector.words[w]) : 0;
                 }
                 found |= inside ? bad : 0;
-                shared_store_if(!inside || bad != 0, place, vector);
+                if (!inside || bad != 0) *place = vector;
             }
             found = static_cast<uint32_t>(__any_sync(FULL_WARP, found != 0));
-            shared_store_if(lane == 0, shared.infinite + cleaner, found);
+            if (lane == 0) shared.infinite[cleaner] = found;
             async_proxy_fence();
             named_barrier_sync(CLEAN, 32 * Tile::CLEANERS);
             if (cleaner == 0 && lane == 0) mbarrier_arrive(shared.v_full + stage);

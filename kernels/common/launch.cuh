@@ -21,33 +21,6 @@ struct Declared {
     using Type = T;
 };
 
-#ifdef SALIENT_EMULATOR
-
-template <typename... P>
-int launch(const char* name, void (*kernel)(P...), const Launch& l, SalientStream stream,
-           typename Declared<P>::Type... arguments) {
-    emulated::Shape shape{l.grid, l.threads, l.cluster, l.cooperative, l.shared_bytes};
-    auto body = [&] { kernel(arguments...); };
-    using Body = decltype(body);
-    return salient_emulated_launch(
-        stream, name, &shape, [](void* self) { (*static_cast<Body*>(self))(); }, &body);
-}
-
-// The compute capability, 80 for 8.0.
-inline int capability(SalientStream stream) { return salient_emulated_capability(stream); }
-
-// Blocks that a cooperative launch may have.
-template <typename... P>
-int resident_blocks(void (*)(P...), uint32_t, size_t, SalientStream stream) {
-    return salient_emulated_resident_blocks(stream);
-}
-
-inline int clear(void* address, size_t bytes, SalientStream stream) {
-    return salient_emulated_memset(stream, address, 0, bytes);
-}
-
-#else
-
 template <typename... P>
 int allow_shared(void (*kernel)(P...), size_t bytes) {
     if (bytes <= 48 * 1024) return SUCCESS;
@@ -56,11 +29,9 @@ int allow_shared(void (*kernel)(P...), size_t bytes) {
                                 static_cast<int>(bytes));
 }
 
-// `name` is for the emulator's reports.
 template <typename... P>
-int launch(const char* name, void (*kernel)(P...), const Launch& l, SalientStream stream,
+int launch(void (*kernel)(P...), const Launch& l, SalientStream stream,
            typename Declared<P>::Type... arguments) {
-    (void)name;
     if (int error = allow_shared(kernel, l.shared_bytes)) return error;
     cudaLaunchAttribute attributes[2];
     unsigned count = 0;
@@ -87,7 +58,7 @@ int launch(const char* name, void (*kernel)(P...), const Launch& l, SalientStrea
 }
 
 // The compute capability of the current device, 80 for 8.0.
-inline int capability(SalientStream) {
+inline int capability() {
     int device, major, minor;
     if (cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
@@ -99,7 +70,7 @@ inline int capability(SalientStream) {
 
 // Blocks that a cooperative launch may have; 0 if that cannot be told.
 template <typename... P>
-int resident_blocks(void (*kernel)(P...), uint32_t threads, size_t shared_bytes, SalientStream) {
+int resident_blocks(void (*kernel)(P...), uint32_t threads, size_t shared_bytes) {
     int device, processors, per_processor;
     if (allow_shared(kernel, shared_bytes) != SUCCESS || cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) !=
@@ -115,7 +86,5 @@ int resident_blocks(void (*kernel)(P...), uint32_t threads, size_t shared_bytes,
 inline int clear(void* address, size_t bytes, SalientStream stream) {
     return cudaMemsetAsync(address, 0, bytes, static_cast<cudaStream_t>(stream));
 }
-
-#endif
 
 }  // namespace salient

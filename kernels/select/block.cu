@@ -8,7 +8,7 @@ namespace {
 template <int THREADS>
 int launch_rows(const SalientSelectParams& p, SalientStream stream) {
     Launch shape = {dim3(p.batch * p.heads), THREADS, sizeof(Single::Shared)};
-    return launch("select_block", select_rows<Single, THREADS>, shape, stream, p, 1);
+    return launch(select_rows<Single, THREADS>, shape, stream, p, 1);
 }
 
 }  // namespace

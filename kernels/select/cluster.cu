@@ -9,7 +9,7 @@ int select_cluster(const SalientSelectParams& p, SalientStream stream) {
     while (static_cast<int>(size) * BLOCK_MAX_LEN < p.max_len) size *= 2;
     Launch shape = {dim3(p.batch * p.heads * size), 1024, sizeof(Cluster::Shared), size};
     int blocks = static_cast<int>(size);
-    return launch("select_cluster", select_rows<Cluster, 1024>, shape, stream, p, blocks);
+    return launch(select_rows<Cluster, 1024>, shape, stream, p, blocks);
 }
 
 }  // namespace salient

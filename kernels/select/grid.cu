@@ -8,7 +8,7 @@ namespace salient {
 int select_grid(const SalientSelectParams& p, SalientStream stream) {
     constexpr int THREADS = 1024;
     auto* kernel = select_rows<Grid, THREADS>;
-    int resident = resident_blocks(kernel, THREADS, sizeof(Grid::Shared), stream);
+    int resident = resident_blocks(kernel, THREADS, sizeof(Grid::Shared));
     if (resident < 1) return NOT_SUPPORTED;
     int wanted = max_of(ceil_div(p.max_len, BLOCK_MAX_LEN), 1);
     int size = min_of(wanted, min_of(resident, MAX_GROUP_SIZE));
@@ -19,7 +19,7 @@ int select_grid(const SalientSelectParams& p, SalientStream stream) {
     size_t used = static_cast<size_t>(groups) * SALIENT_SELECT_GROUP_BYTES;
     if (int error = clear(p.workspace, used, stream)) return error;
     Launch shape = {dim3(groups * size), THREADS, sizeof(Grid::Shared), 1, true};
-    return launch("select_grid", kernel, shape, stream, p, size);
+    return launch(kernel, shape, stream, p, size);
 }
 
 }  // namespace salient

@@ -15,13 +15,12 @@ __global__ void __launch_bounds__(1024) add_lens(const int32_t* kept_lens, int32
     auto& sums = shared_memory<Sums>().at;
     uint32_t before = 0;
     int turn = 0;
-    if (threadIdx.x == 0) store(cu_kept, 0);
+    if (threadIdx.x == 0) cu_kept[0] = 0;
     for (int first = 0; first < rows; first += static_cast<int>(blockDim.x), turn ^= 1) {
         int row = first + static_cast<int>(threadIdx.x);
-        uint32_t len = static_cast<uint32_t>(load_if(row < rows, kept_lens + row, 0));
+        uint32_t len = static_cast<uint32_t>(row < rows ? kept_lens[row] : 0);
         Scanned scanned = scan_block(len, sums[turn]);
-        store_if(row < rows, cu_kept + row + 1,
-                 static_cast<int32_t>(before + scanned.before + len));
+        if (row < rows) cu_kept[row + 1] = static_cast<int32_t>(before + scanned.before + len);
         before += scanned.total;
     }
 }
@@ -34,7 +33,7 @@ int variant_of(const SalientSelectParams& p, int capability) {
 }
 
 int select_rows(const SalientSelectParams& p, SalientStream stream) {
-    switch (variant_of(p, capability(stream))) {
+    switch (variant_of(p, capability())) {
         case SALIENT_SELECT_BLOCK:
             return p.max_len <= BLOCK_MAX_LEN ? select_block(p, stream) : INVALID_VALUE;
         case SALIENT_SELECT_CLUSTER:
@@ -58,6 +57,6 @@ SALIENT_EXPORT int salient_select(const SalientSelectParams* params, SalientStre
     }
     bool last = rows == 0 || p.budget == SALIENT_BUDGET_THRESHOLD;
     if (!p.cu_kept || !last) return SUCCESS;
-    return launch("add_lens", add_lens, {dim3(1), 1024, sizeof(Sums)}, stream, p.kept_lens,
+    return launch(add_lens, {dim3(1), 1024, sizeof(Sums)}, stream, p.kept_lens,
                   p.cu_kept, rows);
 }
