@@ -51,7 +51,7 @@ int run_for(const SalientDecodeParams& p, SalientStream stream) {
     if (error != SUCCESS || splits == 1) return error;
     auto rows = static_cast<uint32_t>(heads * p.group);
     Launch shape{dim3(rows), ceil_div(static_cast<uint32_t>(p.dim), 32u) * 32};
-    return launch(combine<T>, shape, stream, p, splits);
+    return launch<combine<T>>(shape, stream, p, splits);
 }
 
 }  // namespace

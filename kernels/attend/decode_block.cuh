@@ -69,8 +69,9 @@ __global__ void __launch_bounds__(Shape<DIM, TILES, sizeof(KV)>::THREADS)
 template <typename T, typename KV, int DIM, int TILES>
 int run(const SalientDecodeParams& p, int splits, uint32_t blocks, SalientStream stream) {
     using Shape = decoding::Shape<DIM, TILES, sizeof(KV)>;
-    Launch shape{dim3(blocks), Shape::THREADS, sizeof(typename Shape::Shared)};
-    return launch(decode<T, KV, DIM, TILES>, shape, stream, p, splits);
+    constexpr size_t SHARED = sizeof(typename Shape::Shared);
+    Launch shape{dim3(blocks), Shape::THREADS};
+    return launch<decode<T, KV, DIM, TILES>, SHARED, SHARED>(shape, stream, p, splits);
 }
 
 template <typename T, typename KV, int DIM>

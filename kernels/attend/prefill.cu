@@ -137,9 +137,8 @@ int run(const SalientPrefillParams& p, SalientStream stream) {
     int64_t heads = static_cast<int64_t>(p.batch) * p.q_heads;
     int64_t tiles = ceil_div(p.max_queries, Tile::ROWS);
     if (heads > INT32_MAX / tiles) return INVALID_VALUE;
-    Launch shape{dim3(static_cast<uint32_t>(heads * tiles)), Tile::THREADS,
-                 sizeof(typename Tile::Shared)};
-    return launch(prefill<T, DIM>, shape, stream, p);
+    Launch shape{dim3(static_cast<uint32_t>(heads * tiles)), Tile::THREADS};
+    return launch<prefill<T, DIM>, sizeof(typename Tile::Shared)>(shape, stream, p);
 }
 
 template <typename T>

@@ -9,6 +9,7 @@
 // sequence's first key and are summed up in order: what a row reads depends on no other sequence.
 #include "attend/prefill_sm90.cuh"
 #include "attend/prefill_warp.cuh"
+#include "common/compiled.cuh"
 
 namespace salient {
 namespace {
@@ -310,11 +311,11 @@ int run(const SalientPrefillParams& p, SalientStream stream) {
         return NOT_SUPPORTED;
     }
     constexpr size_t BYTES = sizeof(typename Tile::Shared);
-    int64_t blocks = resident_blocks(prefill_sm90<T, DIM>, Tile::THREADS, BYTES);
+    int64_t blocks = resident_blocks<prefill_sm90<T, DIM>, BYTES>(Tile::THREADS);
     if (blocks == 0) return NOT_SUPPORTED;
     dim3 grid(static_cast<uint32_t>(min_of(blocks, heads * tiles)));
-    return launch(prefill_sm90<T, DIM>, {grid, Tile::THREADS, BYTES}, stream,
-                  params);
+    return launch<prefill_sm90<T, DIM>, BYTES, SHARED_OF_SM_90>({grid, Tile::THREADS}, stream,
+                                                                params);
 }
 
 template <typename T>

@@ -187,8 +187,7 @@ int launch_stable(KvPlan& plan, SalientStream stream) {
     if (blocks > INT32_MAX) return INVALID_VALUE;
     plan.blocks = static_cast<int>(1 + streams);
     uint32_t threads = stream_threads(lists * streams, width, p.capacity);
-    Launch shape = {dim3(blocks), threads, sizeof(KvShared)};
-    return launch(kv_stable, shape, stream, plan);
+    return launch<kv_stable, sizeof(KvShared)>({dim3(blocks), threads}, stream, plan);
 }
 
 int launch_hole_fill(KvPlan& plan, SalientStream stream) {
@@ -208,8 +207,7 @@ int launch_hole_fill(KvPlan& plan, SalientStream stream) {
     int64_t grid = lists * (1 + blocks());
     if (grid > INT32_MAX) return INVALID_VALUE;
     plan.blocks = static_cast<int>(1 + blocks());
-    Launch shape = {dim3(grid), MOVE_THREADS, sizeof(KvShared)};
-    return launch(kv_hole_fill, shape, stream, plan);
+    return launch<kv_hole_fill, sizeof(KvShared)>({dim3(grid), MOVE_THREADS}, stream, plan);
 }
 
 }  // namespace

@@ -212,7 +212,7 @@ int launch_rows(const SalientRowsParams& p, SalientStream stream) {
         blocks += slices * max_of(tiles, int64_t(1));
         if (slices > INT32_MAX || blocks > INT32_MAX) return INVALID_VALUE;
     }
-    return launch(rows_gather, {dim3(blocks), MOVE_THREADS}, stream, p, shares);
+    return launch<rows_gather>({dim3(blocks), MOVE_THREADS}, stream, p, shares);
 }
 
 int launch_rows_in_place(const SalientRowsParams& p, SalientStream stream) {
@@ -236,7 +236,7 @@ int launch_rows_in_place(const SalientRowsParams& p, SalientStream stream) {
         if (streams >= ENOUGH_STREAMS) break;
     }
     uint32_t threads = stream_threads(streams, width, p.kept_total / ROWS);
-    return launch(rows_down, {dim3(streams), threads}, stream, p, shares);
+    return launch<rows_down>({dim3(streams), threads}, stream, p, shares);
 }
 
 }  // namespace

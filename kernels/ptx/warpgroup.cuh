@@ -6,7 +6,6 @@
 // accumulators are neither read nor written, and its operands in shared memory are not written.
 #pragma once
 
-#include "common/launch.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/tensor_copy.cuh"
 
@@ -39,17 +38,6 @@ __device__ __forceinline__ uint64_t matrix_descriptor(const void* shared, uint32
 // along the width of a swizzled row.
 __device__ __forceinline__ uint64_t advance(uint64_t descriptor, uint32_t bytes) {
     return descriptor + (bytes >> 4);
-}
-
-// Its bounds tell on the host whether the code that the device runs is that for sm_90a.
-static __global__ void __launch_bounds__(SM_90A ? 64 : 32) compiled_for() {}
-
-// Whether the device runs code for sm_90a, and the program has it.
-inline bool has_warpgroups() {
-    cudaFuncAttributes attributes;
-    return capability() == 90 &&
-           cudaFuncGetAttributes(&attributes, compiled_for) == cudaSuccess &&
-           attributes.maxThreadsPerBlock == 64;
 }
 
 // Before the first multiply, and wherever registers that a multiply uses were touched by anything

@@ -262,7 +262,7 @@ int blocks_of(const SalientAttentionScoreParams& p, Launch& shape) {
     using Tile = ScoreTile<DIM>;
     int64_t blocks = static_cast<int64_t>(ceil_div(p.max_len, Tile::KEYS)) * p.batch * p.kv_heads;
     if (blocks > INT32_MAX) return INVALID_VALUE;
-    shape = {dim3(static_cast<uint32_t>(blocks)), Tile::THREADS, sizeof(typename Tile::Shared)};
+    shape = {dim3(static_cast<uint32_t>(blocks)), Tile::THREADS};
     return SUCCESS;
 }
 

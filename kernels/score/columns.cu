@@ -91,7 +91,8 @@ struct Columns {
     static int launch(const SalientAttentionScoreParams& p, SalientStream stream) {
         Launch shape;
         if (int error = blocks_of<DIM>(p, shape)) return error;
-        return salient::launch(column_sums<T, DIM>, shape, stream, p);
+        constexpr size_t SHARED = sizeof(typename ScoreTile<DIM>::Shared);
+        return salient::launch<column_sums<T, DIM>, SHARED>(shape, stream, p);
     }
 };
 

@@ -274,10 +274,11 @@ int run(const SalientExpectedParams& p, SalientStream stream) {
     int64_t total_blocks = static_cast<int64_t>(p.batch) * p.q_heads;
     if (max_of(max_of(logit_blocks, score_blocks), total_blocks) > INT32_MAX) return INVALID_VALUE;
     auto grid = [](int64_t blocks) { return dim3(static_cast<uint32_t>(blocks)); };
-    Launch shape{grid(logit_blocks), THREADS, sizeof(typename C::Shared)};
-    if (int error = launch(logits<T, DIM>, shape, stream, p)) return error;
-    shape = {grid(total_blocks), THREADS, sizeof(Reduction)};
-    if (int error = launch(totals, shape, stream, p)) return error;
+    constexpr size_t SHARED = sizeof(typename C::Shared);
+    Launch shape{grid(logit_blocks), THREADS};
+    if (int error = launch<logits<T, DIM>, SHARED>(shape, stream, p)) return error;
+    shape = {grid(total_blocks), THREADS};
+    if (int error = launch<totals, sizeof(Reduction)>(shape, stream, p)) return error;
     if (p.v != nullptr) {
         SalientKeynormParams norms{};
         norms.keys = p.v;
@@ -290,7 +291,7 @@ int run(const SalientExpectedParams& p, SalientStream stream) {
         norms.dtype = p.dtype;
         if (int error = salient_keynorm(&norms, stream)) return error;
     }
-    return launch(scores, Launch{grid(score_blocks), THREADS}, stream, p);
+    return launch<scores>({grid(score_blocks), THREADS}, stream, p);
 }
 
 template <typename T>

@@ -220,8 +220,9 @@ int run(const SalientIndexerParams& p, SalientStream stream) {
     if (key_tiles == 0 || query_tiles == 0) return SUCCESS;
     if (key_tiles > INT32_MAX / p.batch / query_tiles) return INVALID_VALUE;
     auto blocks = static_cast<uint32_t>(key_tiles * p.batch * query_tiles);
-    Launch shape{dim3(blocks), THREADS, sizeof(typename Tile<T, DIM>::Shared)};
-    return launch(indexer<T, DIM>, shape, stream, p, static_cast<int>(key_tiles));
+    constexpr size_t SHARED = sizeof(typename Tile<T, DIM>::Shared);
+    return launch<indexer<T, DIM>, SHARED>({dim3(blocks), THREADS}, stream, p,
+                                           static_cast<int>(key_tiles));
 }
 
 template <typename T>

@@ -164,9 +164,10 @@ int run(const SalientKeynormParams& p, SalientStream stream) {
     int64_t blocks = ceil_div<int64_t>(p.tokens, tile.tokens());
     if (!p.mean) blocks *= ceil_div<int64_t>(p.heads, tile.heads());
     if (blocks > INT32_MAX) return INVALID_VALUE;
-    auto kernel = aligned ? keynorm<T, true> : keynorm<T, false>;
-    Launch shape{dim3(static_cast<uint32_t>(blocks)), THREADS, sizeof(Norms)};
-    return launch(kernel, shape, stream, p, tile);
+    constexpr size_t SHARED = sizeof(Norms);
+    Launch shape{dim3(static_cast<uint32_t>(blocks)), THREADS};
+    return aligned ? launch<keynorm<T, true>, SHARED>(shape, stream, p, tile)
+                   : launch<keynorm<T, false>, SHARED>(shape, stream, p, tile);
 }
 
 }  // namespace

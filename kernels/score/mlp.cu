@@ -330,9 +330,9 @@ template <typename T, int ROWS, int COLUMNS>
 int run(const SalientMlpParams& p, SalientStream stream) {
     int64_t blocks = ceil_div<int64_t>(p.tokens, ROWS) * ceil_div(p.width, COLUMNS);
     if (blocks > INT32_MAX) return INVALID_VALUE;
-    size_t shared_bytes = sizeof(typename Tile<ROWS, COLUMNS>::Shared);
-    Launch shape{dim3(static_cast<uint32_t>(blocks)), ROWS, shared_bytes};
-    return launch(mlp<T, ROWS, COLUMNS>, shape, stream, p);
+    constexpr size_t SHARED = sizeof(typename Tile<ROWS, COLUMNS>::Shared);
+    Launch shape{dim3(static_cast<uint32_t>(blocks)), ROWS};
+    return launch<mlp<T, ROWS, COLUMNS>, SHARED>(shape, stream, p);
 }
 
 template <typename T>
@@ -361,5 +361,5 @@ SALIENT_EXPORT int salient_mlp(const SalientMlpParams* params, SalientStream str
     if (p.dtype == SALIENT_BF16) error = run_for<bf16>(p, stream);
     if (error != SUCCESS || p.width <= SALIENT_MLP_TILE) return error;
     auto blocks = static_cast<uint32_t>(ceil_div(p.tokens, 256));
-    return launch(mlp_sum, {dim3(blocks), 256}, stream, p);
+    return launch<mlp_sum>({dim3(blocks), 256}, stream, p);
 }

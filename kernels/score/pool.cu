@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(THREADS) pool(SalientPoolParams p) {
 int shape_of(int rows, int batch, int max_len, Launch& shape) {
     int64_t blocks = static_cast<int64_t>(ceil_div(max_len, TOKENS)) * batch * rows;
     if (blocks > INT32_MAX) return INVALID_VALUE;
-    shape = {dim3(static_cast<uint32_t>(blocks)), THREADS, sizeof(Shared)};
+    shape = {dim3(static_cast<uint32_t>(blocks)), THREADS};
     return SUCCESS;
 }
 
@@ -172,8 +172,10 @@ int scoring::attention_finish(const SalientAttentionScoreParams& p, SalientStrea
         return error;
     }
     int tile_keys = p.dim <= 128 ? ScoreTile<128>::KEYS : ScoreTile<256>::KEYS;
-    auto kernel = p.logits != nullptr ? finish_scores<true> : finish_scores<false>;
-    return launch(kernel, shape, stream, p, tile_keys);
+    constexpr size_t SHARED = sizeof(Shared);
+    return p.logits != nullptr
+               ? launch<finish_scores<true>, SHARED>(shape, stream, p, tile_keys)
+               : launch<finish_scores<false>, SHARED>(shape, stream, p, tile_keys);
 }
 
 }  // namespace salient
@@ -185,5 +187,5 @@ SALIENT_EXPORT int salient_pool(const SalientPoolParams* params, SalientStream s
     if (p.batch == 0 || p.heads == 0 || p.max_len == 0 || p.total == 0) return SUCCESS;
     Launch shape;
     if (int error = shape_of(p.heads, p.batch, p.max_len, shape)) return error;
-    return launch(pool, shape, stream, p);
+    return launch<pool, sizeof(Shared)>(shape, stream, p);
 }

@@ -161,13 +161,14 @@ struct Stats {
     static int launch(const SalientAttentionScoreParams& p, SalientStream stream) {
         Launch shape;
         if (int error = blocks_of<DIM>(p, shape)) return error;
-        int error = salient::launch(window_stats<T, DIM>, shape, stream, p);
+        constexpr size_t SHARED = sizeof(typename ScoreTile<DIM>::Shared);
+        int error = salient::launch<window_stats<T, DIM>, SHARED>(shape, stream, p);
         if (error != SUCCESS) return error;
         int64_t blocks = static_cast<int64_t>(ceil_div(p.window, QUERIES)) * p.batch * p.q_heads;
         if (blocks > INT32_MAX) return INVALID_VALUE;
-        shape = {dim3(static_cast<uint32_t>(blocks)), QUERIES * PARTS, sizeof(Parts)};
+        shape = {dim3(static_cast<uint32_t>(blocks)), QUERIES * PARTS};
         int tile_keys = ScoreTile<DIM>::KEYS;
-        return salient::launch(window_sums, shape, stream, p, tile_keys);
+        return salient::launch<window_sums, sizeof(Parts)>(shape, stream, p, tile_keys);
     }
 };
 

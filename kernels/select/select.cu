@@ -1,5 +1,6 @@
 // The launcher of select: which variant, and the offsets of lists whose lengths come last.
 #include "common/block.cuh"
+#include "common/compiled.cuh"
 #include "select/variants.cuh"
 
 namespace salient {
@@ -25,19 +26,20 @@ __global__ void __launch_bounds__(1024) add_lens(const int32_t* kept_lens, int32
     }
 }
 
-int variant_of(const SalientSelectParams& p, int capability) {
+int variant_of(const SalientSelectParams& p) {
     if (p.variant != SALIENT_SELECT_AUTO) return p.variant;
     if (p.max_len <= BLOCK_MAX_LEN) return SALIENT_SELECT_BLOCK;
-    bool clusters = capability >= 90 && p.max_len <= CLUSTER_MAX_LEN;
+    bool clusters = p.max_len <= CLUSTER_MAX_LEN && has_clusters();
     return clusters ? SALIENT_SELECT_CLUSTER : SALIENT_SELECT_GRID;
 }
 
 int select_rows(const SalientSelectParams& p, SalientStream stream) {
-    switch (variant_of(p, capability())) {
+    switch (variant_of(p)) {
         case SALIENT_SELECT_BLOCK:
             return p.max_len <= BLOCK_MAX_LEN ? select_block(p, stream) : INVALID_VALUE;
         case SALIENT_SELECT_CLUSTER:
-            return p.max_len <= CLUSTER_MAX_LEN ? select_cluster(p, stream) : INVALID_VALUE;
+            if (p.max_len > CLUSTER_MAX_LEN) return INVALID_VALUE;
+            return has_clusters() ? select_cluster(p, stream) : NOT_SUPPORTED;
         case SALIENT_SELECT_GRID:
             return select_grid(p, stream);
         default:
@@ -57,6 +59,5 @@ SALIENT_EXPORT int salient_select(const SalientSelectParams* params, SalientStre
     }
     bool last = rows == 0 || p.budget == SALIENT_BUDGET_THRESHOLD;
     if (!p.cu_kept || !last) return SUCCESS;
-    return launch(add_lens, {dim3(1), 1024, sizeof(Sums)}, stream, p.kept_lens,
-                  p.cu_kept, rows);
+    return launch<add_lens, sizeof(Sums)>({dim3(1), 1024}, stream, p.kept_lens, p.cu_kept, rows);
 }

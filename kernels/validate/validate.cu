@@ -100,6 +100,6 @@ SALIENT_EXPORT int salient_validate(const SalientValidateParams* params, Salient
     int64_t blocks = p.batch * (p.heads * tiles + page_tiles);
     if (blocks == 0) return SUCCESS;
     if (blocks > INT32_MAX) return INVALID_VALUE;
-    return launch(validate, {dim3(blocks), THREADS}, stream, p,
-                  static_cast<int>(tiles), static_cast<int>(page_tiles));
+    return launch<validate>({dim3(blocks), THREADS}, stream, p, static_cast<int>(tiles),
+                            static_cast<int>(page_tiles));
 }
