@@ -34,14 +34,16 @@ struct Weights<bf16> {
     static constexpr float FACTOR = 1.0f;
 };
 
+// Slots of a warp, for DIM channels of SIZE bytes.
+constexpr int most_stages(int dim, int size) { return dim * size > 192 ? 3 : 4; }
+
 // DIM channels of SIZE bytes in the cache, of which heads may have fewer: the others are zeros.
-template <int DIM, int TILES, int SIZE>
+template <int DIM, int TILES, int SIZE, int STAGES>
 struct Shape {
     static constexpr int QUERIES = 8 * TILES;
     static constexpr int WIDTH = 16 / SIZE;      // channels of a 16-byte chunk of a row
     static constexpr int CHUNKS = DIM / WIDTH;
     static constexpr int WARPS = DIM > 128 ? 2 : 4;
-    static constexpr int STAGES = CHUNKS > 12 ? 3 : 4;
     static constexpr int THREADS = 32 * WARPS;
     static constexpr bool SHARED_QUERIES = DIM > 128 && TILES > 1;  // where registers are too few
 
@@ -76,9 +78,9 @@ struct Token {
     bool visible;
 };
 
-template <typename T, typename KV, int DIM, int TILES>
+template <typename T, typename KV, int DIM, int TILES, int STAGES>
 struct Warp {
-    using Shape = decoding::Shape<DIM, TILES, sizeof(KV)>;
+    using Shape = decoding::Shape<DIM, TILES, sizeof(KV), STAGES>;
     using Fragments = decoding::Fragments<T, KV>;
     static constexpr int COUNT = Fragments::COUNT;
     // Where registers are short addresses are made anew for every step, and where there is most to hold,
@@ -340,7 +342,7 @@ struct Warp {
 
     // Attends over the warp's steps from entry `first` on.
     __device__ __forceinline__ void run(int first, float scale) {
-        constexpr int STRIDE = STEP * Shape::WARPS, AHEAD = Shape::STAGES - 1;
+        constexpr int STRIDE = STEP * Shape::WARPS, AHEAD = STAGES - 1;
         first += STEP * static_cast<int>(warp_id());
         // Steps that are wholly below what is seen.
         int skipped = max_of(0, list.begin() - first - (STEP - 1));
@@ -353,7 +355,7 @@ struct Warp {
         int before = fetch(first + STRIDE);
         int next = 0;
         auto advance = [&] {
-            if (next < steps) copy(next % Shape::STAGES, token);
+            if (next < steps) copy(next % STAGES, token);
             else visible <<= STEP;
             copy_async_commit();
             next++;
@@ -369,7 +371,7 @@ struct Warp {
             __syncwarp();
             advance();
             uint32_t mask = static_cast<uint32_t>(visible >> (STEP * AHEAD)) & 0xffff;
-            attend(slots[i % Shape::STAGES], mask, scale);
+            attend(slots[i % STAGES], mask, scale);
         }
         copy_async_wait<0>();
     }
