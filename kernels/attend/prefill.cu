@@ -120,7 +120,9 @@ __global__ void __launch_bounds__(PrefillTile<DIM>::THREADS) prefill(SalientPref
             }
         }
     }
+    // Where there was no tile nobody has waited for the queries, whose place the output takes.
     copy_async_wait<0>();
+    __syncthreads();
 
     Place at = shared.place;
     warp.normalise(at);
