@@ -325,11 +325,10 @@ struct Warp {
 #pragma unroll 4
         for (int i = lane; i < Tile::WARP_ROWS * Tile::WIDTH; i += 32) {
             int r = row + i / Tile::WIDTH, c = i % Tile::WIDTH;
-            Vector vector = shared.q[Tile::at(r, c)];
             bool exists = at.first + r < at.queries.len && 8 * c < p.dim;
             T* to = static_cast<T*>(p.out) + at.head * p.out_strides.head +
                     (at.queries.start + at.first + r) * p.out_strides.token + 8 * c;
-            if (exists) *reinterpret_cast<Vector*>(to) = vector;
+            if (exists) *reinterpret_cast<Vector*>(to) = shared.q[Tile::at(r, c)];
         }
     }
 };

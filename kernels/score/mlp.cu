@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS) mlp(SalientMlpParams p) {
         int steps = ceil_div(p.hidden, STEP);
 #pragma unroll
         for (int step = 0; step < STAGES - 1; step++) {
-            if (step < steps) block.copy(step);
+            block.copy(step);
             copy_async_commit();
         }
         if (thread < COLUMNS) {
@@ -277,7 +277,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS) mlp(SalientMlpParams p) {
         block.load_fragments(fragments[0], 0, 0);
         for (int step = 0; step < steps; step++) {
             // Into the slot of the step before, which every warp has left.
-            if (step + STAGES - 1 < steps) block.copy(step + STAGES - 1);
+            if (step + STAGES - 1 <= steps) block.copy(step + STAGES - 1);
             copy_async_commit();
 #pragma unroll
             for (int k = 0; k < STEP / 16; k++) {
@@ -286,7 +286,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS) mlp(SalientMlpParams p) {
                     copy_async_wait<STAGES - 2>();
                     __syncthreads();
                 }
-                // After the last step this loads what nothing uses.
+                // After the last step this loads zeros, which nothing uses.
                 block.load_fragments(fragments[(k + 1) % 2], step + last, last ? 0 : k + 1);
                 block.multiply(product, squares, fragments[k % 2]);
             }

@@ -98,8 +98,8 @@ __global__ void __launch_bounds__(ScoreTile<DIM>::THREADS, 2)
         int column = tile * Tile::COLUMNS + static_cast<int>(threadIdx.x);
         int64_t head = scorer.kv_head * scorer.group + column / scorer.width;
         int query = scorer.first_query + column % scorer.width;
-        if (threadIdx.x >= Tile::COLUMNS) return;
-        bool inside = column < scorer.columns && query < scorer.queries.len;
+        if (threadIdx.x >= Tile::COLUMNS || column >= scorer.columns) return;
+        if (query >= scorer.queries.len) return;
         Sum sum;
 #pragma unroll
         for (int w = 0; w < Tile::WARPS; w++) {
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(ScoreTile<DIM>::THREADS, 2)
         }
         auto* stats = reinterpret_cast<Pair*>(p.stats) +
                       (scorer.slot() * p.q_heads + head) * p.window + query;
-        if (inside) *stats = Pair{{sum.max, sum.sum}};
+        *stats = Pair{{sum.max, sum.sum}};
     };
     scorer.walk(visit, finish);
 }
