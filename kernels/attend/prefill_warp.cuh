@@ -71,18 +71,23 @@ struct Warp {
 
     // What is done to logits other than scaling, which the exponential does.
     __device__ void cap(float (&logits)[M][N][4]) const {
-        bool capped = p.softcap > 0.0f;
-        if (!capped && p.scale > 0.0f) return;
-        float factor = capped ? p.scale / p.softcap : p.scale;
+        if (p.softcap > 0.0f) {
+            float factor = p.scale / p.softcap;
+            change(logits, [=](float x) { return tanhf(x * factor); });
+        } else if (!(p.scale > 0.0f)) {
+            float factor = p.scale;
+            change(logits, [=](float x) { return x * factor; });
+        }
+    }
+
+    template <typename F>
+    static __device__ void change(float (&logits)[M][N][4], F f) {
 #pragma unroll
         for (int i = 0; i < M; i++) {
 #pragma unroll
             for (int j = 0; j < N; j++) {
 #pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    float x = logits[i][j][e] * factor;
-                    logits[i][j][e] = capped ? tanhf(x) : x;
-                }
+                for (int e = 0; e < 4; e++) logits[i][j][e] = f(logits[i][j][e]);
             }
         }
     }
