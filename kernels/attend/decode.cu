@@ -25,16 +25,13 @@ __global__ void combine(SalientDecodeParams p, int splits) {
     float largest = -INFINITY;
 #pragma unroll 8
     for (int split = begin; split < end; split++) {
-        largest = fmaxf(largest, load(Part(p, splits, sequence, q_head, split).stats));
+        largest = fmaxf(largest, Part(p, splits, sequence, q_head, split).stats[0]);
     }
     Whole whole(largest);
 #pragma unroll 4
-    for (int i = begin; i < end; i++) {
-        int turn = (i - begin + channel / 32) % (end - begin);
-        int split = SALIENT_MUTATED("decode/order") ? begin + turn : i;
+    for (int split = begin; split < end; split++) {
         Part part(p, splits, sequence, q_head, split);
-        whole.add(load(part.stats), load(part.stats + 1),
-                  load_if(channel < p.dim, part.out + channel, 0.0f));
+        whole.add(part.stats[0], part.stats[1], channel < p.dim ? part.out[channel] : 0.0f);
     }
     write<T>(p, sequence, q_head, channel, channel < p.dim, whole);
 }
@@ -54,7 +51,7 @@ int run_for(const SalientDecodeParams& p, SalientStream stream) {
     if (error != SUCCESS || splits == 1) return error;
     auto rows = static_cast<uint32_t>(heads * p.group);
     Launch shape{dim3(rows), ceil_div(static_cast<uint32_t>(p.dim), 32u) * 32};
-    return launch("decode_combine", combine<T>, shape, stream, p, splits);
+    return launch<combine<T>>(shape, stream, p, splits);
 }
 
 }  // namespace

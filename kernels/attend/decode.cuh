@@ -30,9 +30,9 @@ __device__ __forceinline__ List list_of(const SalientDecodeParams& p, int sequen
     List list;
     int64_t room = p.tokens;
     list.start = 0;
-    list.len = load(p.lens + sequence);
+    list.len = p.lens[sequence];
     if (p.page_table == nullptr) {
-        list.start = load(p.span_starts + sequence);
+        list.start = p.span_starts[sequence];
         room = list.start < 0 ? -1 : room - list.start;
     } else {
         room = static_cast<int64_t>(p.page_size) * p.max_pages;
@@ -43,7 +43,7 @@ __device__ __forceinline__ List list_of(const SalientDecodeParams& p, int sequen
     if (p.kept != nullptr) {
         list.row = sequence * p.list_heads + (p.list_heads > 1 ? head : 0);
         list.kept = p.kept + static_cast<int64_t>(list.row) * p.capacity;
-        list.count = load(p.kept_lens + list.row);
+        list.count = p.kept_lens[list.row];
     }
     list.valid = 0 <= list.len && list.len <= room && 0 <= list.count && list.count <= p.capacity;
     if (!list.valid) list.count = list.len = 0;
@@ -60,7 +60,7 @@ __device__ __forceinline__ float weight(float max, float largest) {
 // What dot products are multiplied with: the scale of the head's keys is part of it.
 __device__ __forceinline__ float logit_scale(const SalientDecodeParams& p, int head) {
     float scale = p.softcap == 0.0f ? p.scale : p.scale / p.softcap;
-    return scale * load_if(p.k_scales != nullptr, p.k_scales + head, 1.0f);
+    return scale * (p.k_scales != nullptr ? p.k_scales[head] : 1.0f);
 }
 
 // A row put together from parts, in their order. The sum of a part whose logits are all -inf is
@@ -98,15 +98,15 @@ struct Whole {
 template <typename T>
 __device__ __forceinline__ void write(const SalientDecodeParams& p, int sequence, int q_head,
                                       int channel, bool exists, Whole whole) {
-    whole.join(load_if(p.sinks != nullptr, p.sinks + q_head, -INFINITY));
+    whole.join(p.sinks != nullptr ? p.sinks[q_head] : -INFINITY);
     int64_t at = sequence * p.out_stride + q_head * p.out_head_stride + channel;
-    float scale = load_if(p.v_scales != nullptr, p.v_scales + q_head / p.group, 1.0f);
+    float scale = p.v_scales != nullptr ? p.v_scales[q_head / p.group] : 1.0f;
     float mean = whole.mean() * scale;
     bool wide = p.out_dtype == SALIENT_F32;
-    store_if(exists && wide, static_cast<float*>(p.out) + at, mean);
-    store_if(exists && !wide, static_cast<T*>(p.out) + at, round_to<T>(mean));
+    if (exists && wide) static_cast<float*>(p.out)[at] = mean;
+    if (exists && !wide) static_cast<T*>(p.out)[at] = round_to<T>(mean);
     int64_t row = static_cast<int64_t>(sequence) * p.kv_heads * p.group + q_head;
-    store_if(p.lse != nullptr && channel == 0, p.lse + row, whole.lse());
+    if (p.lse != nullptr && channel == 0) p.lse[row] = whole.lse();
 }
 
 // A split's part of a row, in the workspace.

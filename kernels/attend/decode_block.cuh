@@ -13,10 +13,12 @@ namespace {
 
 using namespace decoding;
 
-template <typename T, typename KV, int DIM, int TILES>
-__global__ void __launch_bounds__(Shape<DIM, TILES, sizeof(KV)>::THREADS)
+template <typename T, typename KV, int DIM, int TILES, int STAGES>
+__global__ void __launch_bounds__(Shape<DIM, TILES, sizeof(KV), STAGES>::THREADS)
     decode(SalientDecodeParams p, int splits) {
-    using Shape = decoding::Shape<DIM, TILES, sizeof(KV)>;
+    using Shape = decoding::Shape<DIM, TILES, sizeof(KV), STAGES>;
+    // There is always room for most stages.
+    if (SM_90A && STAGES < most_stages(DIM, sizeof(KV))) unsupported();
     auto& shared = shared_memory<typename Shape::Shared>();
     int block = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
     // Heads of the same tokens go together, for their rows often lie together.
@@ -31,13 +33,13 @@ __global__ void __launch_bounds__(Shape<DIM, TILES, sizeof(KV)>::THREADS)
     // What nobody will add up.
     if (splits > 1 && (end <= first || end <= list.begin())) return;
 
-    Warp<T, KV, DIM, TILES> warp(p, shared, list, end, sequence, head);
+    Warp<T, KV, DIM, TILES, STAGES> warp(p, shared, list, end, sequence, head);
     warp.run(first, logit_scale(p, head));
     uint32_t faults = warp.found & ~SEEN;
     if (faults != 0) report_row(p.status, faults, list.row);
     __syncthreads();
     warp.put(shared.parts);
-    if (!SALIENT_MUTATED("decode/barrier")) __syncthreads();
+    __syncthreads();
 
     for (int i = thread; i < p.group * DIM; i += Shape::THREADS) {
         int query = i / DIM, channel = i % DIM, q_head = head * p.group + query;
@@ -45,31 +47,39 @@ __global__ void __launch_bounds__(Shape<DIM, TILES, sizeof(KV)>::THREADS)
         float largest = -INFINITY;
 #pragma unroll
         for (int w = 0; w < Shape::WARPS; w++) {
-            largest = fmaxf(largest, shared_load(&shared.parts.max[w][query]));
+            largest = fmaxf(largest, shared.parts.max[w][query]);
         }
         Whole whole(largest);
 #pragma unroll
         for (int w = 0; w < Shape::WARPS; w++) {
-            whole.add(shared_load(&shared.parts.max[w][query]),
-                      shared_load(&shared.parts.sum[w][query]),
-                      shared_load(&shared.parts.out[w][query][channel]));
+            whole.add(shared.parts.max[w][query], shared.parts.sum[w][query],
+                      shared.parts.out[w][query][channel]);
         }
         if (splits == 1) {
             write<T>(p, sequence, q_head, channel, exists, whole);
         } else {
             Part part(p, splits, sequence, q_head, split);
-            store_if(exists, part.out + channel, whole.out);
-            store_if(channel == 0, part.stats, largest);
-            store_if(channel == 0, part.stats + 1, whole.sum);
+            if (exists) part.out[channel] = whole.out;
+            if (channel == 0) {
+                part.stats[0] = largest;
+                part.stats[1] = whole.sum;
+            }
         }
     }
 }
 
-template <typename T, typename KV, int DIM, int TILES>
+// With as many stages as the device has room for; the bits are the same.
+template <typename T, typename KV, int DIM, int TILES, int STAGES = most_stages(DIM, sizeof(KV))>
 int run(const SalientDecodeParams& p, int splits, uint32_t blocks, SalientStream stream) {
-    using Shape = decoding::Shape<DIM, TILES, sizeof(KV)>;
-    Launch shape{dim3(blocks), Shape::THREADS, sizeof(typename Shape::Shared)};
-    return launch("decode", decode<T, KV, DIM, TILES>, shape, stream, p, splits);
+    using Shape = decoding::Shape<DIM, TILES, sizeof(KV), STAGES>;
+    constexpr size_t SHARED = sizeof(typename Shape::Shared);
+    if constexpr (SHARED > SHARED_EVERYWHERE) {
+        if (SHARED > shared_limit()) {
+            return run<T, KV, DIM, TILES, STAGES - 1>(p, splits, blocks, stream);
+        }
+    }
+    Launch shape{dim3(blocks), Shape::THREADS};
+    return launch<decode<T, KV, DIM, TILES, STAGES>, SHARED, SHARED>(shape, stream, p, splits);
 }
 
 template <typename T, typename KV, int DIM>

@@ -34,14 +34,16 @@ struct Weights<bf16> {
     static constexpr float FACTOR = 1.0f;
 };
 
+// Slots of a warp, for DIM channels of SIZE bytes.
+constexpr int most_stages(int dim, int size) { return dim * size > 192 ? 3 : 4; }
+
 // DIM channels of SIZE bytes in the cache, of which heads may have fewer: the others are zeros.
-template <int DIM, int TILES, int SIZE>
+template <int DIM, int TILES, int SIZE, int STAGES>
 struct Shape {
     static constexpr int QUERIES = 8 * TILES;
     static constexpr int WIDTH = 16 / SIZE;      // channels of a 16-byte chunk of a row
     static constexpr int CHUNKS = DIM / WIDTH;
     static constexpr int WARPS = DIM > 128 ? 2 : 4;
-    static constexpr int STAGES = CHUNKS > 12 ? 3 : 4;
     static constexpr int THREADS = 32 * WARPS;
     static constexpr bool SHARED_QUERIES = DIM > 128 && TILES > 1;  // where registers are too few
 
@@ -76,28 +78,23 @@ struct Token {
     bool visible;
 };
 
-struct alignas(8) Pair {
-    float at[2];
-};
-
-template <typename T, typename KV, int DIM, int TILES>
+template <typename T, typename KV, int DIM, int TILES, int STAGES>
 struct Warp {
-    using Shape = decoding::Shape<DIM, TILES, sizeof(KV)>;
+    using Shape = decoding::Shape<DIM, TILES, sizeof(KV), STAGES>;
     using Fragments = decoding::Fragments<T, KV>;
     static constexpr int COUNT = Fragments::COUNT;
-    // Where values are widened registers are short: addresses are made anew for every step, and where
-    // there is most to hold, values are widened for one tile of queries at a time.
-    static constexpr bool SHORT = COUNT > 1 && (DIM <= 128 || TILES > 1);
+    // Where registers are short addresses are made anew for every step, and where there is most to hold,
+    // values are widened for one tile of queries at a time.
+    static constexpr bool SHORT = DIM > 128 ? TILES > 1 : COUNT > 1;
     static constexpr int TOGETHER = COUNT > 1 && DIM > 128 ? 1 : TILES;
 
     const SalientDecodeParams& p;
     typename Shape::Shared& shared;
     typename Shape::Slot* slots;
     const List& list;
-    int end;               // of the block's entries
-    const int32_t* pages;  // of the sequence
-    const KV* k;           // of the head
-    const KV* v;
+    int end;  // of the block's entries
+    int sequence;
+    int head;
     int lane;
 
     uint32_t q[TILES][DIM / 16][2];
@@ -114,9 +111,8 @@ struct Warp {
           slots(shared.slots[warp_id()]),
           list(list),
           end(end),
-          pages(p.page_table + static_cast<int64_t>(sequence) * p.max_pages),
-          k(static_cast<const KV*>(p.k) + head * p.layouts[0].head_stride),
-          v(static_cast<const KV*>(p.v) + head * p.layouts[1].head_stride),
+          sequence(sequence),
+          head(head),
           lane(static_cast<int>(lane_id())) {
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
@@ -131,14 +127,14 @@ struct Warp {
                     int channel = 16 * i + Fragments::query_channel(half, lane);
                     bool exists = member < p.group && channel < p.dim;
                     auto* from = reinterpret_cast<const uint32_t*>(row + channel);
-                    words[half] = load_if(exists, from, 0u);
+                    words[half] = exists ? *from : 0;
                 }
                 Fragments::arrange_queries(words);
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     if constexpr (Shape::SHARED_QUERIES) {
                         uint32_t* to = &shared.queries[member][8 * i + 4 * half + lane % 4];
-                        shared_store_if(warp_id() == 0, to, words[half]);
+                        if (warp_id() == 0) *to = words[half];
                     } else {
                         q[tile][i][half] = words[half];
                     }
@@ -155,18 +151,19 @@ struct Warp {
         for (int half = 0; half < 2; half++) {
             if constexpr (Shape::SHARED_QUERIES) {
                 const uint32_t* row = shared.queries[8 * tile + lane / 4];
-                words[half] = shared_load(row + 8 * i + 4 * half + lane % 4);
+                words[half] = row[8 * i + 4 * half + lane % 4];
             } else {
                 words[half] = q[tile][i][half];
             }
         }
     }
 
-    // Lane i gets the entry before entry i of a step; lanes above STEP get none.
+    // Lane i gets the entry before entry i of a step, -1 where there is none; lanes above STEP get none.
     __device__ __forceinline__ int fetch(int first) const {
         int at = first - 1 + lane;
         bool exists = lane <= STEP && at >= 0 && at < end;
-        return list.kept == nullptr ? at : load_if(exists, list.kept + at, -1);
+        if (!exists) return -1;
+        return list.kept == nullptr ? at : list.kept[at];
     }
 
     // Lane i gets token i of a step.
@@ -174,13 +171,15 @@ struct Warp {
         int index = __shfl_down_sync(FULL_WARP, before, 1);
         int at = first + lane;
         bool listed = lane < STEP && at < end;
-        bool exists = SALIENT_MUTATED("decode/bounds") ? index >= 0
-                                                       : index >= 0 && index < list.len;
+        bool exists = index >= 0 && index < list.len;
         if (listed && !exists) found |= SALIENT_STATUS_INDEX;
         if (listed && exists && at > 0 && index <= before) found |= SALIENT_STATUS_ORDER;
         bool visible = listed && exists && index >= list.seen;
         int page = 0;
-        if (p.page_table != nullptr) page = load_if(visible, pages + index / p.page_size, 0);
+        if (p.page_table != nullptr && visible) {
+            const int32_t* pages = p.page_table + static_cast<int64_t>(sequence) * p.max_pages;
+            page = pages[index / p.page_size];
+        }
         return {index, page, visible};
     }
 
@@ -194,8 +193,11 @@ struct Warp {
             row = token.index % p.page_size;
         }
         int64_t page = token.page;
-        int64_t k_at = page * p.layouts[0].page_stride + row * p.layouts[0].token_stride;
-        int64_t v_at = page * p.layouts[1].page_stride + row * p.layouts[1].token_stride;
+        auto offset = [&](const SalientDecodeLayout& layout) {
+            return head * layout.head_stride + page * layout.page_stride +
+                   row * layout.token_stride;
+        };
+        int64_t k_at = offset(p.layouts[0]), v_at = offset(p.layouts[1]);
         uint32_t mask = __ballot_sync(FULL_WARP, token.visible);
         visible = visible << STEP | mask;
 #pragma unroll
@@ -205,8 +207,10 @@ struct Warp {
             int64_t v_row = __shfl_sync(FULL_WARP, v_at, r);
             bool valid = (mask >> r & 1) && Shape::WIDTH * chunk < p.dim;
             int to = Shape::place(r, chunk);
-            copy_async_16(slots[slot].k + to, k + k_row + Shape::WIDTH * chunk, valid);
-            copy_async_16(slots[slot].v + to, v + v_row + Shape::WIDTH * chunk, valid);
+            const KV* k = static_cast<const KV*>(p.k) + k_row + Shape::WIDTH * chunk;
+            const KV* v = static_cast<const KV*>(p.v) + v_row + Shape::WIDTH * chunk;
+            copy_async_16(slots[slot].k + to, k, valid);
+            copy_async_16(slots[slot].v + to, v, valid);
         }
     }
 
@@ -217,11 +221,21 @@ struct Warp {
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
 #pragma unroll
+            for (int e = 0; e < 4; e++) s[tile][e] *= scale;
+        }
+        if (p.softcap != 0.0f) {
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+#pragma unroll
+                for (int e = 0; e < 4; e++) s[tile][e] = p.softcap * tanhf(s[tile][e]);
+            }
+        }
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+#pragma unroll
             for (int e = 0; e < 4; e++) {
-                float logit = s[tile][e] * scale;
-                if (p.softcap != 0.0f) logit = p.softcap * tanhf(logit);
                 bool seen = mask >> (lane / 4 + 8 * (e / 2)) & 1;
-                s[tile][e] = seen ? logit : -INFINITY;
+                if (!seen) s[tile][e] = -INFINITY;
             }
 #pragma unroll
             for (int column = 0; column < 2; column++) {
@@ -272,7 +286,8 @@ struct Warp {
         }
 #pragma unroll
         for (int i = 0; i < DIM / 16 / COUNT; i++) {
-            if (TOGETHER < TILES) keep_order(T{});
+            // Keeps ptxas from starting loads sooner, for which there are no registers.
+            if (TOGETHER < TILES) __syncwarp();
             uint32_t words[4];
             Fragments::load_values(words, slot.v, i, lane, Shape::place);
 #pragma unroll
@@ -327,7 +342,7 @@ struct Warp {
 
     // Attends over the warp's steps from entry `first` on.
     __device__ __forceinline__ void run(int first, float scale) {
-        constexpr int STRIDE = STEP * Shape::WARPS, AHEAD = Shape::STAGES - 1;
+        constexpr int STRIDE = STEP * Shape::WARPS, AHEAD = STAGES - 1;
         first += STEP * static_cast<int>(warp_id());
         // Steps that are wholly below what is seen.
         int skipped = max_of(0, list.begin() - first - (STEP - 1));
@@ -340,7 +355,7 @@ struct Warp {
         int before = fetch(first + STRIDE);
         int next = 0;
         auto advance = [&] {
-            if (next < steps) copy(next % Shape::STAGES, token);
+            if (next < steps) copy(next % STAGES, token);
             else visible <<= STEP;
             copy_async_commit();
             next++;
@@ -356,7 +371,7 @@ struct Warp {
             __syncwarp();
             advance();
             uint32_t mask = static_cast<uint32_t>(visible >> (STEP * AHEAD)) & 0xffff;
-            attend(slots[i % Shape::STAGES], mask, scale);
+            attend(slots[i % STAGES], mask, scale);
         }
         copy_async_wait<0>();
     }
@@ -375,8 +390,10 @@ struct Warp {
                     total += __shfl_xor_sync(FULL_WARP, total, step);
                 }
                 if ((found & SEEN) && total == 0.0f) total = INFINITY;
-                shared_store_if(lane < 4, &parts.max[warp][query], max[tile][column]);
-                shared_store_if(lane < 4, &parts.sum[warp][query], total);
+                if (lane < 4) {
+                    parts.max[warp][query] = max[tile][column];
+                    parts.sum[warp][query] = total;
+                }
 #pragma unroll
                 for (int i = 0; i < DIM / 16; i++) {
                     float* to = parts.out[warp][query] + 16 * i;
@@ -385,10 +402,10 @@ struct Warp {
                     int first = Fragments::out_channel(0, lane);
                     int second = Fragments::out_channel(1, lane);
                     if constexpr (sizeof(KV) == 1) {
-                        shared_store(reinterpret_cast<Pair*>(to + first), x);
+                        *reinterpret_cast<Pair*>(to + first) = x;
                     } else {
-                        shared_store(to + first, x.at[0]);
-                        shared_store(to + second, x.at[1]);
+                        to[first] = x.at[0];
+                        to[second] = x.at[1];
                     }
                 }
             }

@@ -26,8 +26,7 @@ __device__ __forceinline__ void copy_rows(Vector* to, const T* from, int64_t str
     for (int i = 0; i < COUNT * Tile::C; i += Tile::THREADS) {
         int vector = i + static_cast<int>(threadIdx.x), r = vector / Tile::C;
         int chunk = vector % Tile::C;
-        bool inside = rows.first <= first + r &&
-                      (SALIENT_MUTATED("prefill/bounds") || first + r < rows.limit);
+        bool inside = rows.first <= first + r && first + r < rows.limit;
         copy_async_16(to + Tile::at(r, chunk), from + (first + r) * stride + 8 * chunk,
                       inside && 8 * chunk < dim);
     }
@@ -59,23 +58,23 @@ __global__ void __launch_bounds__(PrefillTile<DIM>::THREADS) prefill(SalientPref
                  keys.start * p.v_strides.token;
     copy_rows<DIM, Tile::ROWS>(shared.q, q, p.q_strides.token, tile_row,
                                Seen{0, queries.len}, p.dim);
-    shared_store_if(threadIdx.x == 0, &shared.place, Place{queries, tile_row, head});
+    if (threadIdx.x == 0) shared.place = Place{queries, tile_row, head};
 
     // What every row sees; what any row of the warp sees, and what all do.
     Warp<T, Tile> warp(p, shared, shared.rows, static_cast<int>(warp_id()) * Tile::WARP_ROWS);
     bool mine = warp.lane < Tile::WARP_ROWS;
     int row = tile_row + warp.row + warp.lane;
     Seen seen = seen_by(p, queries, keys.len, mine ? row : queries.len);
-    shared_store_if(mine, shared.rows + warp.row + (mine ? warp.lane : 0), seen);
+    if (mine) shared.rows[warp.row + warp.lane] = seen;
     Together together;
     include(together, seen, mine && row < queries.len);
     together = over_warp(together);
-    shared_store_if(warp.lane == 0, shared.warps + warp_id(), together);
+    if (warp.lane == 0) shared.warps[warp_id()] = together;
     __syncthreads();
     Seen block{INT32_MAX, 0};
 #pragma unroll
     for (int w = 0; w < Tile::WARPS; w++) {
-        Seen other = shared_load(shared.warps + w).any;
+        Seen other = shared.warps[w].any;
         block = {min_of(block.first, other.first), max_of(block.limit, other.limit)};
     }
 
@@ -87,7 +86,7 @@ __global__ void __launch_bounds__(PrefillTile<DIM>::THREADS) prefill(SalientPref
     for (; tile < block.limit; tile += Tile::KEYS) {
         int next = tile + Tile::KEYS;
         // From shared memory, for registers are short.
-        Together seen = shared_load(shared.warps + warp_id());
+        Together seen = shared.warps[warp_id()];
         bool skip = seen.any.limit <= tile || next <= seen.any.first;
         bool edge = tile < seen.all.first || seen.all.limit < next;
         copy_async_wait<0>();
@@ -107,7 +106,7 @@ __global__ void __launch_bounds__(PrefillTile<DIM>::THREADS) prefill(SalientPref
             warp.round(logits, weights);
         }
         copy_async_wait<0>();
-        if (!SALIENT_MUTATED("prefill/barrier")) __syncthreads();
+        __syncthreads();
         if (next < block.limit) {
             copy_rows<DIM, Tile::KEYS>(shared.k, k, p.k_strides.token, next, block, p.dim);
         }
@@ -121,9 +120,11 @@ __global__ void __launch_bounds__(PrefillTile<DIM>::THREADS) prefill(SalientPref
             }
         }
     }
+    // Where there was no tile nobody has waited for the queries, whose place the output takes.
     copy_async_wait<0>();
+    __syncthreads();
 
-    Place at = shared_load(&shared.place);
+    Place at = shared.place;
     warp.normalise(at);
     if (p.out_dtype == SALIENT_F32) {
         warp.write_floats(at);
@@ -138,9 +139,8 @@ int run(const SalientPrefillParams& p, SalientStream stream) {
     int64_t heads = static_cast<int64_t>(p.batch) * p.q_heads;
     int64_t tiles = ceil_div(p.max_queries, Tile::ROWS);
     if (heads > INT32_MAX / tiles) return INVALID_VALUE;
-    Launch shape{dim3(static_cast<uint32_t>(heads * tiles)), Tile::THREADS,
-                 sizeof(typename Tile::Shared)};
-    return launch("prefill", prefill<T, DIM>, shape, stream, p);
+    Launch shape{dim3(static_cast<uint32_t>(heads * tiles)), Tile::THREADS};
+    return launch<prefill<T, DIM>, sizeof(typename Tile::Shared)>(shape, stream, p);
 }
 
 template <typename T>

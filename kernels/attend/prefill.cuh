@@ -61,7 +61,7 @@ struct PrefillTile {
 __device__ __forceinline__ bool load_sequence(const SalientPrefillParams& p, int b, Span& queries,
                                               Span& keys) {
     bool valid = load_span(p.cu_queries, b, p.queries, p.max_queries, queries);
-    keys = {load(p.key_starts + b), load(p.key_lens + b)};
+    keys = {p.key_starts[b], p.key_lens[b]};
     return valid && keys.start >= 0 && 0 <= keys.len && keys.len <= p.keys - keys.start;
 }
 
@@ -75,8 +75,8 @@ __device__ __forceinline__ Seen seen_by(const SalientPrefillParams& p, Span quer
     if (p.sees == SALIENT_SEES_CAUSAL && exists) {
         seen.limit = max_of(0, len - queries.len + row + 1);
     }
-    seen.limit = load_if(given, p.limits + token, seen.limit);
-    seen.first = load_if(given && p.firsts != nullptr, p.firsts + token, 0);
+    seen.limit = given ? p.limits[token] : seen.limit;
+    seen.first = given && p.firsts != nullptr ? p.firsts[token] : 0;
     bool inside = 0 <= seen.first && seen.first <= len && 0 <= seen.limit && seen.limit <= len;
     if (!inside) report_row(p.status, SALIENT_STATUS_INDEX, token);
     seen.limit = max_of(0, min_of(len, seen.limit));

@@ -9,6 +9,7 @@
 // sequence's first key and are summed up in order: what a row reads depends on no other sequence.
 #include "attend/prefill_sm90.cuh"
 #include "attend/prefill_warp.cuh"
+#include "common/compiled.cuh"
 
 namespace salient {
 namespace {
@@ -22,8 +23,9 @@ struct Consumer {
     using Rows = Warp<T, Tile>;
     static constexpr int N = Tile::N, C = Tile::C, GROUPS = Tile::GROUPS;
     static constexpr uint32_t OWN = TURN + GROUPS;  // the barrier of the group's own warps
-    // Bytes from a stage to the next, and from 8 rows to the next 8.
-    static constexpr uint32_t STAGE = Tile::PANELS * Tile::PANEL, ATOM = 1024;
+    // Bytes from a stage to the next, and from 8 rows to the next 8: of keys, and queries; of values.
+    static constexpr uint32_t K_STAGE = Tile::PANELS * Tile::K_PANEL, K_ATOM = 8 * 128;
+    static constexpr uint32_t V_STAGE = Tile::V_PANELS * Tile::V_PANEL, V_ATOM = 8 * Tile::V_ROW;
 
     const SalientPrefillParams& p;
     typename Tile::Shared& shared;
@@ -36,7 +38,7 @@ struct Consumer {
         if (group == GROUPS - 1) pass_turn();
         for (uint32_t taken = 0;; taken++) {
             mbarrier_wait(&shared.q_full, taken % 2);
-            if (shared_load(&shared.work[taken % 2].last)) break;
+            if (shared.work[taken % 2].last) break;
             attend(taken % 2);
         }
         if (group == 0) wait_for_turn();
@@ -50,8 +52,8 @@ struct Consumer {
     __device__ void attend(uint32_t half) {
         Rows rows(p, shared, shared.rows[half],
                   static_cast<int>(warp_id() - 4) * Tile::WARP_ROWS);
-        Together block = shared_load(&shared.work[half].block);
-        Seen mine = shared_load(shared.groups[half] + group);
+        Together block = shared.work[half].block;
+        Seen mine = shared.groups[half][group];
         bool none = mine.first >= mine.limit;
         int first = none ? INT32_MAX : first_tile<Tile>(mine), end = first;
 
@@ -64,7 +66,7 @@ struct Consumer {
         named_barrier_sync(OWN + group, 128);
         reconsider(rows.row);
         reconsider(rows.lane);
-        Work work = shared_load(shared.work + half);
+        Work work = shared.work[half];
         rows.normalise(work.place);
         if (p.out_dtype == SALIENT_F32) {
             rows.write_floats(work.place);
@@ -128,15 +130,14 @@ struct Consumer {
     }
 
     __device__ void wait_for_values(uint32_t slot) const {
-        if (SALIENT_MUTATED("prefill90/barrier")) return;
         mbarrier_wait(shared.v_full + stage_of<Tile>(slot), phase_of<Tile>(slot));
     }
 
     __device__ void start_logits(float (&logits)[N][4], uint32_t slot) const {
         auto* q = shared.q + group * Tile::GROUP_ROWS * 8;
-        uint64_t a = matrix_descriptor<Swizzle::BYTES_128>(q, 0, ATOM);
-        uint64_t b = matrix_descriptor<Swizzle::BYTES_128>(shared.k[0], 0, ATOM);
-        b = advance(b, static_cast<uint32_t>(stage_of<Tile>(slot)) * STAGE);
+        uint64_t a = matrix_descriptor<Swizzle::BYTES_128>(q, 0, K_ATOM);
+        uint64_t b = matrix_descriptor<Swizzle::BYTES_128>(shared.k[0], 0, K_ATOM);
+        b = advance(b, static_cast<uint32_t>(stage_of<Tile>(slot)) * K_STAGE);
         warpgroup_hold(logits);
         warpgroup_fence();
 #pragma unroll
@@ -144,7 +145,7 @@ struct Consumer {
             uint32_t panel = k / 4, inside = k % 4 * 32;
             warpgroup_multiply<T, Major::K, Major::K>(
                 logits, advance(a, panel * Tile::Q_PANEL + inside),
-                advance(b, panel * Tile::PANEL + inside), k > 0);
+                advance(b, panel * Tile::K_PANEL + inside), k > 0);
         }
         warpgroup_commit();
     }
@@ -152,11 +153,7 @@ struct Consumer {
     // PENDING products may be under way behind it.
     template <int PENDING>
     __device__ void finish_logits(float (&logits)[N][4], uint32_t slot) const {
-        if (SALIENT_MUTATED("prefill90/order")) {
-            warpgroup_wait<PENDING + 1>();
-        } else {
-            warpgroup_wait<PENDING>();
-        }
+        warpgroup_wait<PENDING>();
         warpgroup_hold(logits);
         warp_arrive(shared.k_free + stage_of<Tile>(slot));
     }
@@ -164,37 +161,22 @@ struct Consumer {
     __device__ void weigh(Rows& rows, const Together& block, int tile, float (&logits)[1][N][4],
                           float (&shrink)[1][2]) const {
         rows.cap(logits);
-        bool edge = is_edge<Tile>(block.all, tile) && !SALIENT_MUTATED("prefill90/bounds");
-        if (edge) rows.mask(logits, tile);
+        if (is_edge<Tile>(block.all, tile)) rows.mask(logits, tile);
         rows.weigh(logits, shrink);
     }
 
     __device__ void start_values(Rows& rows, uint32_t (&weights)[N / 2][4], uint32_t slot) const {
-        uint64_t b = matrix_descriptor<Swizzle::BYTES_128>(shared.v[0], Tile::PANEL, ATOM);
-        b = advance(b, static_cast<uint32_t>(stage_of<Tile>(slot)) * STAGE);
+        uint64_t b = matrix_descriptor<Tile::V_SWIZZLE>(shared.v[0], Tile::V_PANEL, V_ATOM);
+        b = advance(b, static_cast<uint32_t>(stage_of<Tile>(slot)) * V_STAGE);
         warpgroup_hold(rows.out[0]);
         warpgroup_hold(weights);
         warpgroup_fence();
 #pragma unroll
         for (uint32_t k = 0; k < N / 2; k++) {
-            add_panels(rows.out[0], weights[k], advance(b, k * 2 * ATOM));
+            warpgroup_multiply<T, Major::MN>(rows.out[0], weights[k], advance(b, k * 2 * V_ATOM),
+                                             true);
         }
         warpgroup_commit();
-    }
-
-    // 16 keys. A product takes whole panels, or part of one.
-    static __device__ void add_panels(float (&out)[C][4], const uint32_t (&weights)[4],
-                                      uint64_t values) {
-        constexpr int WHOLE = C / 8 * 8, REST = C % 8;
-        if constexpr (REST == 0) {
-            warpgroup_multiply<T, Major::MN>(out, weights, values, true);
-        } else {
-            auto& whole = reinterpret_cast<float(&)[WHOLE][4]>(out[0]);
-            auto& rest = reinterpret_cast<float(&)[REST][4]>(out[WHOLE]);
-            warpgroup_multiply<T, Major::MN>(whole, weights, values, true);
-            warpgroup_multiply<T, Major::MN>(rest, weights,
-                                             advance(values, WHOLE / 8 * Tile::PANEL), true);
-        }
     }
 
     __device__ void finish_values(Rows& rows, uint32_t slot) const {
@@ -207,7 +189,7 @@ struct Consumer {
     __device__ bool any_infinite() const {
         uint32_t found = 0;
 #pragma unroll
-        for (int i = 0; i < Tile::CLEANERS; i++) found |= shared_load(shared.infinite + i);
+        for (int i = 0; i < Tile::CLEANERS; i++) found |= shared.infinite[i];
         return found != 0;
     }
 
@@ -231,7 +213,7 @@ struct Consumer {
                     int key = first + pair + e / 2 * 8 + e % 2;
                     const T* at = v + (work.keys.start + key) * p.v_strides.token + 8 * c;
                     bool inside = any.first <= key && key < any.limit;
-                    uint32_t bits = load_if(inside, at, T{0}).bits;
+                    uint32_t bits = inside ? at->bits : 0;
                     values[e / 2] |= bits << e % 2 * 16;
                 }
                 rows.count_infinite(ups, downs, values, 0, first);
@@ -254,7 +236,7 @@ struct Consumer {
 
     template <typename O>
     static __device__ void add_to(bool active, O* to, float sum) {
-        store_if(active, to, round_to<O>(to_float(load_if(active, to, O{})) + sum));
+        if (active) *to = round_to<O>(to_float(*to) + sum);
     }
 };
 
@@ -281,9 +263,10 @@ __global__ void __launch_bounds__(Sm90Tile<DIM>::THREADS, 1)
     }
 }
 
-// A map of a tensor of `tokens` rows of which a copy takes `rows`; false if there is none.
+// A map of a tensor of `tokens` rows of which a copy takes `rows`, as many channels as the swizzle is
+// wide; false if there is none.
 bool make_map(TensorMap& map, const SalientPrefillParams& p, const void* address, int tokens,
-              int heads, const SalientStrides& strides, int rows) {
+              int heads, const SalientStrides& strides, int rows, Swizzle swizzle) {
     constexpr int64_t LIMIT = int64_t{1} << 40;
     // Where there is but one, the stride means nothing.
     int64_t head = 2 * (heads > 1 ? strides.head : p.dim);
@@ -296,10 +279,10 @@ bool make_map(TensorMap& map, const SalientPrefillParams& p, const void* address
     tensor.sizes[2] = static_cast<uint64_t>(max_of(1, tokens));
     tensor.strides[1] = static_cast<uint64_t>(head);
     tensor.strides[2] = static_cast<uint64_t>(token);
-    tensor.box[0] = 64;
+    tensor.box[0] = static_cast<uint32_t>(swizzle) / 2;
     tensor.box[1] = 1;
     tensor.box[2] = static_cast<uint32_t>(rows);
-    tensor.swizzle = Swizzle::BYTES_128;
+    tensor.swizzle = swizzle;
     return make_tensor_map(map, tensor, 3) == SUCCESS;
 }
 
@@ -310,17 +293,19 @@ int run(const SalientPrefillParams& p, SalientStream stream) {
     int64_t tiles = ceil_div(p.max_queries, Tile::ROWS);
     if (heads > INT32_MAX / tiles) return INVALID_VALUE;
     Sm90Params params{p, {}, {}, {}};
-    if (!make_map(params.q, p, p.q, p.queries, p.q_heads, p.q_strides, Tile::ROWS) ||
-        !make_map(params.k, p, p.k, p.keys, p.kv_heads, p.k_strides, Tile::KEYS) ||
-        !make_map(params.v, p, p.v, p.keys, p.kv_heads, p.v_strides, Tile::KEYS)) {
+    constexpr Swizzle WIDE = Swizzle::BYTES_128;
+    if (!make_map(params.q, p, p.q, p.queries, p.q_heads, p.q_strides, Tile::ROWS, WIDE) ||
+        !make_map(params.k, p, p.k, p.keys, p.kv_heads, p.k_strides, Tile::KEYS, WIDE) ||
+        !make_map(params.v, p, p.v, p.keys, p.kv_heads, p.v_strides, Tile::KEYS,
+                  Tile::V_SWIZZLE)) {
         return NOT_SUPPORTED;
     }
     constexpr size_t BYTES = sizeof(typename Tile::Shared);
-    int64_t blocks = resident_blocks(prefill_sm90<T, DIM>, Tile::THREADS, BYTES, stream);
+    int64_t blocks = resident_blocks<prefill_sm90<T, DIM>, BYTES>(Tile::THREADS);
     if (blocks == 0) return NOT_SUPPORTED;
     dim3 grid(static_cast<uint32_t>(min_of(blocks, heads * tiles)));
-    return launch("prefill_sm90", prefill_sm90<T, DIM>, {grid, Tile::THREADS, BYTES}, stream,
-                  params);
+    return launch<prefill_sm90<T, DIM>, BYTES, SHARED_OF_SM_90>({grid, Tile::THREADS}, stream,
+                                                                params);
 }
 
 template <typename T>
@@ -334,7 +319,7 @@ int run_for(const SalientPrefillParams& p, SalientStream stream) {
 }  // namespace
 
 int launch_prefill_sm90(const SalientPrefillParams& p, SalientStream stream) {
-    if (!has_warpgroups(stream)) return NOT_SUPPORTED;
+    if (!has_warpgroups()) return NOT_SUPPORTED;
     if (p.dtype == SALIENT_F16) return run_for<f16>(p, stream);
     if (p.dtype == SALIENT_BF16) return run_for<bf16>(p, stream);
     return INVALID_VALUE;

@@ -30,10 +30,14 @@ struct Sm90Tile {
     static constexpr int STAGES = 2;
     static constexpr int N = KEYS / 8;
     static constexpr int C = DIM / 8;
-    // Rows lie in panels of 64 channels, 128 bytes a row, as a copy brings them.
+    // Rows of queries and keys lie in panels of 64 channels, 128 bytes a row, as a copy brings them.
     static constexpr int PANELS = ceil_div(DIM, 64);
     static constexpr int WIDTH = 8 * PANELS;
-    static constexpr uint32_t Q_PANEL = 128 * ROWS, PANEL = 128 * KEYS;  // bytes
+    static constexpr uint32_t Q_PANEL = 128 * ROWS, K_PANEL = 128 * KEYS;  // bytes
+    // Those of values in panels that divide all channels, for a product takes whole ones.
+    static constexpr Swizzle V_SWIZZLE = DIM % 64 == 0 ? Swizzle::BYTES_128 : Swizzle::BYTES_64;
+    static constexpr uint32_t V_ROW = static_cast<uint32_t>(V_SWIZZLE), V_PANEL = V_ROW * KEYS;
+    static constexpr int V_PANELS = 2 * DIM / V_ROW;
     static constexpr int PRODUCERS = 1, CLEANERS = 3;                    // warps
     // Registers of a thread, for all of them to have 64 Ki.
     static constexpr int FEW = 40, MANY = 232;
@@ -41,7 +45,7 @@ struct Sm90Tile {
     struct Shared {
         Vector q[ROWS * WIDTH];  // in the end, the output
         Vector k[STAGES][KEYS * WIDTH];
-        Vector v[STAGES][KEYS * WIDTH];
+        Vector v[STAGES][KEYS * C];
         Mbarrier q_full, q_free;
         Mbarrier k_full[STAGES], k_free[STAGES];
         Mbarrier v_full[STAGES], v_free[STAGES], v_raw[STAGES];
@@ -148,7 +152,7 @@ struct Producer {
         }
         Work none{};
         none.last = true;
-        shared_store_if(lane == 0, shared.work + given % 2, none);
+        if (lane == 0) shared.work[given % 2] = none;
         wait_for_queries();
         warp_arrive(&shared.q_full);
     }
@@ -168,19 +172,19 @@ struct Producer {
                 int row = work.place.first + of_block;
                 bool exists = row < work.place.queries.len;
                 Seen seen = seen_by(p, work.place.queries, work.keys.len, row);
-                shared_store(shared.rows[half] + of_block, seen);
+                shared.rows[half][of_block] = seen;
                 include(group, seen, exists);
                 include(block, seen, exists);
             }
-            shared_store_if(lane == 0, shared.groups[half] + g, over_warp(group).any);
+            if (lane == 0) shared.groups[half][g] = over_warp(group).any;
         }
         block = over_warp(block);
-        shared_store_if(lane == 0, shared.work + half, work);
+        if (lane == 0) shared.work[half] = work;
         int head = work.place.head / (p.q_heads / p.kv_heads), first = first_tile<Tile>(block.any);
         bool sees = first < block.any.limit;
         // Before there is room for the queries, the first keys are on their way.
         if (sees) {
-            fetch_tile(shared.k, shared.k_full, shared.k_free, a.k, head, work.keys.start + first);
+            fetch_keys(head, work.keys.start + first);
         }
         wait_for_queries();
         __syncwarp();
@@ -197,10 +201,10 @@ struct Producer {
 
         for (int tile = first; sees && tile < block.any.limit; tile += Tile::KEYS) {
             int row = work.keys.start + tile;
-            if (tile > first) fetch_tile(shared.k, shared.k_full, shared.k_free, a.k, head, row);
-            bool edge = is_edge<Tile>(block.all, tile);
-            fetch_tile(shared.v, edge ? shared.v_raw : shared.v_full, shared.v_free, a.v, head,
-                       row);
+            if (tile > first) fetch_keys(head, row);
+            Mbarrier* full = is_edge<Tile>(block.all, tile) ? shared.v_raw : shared.v_full;
+            fetch_tile<Tile::V_PANELS, Tile::V_PANEL>(shared.v, full, shared.v_free, a.v, head,
+                                                      row);
             slot++;
         }
     }
@@ -208,19 +212,25 @@ struct Producer {
     // Until everybody is done with the queries before.
     __device__ void wait_for_queries() { mbarrier_wait(&shared.q_free, given % 2 ^ 1); }
 
-    // Starts copying a tile of keys or values to its stage, once that is free. Rows beyond the
-    // sequence come along.
-    __device__ void fetch_tile(Vector (&to)[Tile::STAGES][Tile::KEYS * Tile::WIDTH],
-                               Mbarrier* full, Mbarrier* free, const TensorMap& map, int head,
-                               int row) {
+    __device__ void fetch_keys(int head, int row) {
+        fetch_tile<Tile::PANELS, Tile::K_PANEL>(shared.k, shared.k_full, shared.k_free, a.k, head,
+                                                row);
+    }
+
+    // Starts copying a tile of keys or values, PANELS of PANEL bytes, to its stage, once that is
+    // free. Rows beyond the sequence come along.
+    template <int PANELS, uint32_t PANEL>
+    __device__ void fetch_tile(Vector (&to)[Tile::STAGES][PANELS * PANEL / 16], Mbarrier* full,
+                               Mbarrier* free, const TensorMap& map, int head, int row) {
+        constexpr int CHANNELS = PANEL / Tile::KEYS / sizeof(T);
         int stage = stage_of<Tile>(slot);
         mbarrier_wait(free + stage, phase_of<Tile>(slot) ^ 1);
         if (lane == 0) {
             uint64_t keep = cache_policy<Keep::LONG>();
-            mbarrier_arrive_expect(full + stage, Tile::PANELS * Tile::PANEL);
-            for (int i = 0; i < Tile::PANELS; i++) {
-                copy_tensor(to[stage] + i * 8 * Tile::KEYS, map, {64 * i, head, row}, full + stage,
-                            keep);
+            mbarrier_arrive_expect(full + stage, PANELS * PANEL);
+            for (int i = 0; i < PANELS; i++) {
+                copy_tensor(to[stage] + i * PANEL / 16, map, {CHANNELS * i, head, row},
+                            full + stage, keep);
             }
         }
         __syncwarp();
@@ -238,7 +248,7 @@ __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
     uint32_t slot = 0, cleaned = 0;  // a bit per stage: the parity of its cleanings so far
     for (uint32_t taken = 0;; taken++) {
         mbarrier_wait(&shared.q_full, taken % 2);
-        Work work = shared_load(shared.work + taken % 2);
+        Work work = shared.work[taken % 2];
         if (work.last) break;
         Seen any = work.block.any;
         uint32_t found = 0;
@@ -247,11 +257,11 @@ __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
             int stage = stage_of<Tile>(slot);
             mbarrier_wait(shared.v_raw + stage, cleaned >> stage & 1);
             cleaned ^= 1u << stage;
-            for (int i = 32 * cleaner; i < Tile::KEYS * Tile::WIDTH; i += 32 * Tile::CLEANERS) {
-                int key = tile + (i + lane) / 8 % Tile::KEYS;
+            for (int i = 32 * cleaner; i < Tile::KEYS * Tile::C; i += 32 * Tile::CLEANERS) {
+                int key = tile + (i + lane) / static_cast<int>(Tile::V_ROW / 16) % Tile::KEYS;
                 bool inside = any.first <= key && key < any.limit;
                 Vector* place = shared.v[stage] + i + lane;
-                Vector vector = shared_load(place);
+                Vector vector = *place;
                 uint32_t bad = 0;
 #pragma unroll
                 for (int w = 0; w < 4; w++) {
@@ -259,10 +269,10 @@ __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
                     vector.words[w] = inside ? finite<T>(vector.words[w]) : 0;
                 }
                 found |= inside ? bad : 0;
-                shared_store_if(!inside || bad != 0, place, vector);
+                if (!inside || bad != 0) *place = vector;
             }
             found = static_cast<uint32_t>(__any_sync(FULL_WARP, found != 0));
-            shared_store_if(lane == 0, shared.infinite + cleaner, found);
+            if (lane == 0) shared.infinite[cleaner] = found;
             async_proxy_fence();
             named_barrier_sync(CLEAN, 32 * Tile::CLEANERS);
             if (cleaner == 0 && lane == 0) mbarrier_arrive(shared.v_full + stage);

@@ -8,10 +8,6 @@ namespace prefilling {
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
-struct alignas(8) Pair {
-    float at[2];
-};
-
 // What a logit is multiplied with before the exponential, once it is in its final form.
 __device__ __forceinline__ float natural_scale(const SalientPrefillParams& p) {
     return p.softcap > 0.0f ? p.softcap : p.scale > 0.0f ? p.scale : 1.0f;
@@ -75,18 +71,23 @@ struct Warp {
 
     // What is done to logits other than scaling, which the exponential does.
     __device__ void cap(float (&logits)[M][N][4]) const {
-        bool capped = p.softcap > 0.0f;
-        if (!capped && p.scale > 0.0f) return;
-        float factor = capped ? p.scale / p.softcap : p.scale;
+        if (p.softcap > 0.0f) {
+            float factor = p.scale / p.softcap;
+            change(logits, [=](float x) { return tanhf(x * factor); });
+        } else if (!(p.scale > 0.0f)) {
+            float factor = p.scale;
+            change(logits, [=](float x) { return x * factor; });
+        }
+    }
+
+    template <typename F>
+    static __device__ void change(float (&logits)[M][N][4], F f) {
 #pragma unroll
         for (int i = 0; i < M; i++) {
 #pragma unroll
             for (int j = 0; j < N; j++) {
 #pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    float x = logits[i][j][e] * factor;
-                    logits[i][j][e] = capped ? tanhf(x) : x;
-                }
+                for (int e = 0; e < 4; e++) logits[i][j][e] = f(logits[i][j][e]);
             }
         }
     }
@@ -96,7 +97,7 @@ struct Warp {
         for (int i = 0; i < M; i++) {
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                Seen mine = shared_load(seen + row_of(i, h));
+                Seen mine = seen[row_of(i, h)];
 #pragma unroll
                 for (int j = 0; j < N; j++) {
 #pragma unroll
@@ -174,7 +175,7 @@ struct Warp {
         uint32_t found = 0;
 #pragma unroll 4
         for (int i = lane; i < Tile::KEYS * C; i += 32) {
-            Vector vector = shared_load(shared.v + i);
+            Vector vector = shared.v[i];
 #pragma unroll
             for (int w = 0; w < 4; w++) found |= not_finite<T>(vector.words[w]);
         }
@@ -211,7 +212,7 @@ struct Warp {
 
     // Word w of a fragment of product i: 1 where the row sees the key, or else 0.
     __device__ uint32_t ones_where_seen(int i, int w, int first_key) const {
-        Seen mine = shared_load(seen + row_of(i, w % 2));
+        Seen mine = seen[row_of(i, w % 2)];
         uint32_t ones = 0;
 #pragma unroll
         for (int e = 0; e < 2; e++) {
@@ -255,7 +256,7 @@ struct Warp {
 
     // Divides by the sums of weights, the sink among them, and writes the LSE of rows that exist.
     __device__ void normalise(const Place& at) {
-        float sink = load_if(p.sinks != nullptr, p.sinks + at.head, -INFINITY);
+        float sink = p.sinks != nullptr ? p.sinks[at.head] : -INFINITY;
 #pragma unroll
         for (int i = 0; i < M; i++) {
 #pragma unroll
@@ -263,7 +264,7 @@ struct Warp {
                 float sum = sums[i][h];
                 sum += __shfl_xor_sync(FULL_WARP, sum, 1);
                 sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-                Seen mine = shared_load(seen + row_of(i, h));
+                Seen mine = seen[row_of(i, h)];
                 bool none = mine.first >= mine.limit;
                 float most = largest[i][h] * natural_scale(p);
                 float inverse = 1.0f / sum, lse = most + logf(sum);
@@ -287,7 +288,7 @@ struct Warp {
                 int r = at.first + row_of(i, h);
                 bool asked = p.lse != nullptr && lane % 4 == 0 && r < at.queries.len;
                 int64_t place = static_cast<int64_t>(at.queries.start + r) * p.q_heads + at.head;
-                store_if(asked, p.lse + place, lse);
+                if (asked) p.lse[place] = lse;
             }
         }
     }
@@ -304,7 +305,7 @@ struct Warp {
                 for (int c = 0; c < C; c++) {
                     Pair pair{{out[i][c][2 * h], out[i][c][2 * h + 1]}};
                     bool exists = r < at.queries.len && 8 * c < p.dim;
-                    store_if(exists, reinterpret_cast<Pair*>(to + 8 * c), pair);
+                    if (exists) *reinterpret_cast<Pair*>(to + 8 * c) = pair;
                 }
             }
         }
@@ -321,7 +322,7 @@ struct Warp {
                 for (int c = 0; c < C; c++) {
                     uint32_t word = pack<T>(out[i][c][2 * h], out[i][c][2 * h + 1]);
                     Vector* to = shared.q + Tile::at(row_of(i, h), c);
-                    shared_store(to->words + lane % 4, word);
+                    to->words[lane % 4] = word;
                 }
             }
         }
@@ -329,11 +330,10 @@ struct Warp {
 #pragma unroll 4
         for (int i = lane; i < Tile::WARP_ROWS * Tile::WIDTH; i += 32) {
             int r = row + i / Tile::WIDTH, c = i % Tile::WIDTH;
-            Vector vector = shared_load(shared.q + Tile::at(r, c));
             bool exists = at.first + r < at.queries.len && 8 * c < p.dim;
             T* to = static_cast<T*>(p.out) + at.head * p.out_strides.head +
                     (at.queries.start + at.first + r) * p.out_strides.token + 8 * c;
-            store_if(exists, reinterpret_cast<Vector*>(to), vector);
+            if (exists) *reinterpret_cast<Vector*>(to) = shared.q[Tile::at(r, c)];
         }
     }
 };

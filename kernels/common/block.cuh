@@ -34,10 +34,10 @@ struct Scanned {
 // Sums over the warps, given each warp's own sum in all its lanes. `sums` is free again after the
 // next barrier.
 __device__ __forceinline__ Scanned scan_warps(uint32_t sum, uint32_t (&sums)[MAX_WARPS]) {
-    if (lane_id() == 0) shared_store(&sums[warp_id()], sum);
+    if (lane_id() == 0) sums[warp_id()] = sum;
     __syncthreads();
     bool present = lane_id() < blockDim.x / 32;
-    uint32_t other = present ? shared_load(&sums[lane_id()]) : 0;
+    uint32_t other = present ? sums[lane_id()] : 0;
     uint32_t before = __reduce_add_sync(FULL_WARP, lane_id() < warp_id() ? other : 0);
     return {before, __reduce_add_sync(FULL_WARP, other)};
 }

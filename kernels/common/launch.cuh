@@ -7,61 +7,47 @@ namespace salient {
 
 enum : int { SUCCESS = 0, INVALID_VALUE = 1, NOT_SUPPORTED = 801 };  // of cudaError_t
 
+// Dynamic shared memory that a block may have: on every device, and on those of 9.0.
+constexpr size_t SHARED_EVERYWHERE = 99 * 1024, SHARED_OF_SM_90 = 227 * 1024;
+
 struct Launch {
     dim3 grid;
     uint32_t threads;           // per block, a multiple of 32
-    size_t shared_bytes = 0;    // dynamic shared memory per block
     uint32_t cluster = 1;       // blocks per cluster, along x
     bool cooperative = false;   // all blocks of the grid are resident at once
 };
 
-// The argument type as declared, not as deduced.
-template <typename T>
-struct Declared {
-    using Type = T;
+// A kernel, and the dynamic shared memory of its blocks. Every one that is launched or asked about
+// anywhere is in the list, from before main: salient_prepare goes through it.
+struct Kernel {
+    const void* function;
+    size_t shared_bytes;
+    const Kernel* next;
+
+    Kernel(const void* function, size_t shared_bytes)
+        : function(function), shared_bytes(shared_bytes), next(listed) {
+        listed = this;
+    }
+
+    static inline const Kernel* listed = nullptr;
 };
 
-#ifdef SALIENT_EMULATOR
+template <auto KERNEL, size_t SHARED>
+inline const Kernel kernel_of(reinterpret_cast<const void*>(KERNEL), SHARED);
 
-template <typename... P>
-int launch(const char* name, void (*kernel)(P...), const Launch& l, SalientStream stream,
-           typename Declared<P>::Type... arguments) {
-    emulated::Shape shape{l.grid, l.threads, l.cluster, l.cooperative, l.shared_bytes};
-    auto body = [&] { kernel(arguments...); };
-    using Body = decltype(body);
-    return salient_emulated_launch(
-        stream, name, &shape, [](void* self) { (*static_cast<Body*>(self))(); }, &body);
+// Lets the blocks of a kernel have their shared memory.
+inline int allow_shared(const Kernel& kernel) {
+    if (kernel.shared_bytes <= 48 * 1024) return SUCCESS;
+    return cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                static_cast<int>(kernel.shared_bytes));
 }
 
-// The compute capability, 80 for 8.0.
-inline int capability(SalientStream stream) { return salient_emulated_capability(stream); }
-
-// Blocks that a cooperative launch may have.
-template <typename... P>
-int resident_blocks(void (*)(P...), uint32_t, size_t, SalientStream stream) {
-    return salient_emulated_resident_blocks(stream);
-}
-
-inline int clear(void* address, size_t bytes, SalientStream stream) {
-    return salient_emulated_memset(stream, address, 0, bytes);
-}
-
-#else
-
-template <typename... P>
-int allow_shared(void (*kernel)(P...), size_t bytes) {
-    if (bytes <= 48 * 1024) return SUCCESS;
-    return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(bytes));
-}
-
-// `name` is for the emulator's reports.
-template <typename... P>
-int launch(const char* name, void (*kernel)(P...), const Launch& l, SalientStream stream,
-           typename Declared<P>::Type... arguments) {
-    (void)name;
-    if (int error = allow_shared(kernel, l.shared_bytes)) return error;
+// Launches KERNEL, whose blocks have SHARED bytes of dynamic shared memory. Who launches a kernel of
+// more than every device has says so by LIMIT.
+template <auto KERNEL, size_t SHARED = 0, size_t LIMIT = SHARED_EVERYWHERE, typename... Arguments>
+int launch(const Launch& l, SalientStream stream, const Arguments&... arguments) {
+    static_assert(SHARED <= LIMIT, "there are devices without so much shared memory");
+    if (int error = allow_shared(kernel_of<KERNEL, SHARED>)) return error;
     cudaLaunchAttribute attributes[2];
     unsigned count = 0;
     if (l.cluster > 1) {
@@ -79,43 +65,42 @@ int launch(const char* name, void (*kernel)(P...), const Launch& l, SalientStrea
     cudaLaunchConfig_t config = {};
     config.gridDim = l.grid;
     config.blockDim = dim3(l.threads);
-    config.dynamicSmemBytes = l.shared_bytes;
+    config.dynamicSmemBytes = SHARED;
     config.stream = static_cast<cudaStream_t>(stream);
     config.attrs = attributes;
     config.numAttrs = count;
-    return cudaLaunchKernelEx(&config, kernel, arguments...);
+    return cudaLaunchKernelEx(&config, KERNEL, arguments...);
 }
 
-// The compute capability of the current device, 80 for 8.0.
-inline int capability(SalientStream) {
-    int device, major, minor;
+// An attribute of the current device; 0 if it cannot be told.
+inline int device_attribute(cudaDeviceAttr attribute) {
+    int device, value;
     if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
+        cudaDeviceGetAttribute(&value, attribute, device) != cudaSuccess) {
         return 0;
     }
-    return major * 10 + minor;
+    return value;
+}
+
+// Dynamic shared memory that a block may have on the current device.
+inline size_t shared_limit() {
+    return static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
 
 // Blocks that a cooperative launch may have; 0 if that cannot be told.
-template <typename... P>
-int resident_blocks(void (*kernel)(P...), uint32_t threads, size_t shared_bytes, SalientStream) {
-    int device, processors, per_processor;
-    if (allow_shared(kernel, shared_bytes) != SUCCESS || cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) !=
-            cudaSuccess ||
-        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel,
-                                                      static_cast<int>(threads),
-                                                      shared_bytes) != cudaSuccess) {
+template <auto KERNEL, size_t SHARED>
+int resident_blocks(uint32_t threads) {
+    int per_processor;
+    if (allow_shared(kernel_of<KERNEL, SHARED>) != SUCCESS ||
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+            &per_processor, KERNEL, static_cast<int>(threads), SHARED) != cudaSuccess) {
         return 0;
     }
-    return processors * per_processor;
+    return per_processor * device_attribute(cudaDevAttrMultiProcessorCount);
 }
 
 inline int clear(void* address, size_t bytes, SalientStream stream) {
     return cudaMemsetAsync(address, 0, bytes, static_cast<cudaStream_t>(stream));
 }
-
-#endif
 
 }  // namespace salient

@@ -1,17 +1,10 @@
-// What the kernels are compiled for: nvcc, or a C++ compiler alone for the emulator.
+// What every kernel knows: its architecture, its place in the block, and a little arithmetic.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-#ifdef SALIENT_EMULATOR
-#include <salient_emulator.h>
-#else
 #include <cuda_runtime.h>
-// Whether a mistake is made on purpose, to see that the tests catch it. Only in a copy of the kernels
-// that the emulator runs.
-#define SALIENT_MUTATED(name) false
-#endif
 
 #include "include/salient.h"
 
@@ -21,7 +14,7 @@
 namespace salient {
 
 // Whether this is code for sm_90a, the one architecture that has wgmma and setmaxnreg.
-#if defined(SALIENT_EMULATOR) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 constexpr bool SM_90A = true;
 #else
 constexpr bool SM_90A = false;
@@ -29,9 +22,7 @@ constexpr bool SM_90A = false;
 
 // In place of instructions that the architecture lacks: nothing behind it is compiled.
 __device__ __forceinline__ void unsupported() {
-#ifndef SALIENT_EMULATOR
     __trap();
-#endif
     __builtin_unreachable();
 }
 

@@ -55,7 +55,7 @@ struct KvSteps {
     __device__ __forceinline__ void operator()(Move (&moves)[1]) {
         int to = place, token = entry;
         place += beside;
-        entry = load_if(place < list.count, list.entries + place, -1);
+        entry = place < list.count ? list.entries[place] : -1;
         moves[0] = move_of(layout, stable_arrival(p, list, to, token));
     }
 };
@@ -82,14 +82,14 @@ __global__ void __launch_bounds__(MOST_THREADS) kv_stable(KvPlan plan) {
     if (kind == 1) part -= keys;
     const KvShare& share = plan.shares[kind];
     int slice = part % share.slices, tensor = part / share.slices * 2 + kind;
-    char* data = static_cast<char*>(load(p.tensors + tensor));
+    char* data = static_cast<char*>(p.tensors[tensor]);
     int bytes = word_of(share, data), finer = share.word / bytes;
     int across = share.across * finer, beside = thread_count() / across;
     int64_t columns[COLUMNS];
     columns_from(share, list, bytes, slice * COLUMNS * across, across, columns);
     int place = thread_id() / across;
     KvSteps steps = {p, list, p.layouts[kind], beside, place,
-                     load_if(place < list.count, list.entries + place, -1)};
+                     place < list.count ? list.entries[place] : -1};
     with_word(bytes, [&](auto word) {
         int count = ceil_div(list.count, beside);
         move_down<decltype(word), 1, COLUMNS>(data, columns, count, steps);
@@ -105,7 +105,7 @@ __device__ __forceinline__ int find_holes(const SalientKvParams& p, const KvList
     int thread = thread_id(), to, token;
     Arrival arrival = hole_arrival(p, list, staying, first + thread, to, token);
     for (int kind = 0; kind < 2; kind++) {
-        shared_store(&shared.moves[kind][thread], move_of(p.layouts[kind], arrival));
+        shared.moves[kind][thread] = move_of(p.layouts[kind], arrival);
     }
     return min_of(leaving - first, MOVE_THREADS);
 }
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(MOVE_THREADS) kv_hole_fill(KvPlan plan) {
     for (int tensor = first; tensor < last; tensor++) {
         int kind = tensor % 2;
         const KvShare& share = plan.shares[kind];
-        char* data = static_cast<char*>(load(p.tensors + tensor));
+        char* data = static_cast<char*>(p.tensors[tensor]);
         int bytes = word_of(share, data), finer = share.word / bytes;
         int across = share.across * finer, beside = MOVE_THREADS / across;
         int mine = thread_id() / across;
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(MOVE_THREADS) kv_hole_fill(KvPlan plan) {
                 columns_from(share, list, bytes, at, across, columns);
                 for (int row = 0; row < count; row += beside) {
                     Move moves[1] = {no_move()};
-                    if (row + mine < count) moves[0] = shared_load(&shared.moves[kind][row + mine]);
+                    if (row + mine < count) moves[0] = shared.moves[kind][row + mine];
                     decltype(word) held[1][COLUMNS];
                     read_words(held, data, moves, columns);
                     write_words(held, data, moves, columns);
@@ -187,8 +187,7 @@ int launch_stable(KvPlan& plan, SalientStream stream) {
     if (blocks > INT32_MAX) return INVALID_VALUE;
     plan.blocks = static_cast<int>(1 + streams);
     uint32_t threads = stream_threads(lists * streams, width, p.capacity);
-    Launch shape = {dim3(blocks), threads, sizeof(KvShared)};
-    return launch("kv_stable", kv_stable, shape, stream, plan);
+    return launch<kv_stable, sizeof(KvShared)>({dim3(blocks), threads}, stream, plan);
 }
 
 int launch_hole_fill(KvPlan& plan, SalientStream stream) {
@@ -208,8 +207,7 @@ int launch_hole_fill(KvPlan& plan, SalientStream stream) {
     int64_t grid = lists * (1 + blocks());
     if (grid > INT32_MAX) return INVALID_VALUE;
     plan.blocks = static_cast<int>(1 + blocks());
-    Launch shape = {dim3(grid), MOVE_THREADS, sizeof(KvShared)};
-    return launch("kv_hole_fill", kv_hole_fill, shape, stream, plan);
+    return launch<kv_hole_fill, sizeof(KvShared)>({dim3(grid), MOVE_THREADS}, stream, plan);
 }
 
 }  // namespace

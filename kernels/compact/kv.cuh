@@ -51,14 +51,14 @@ __device__ __forceinline__ KvList load_list(const SalientKvParams& p, int row) {
     list.entries = p.kept + static_cast<int64_t>(row) * p.capacity;
     list.pages = nullptr;
     list.start = 0;
-    list.len = load(p.lens + list.sequence);
-    list.count = load(p.kept_lens + row);
+    list.len = p.lens[list.sequence];
+    list.count = p.kept_lens[row];
     list.valid = 0 <= list.count && list.count <= min_of(list.len, p.capacity);
     if (p.page_table != nullptr) {
         list.pages = p.page_table + static_cast<int64_t>(list.sequence) * p.max_pages;
         list.valid = list.valid && pages_of(p, list.len) <= p.max_pages;
     } else {
-        list.start = load(p.span_starts + list.sequence);
+        list.start = p.span_starts[list.sequence];
         list.valid = list.valid && list.start >= 0 && list.len <= p.tokens - list.start;
     }
     if (!list.valid) list.count = 0;
@@ -76,7 +76,7 @@ __device__ __forceinline__ Place place_of(const SalientKvParams& p, const KvList
                                           int token) {
     if (list.pages == nullptr) return {exists ? 0 : -1, list.start + token};
     int index = token / p.page_size;
-    int page = load_if(exists, list.pages + index, -1);
+    int page = exists ? list.pages[index] : -1;
     return {0 <= page && page < p.pages ? page : -1, token - index * p.page_size};
 }
 
@@ -103,7 +103,7 @@ __device__ __forceinline__ int lower_bound(const int32_t* entries, int count, in
     int low = 0, high = count;
     while (low < high) {
         int middle = low + (high - low) / 2;
-        if (load(entries + middle) < token) {
+        if (entries[middle] < token) {
             low = middle + 1;
         } else {
             high = middle;
@@ -119,7 +119,7 @@ __device__ __forceinline__ int place_of_hole(const int32_t* entries, int staying
     int low = 0, high = staying;
     while (low < high) {
         int middle = low + (high - low) / 2;
-        if (load(entries + middle) - middle <= hole) {
+        if (entries[middle] - middle <= hole) {
             low = middle + 1;
         } else {
             high = middle;
@@ -139,8 +139,7 @@ struct Arrival {
 // order, and stays.
 __device__ __forceinline__ Arrival stable_arrival(const SalientKvParams& p, const KvList& list,
                                                   int to, int token) {
-    bool moves = to < list.count && to < token;
-    moves = moves && (token < list.len || SALIENT_MUTATED("compact/bounds"));
+    bool moves = to < list.count && to < token && token < list.len;
     Arrival arrival = {moves, place_of(p, list, moves, token), place_of(p, list, moves, to)};
     arrival.moves = arrival.from.page >= 0 && arrival.to.page >= 0;
     return arrival;
@@ -151,9 +150,8 @@ __device__ __forceinline__ Arrival stable_arrival(const SalientKvParams& p, cons
 __device__ __forceinline__ Arrival hole_arrival(const SalientKvParams& p, const KvList& list,
                                                 int staying, int hole, int& to, int& token) {
     bool exists = hole < list.count - staying;
-    token = load_if(exists, list.entries + staying + hole, -1);
-    bool moves = list.count <= token;
-    moves = moves && (token < list.len || SALIENT_MUTATED("compact/bounds"));
+    token = exists ? list.entries[staying + hole] : -1;
+    bool moves = list.count <= token && token < list.len;
     to = moves ? place_of_hole(list.entries, staying, hole) : 0;
     Arrival arrival = {moves, place_of(p, list, moves, token), place_of(p, list, moves, to)};
     arrival.moves = arrival.from.page >= 0 && arrival.to.page >= 0;
@@ -174,8 +172,8 @@ __device__ __forceinline__ void report_list(const SalientKvParams& p, const KvLi
     if (order != nullptr) order += static_cast<int64_t>(list.row) * p.capacity;
     for (int i = thread; i < p.capacity; i += thread_count()) {
         bool exists = i < list.count;
-        int token = load_if(exists, list.entries + i, -1);
-        int before = load_if(exists && i > 0, list.entries + i - 1, -1);
+        int token = exists ? list.entries[i] : -1;
+        int before = exists && i > 0 ? list.entries[i - 1] : -1;
         bool inside = 0 <= token && token < list.len;
         bool paged = exists && inside && list.pages != nullptr;
         uint32_t flags = 0;
@@ -187,7 +185,7 @@ __device__ __forceinline__ void report_list(const SalientKvParams& p, const KvLi
         // A place that nothing comes to keeps its token.
         int there = exists ? i : -1;
         if (stable && stable_arrival(p, list, i, token).moves) there = token;
-        store_if(order != nullptr, order + i, there);
+        if (order != nullptr) order[i] = there;
     }
     if (stable || order == nullptr) return;
     __syncthreads();
@@ -195,7 +193,7 @@ __device__ __forceinline__ void report_list(const SalientKvParams& p, const KvLi
     for (int hole = thread; hole < list.count - staying; hole += thread_count()) {
         int to, token;
         bool comes = hole_arrival(p, list, staying, hole, to, token).moves;
-        store_if(comes, order + to, token);
+        if (comes) order[to] = token;
     }
 }
 
@@ -210,7 +208,7 @@ __device__ __forceinline__ int freed_pages(const SalientKvParams& p, int sequenc
         longest = max_of(longest, list.count);
     }
     first = pages_of(p, longest);
-    return pages_of(p, load(p.lens + sequence)) - first;
+    return pages_of(p, p.lens[sequence]) - first;
 }
 
 struct KvShared {
@@ -225,21 +223,21 @@ __device__ __forceinline__ void write_freed(const SalientKvParams& p, int sequen
                                             KvShared& shared) {
     int thread = thread_id(), before = 0, first;
     for (int b = thread; b < sequence; b += thread_count()) before += freed_pages(p, b, first);
-    if (thread == 0) shared_store(&shared.freed, 0);
+    if (thread == 0) shared.freed = 0;
     __syncthreads();
-    if (before > 0) shared_add(&shared.freed, before);
+    if (before > 0) atomicAdd(&shared.freed, before);
     __syncthreads();
-    before = shared_load(&shared.freed);
+    before = shared.freed;
     int count = freed_pages(p, sequence, first);
     const int32_t* pages = p.page_table + static_cast<int64_t>(sequence) * p.max_pages + first;
     for (int i = thread; i < count; i += thread_count()) {
-        int page = load(pages + i);
+        int page = pages[i];
         if (page < 0 || page >= p.pages) {
             report_row(p.status, SALIENT_STATUS_PAGE, sequence * p.list_heads);
         }
-        store(p.freed + before + i, page);
+        p.freed[before + i] = page;
     }
-    if (sequence + 1 == p.batch && thread == 0) store(p.freed_count, before + count);
+    if (sequence + 1 == p.batch && thread == 0) *p.freed_count = before + count;
 }
 
 }  // namespace salient

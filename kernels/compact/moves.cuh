@@ -74,7 +74,7 @@ __device__ __forceinline__ void read_words(Word (&words)[ROWS][COLUMNS], const c
         for (int c = 0; c < COLUMNS; c++) {
             bool active = moves[r].from != NOWHERE && columns[c] != NOWHERE;
             auto* from = reinterpret_cast<const Word*>(src + moves[r].from + columns[c]);
-            words[r][c] = load_if(active, from, Word());
+            words[r][c] = active ? *from : Word();
         }
     }
 }
@@ -89,7 +89,7 @@ __device__ __forceinline__ void write_words(const Word (&words)[ROWS][COLUMNS], 
         for (int c = 0; c < COLUMNS; c++) {
             bool active = moves[r].from != NOWHERE && columns[c] != NOWHERE;
             auto* to = reinterpret_cast<Word*>(dst + moves[r].to + columns[c]);
-            store_if(active, to, words[r][c]);
+            if (active) *to = words[r][c];
         }
     }
 }
@@ -109,7 +109,7 @@ __device__ __forceinline__ void move_down(char* tensor, const int64_t (&columns)
     for (int step = 0; step < steps; step++) {
         next(then);
         read_words(ahead, tensor, then, columns);
-        if (!SALIENT_MUTATED("compact/barrier")) __syncthreads();
+        __syncthreads();
         write_words(held, tensor, now, columns);
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {

@@ -47,7 +47,7 @@ struct Cursor {
         int low = sequence + 1, high = p.batch;
         while (low < high) {
             int middle = low + (high - low) / 2;
-            if (load(p.cu_kept + middle + 1) <= row) {
+            if (p.cu_kept[middle + 1] <= row) {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -60,9 +60,9 @@ struct Cursor {
 
     // The sequence's lengths; false if they cannot be.
     __device__ __forceinline__ bool enter() {
-        begin = load(p.cu_kept + sequence);
-        end = load(p.cu_kept + sequence + 1);
-        int kept = load(p.kept_lens + sequence);
+        begin = p.cu_kept[sequence];
+        end = p.cu_kept[sequence + 1];
+        int kept = p.kept_lens[sequence];
         return load_span(p.cu_seqlens, sequence, p.total, p.total, source) && 0 <= begin &&
                begin <= end && end <= p.kept_total && kept == end - begin &&
                kept <= min_of(source.len, p.capacity);
@@ -78,10 +78,10 @@ __device__ __forceinline__ int64_t source_of(Cursor& cursor, int row, bool repor
     exists = exists && cursor.valid && row >= cursor.begin;
     int place = row - cursor.begin;
     const int32_t* list = p.kept + static_cast<int64_t>(cursor.sequence) * p.capacity;
-    int token = load_if(exists, list + place, 0);
-    bool inside = (0 <= token && token < cursor.source.len) || SALIENT_MUTATED("compact/bounds");
+    int token = exists ? list[place] : 0;
+    bool inside = 0 <= token && token < cursor.source.len;
     if (reports && exists) {
-        int before = load_if(place > 0, list + place - 1, -1);
+        int before = place > 0 ? list[place - 1] : -1;
         if (!inside) report_row(p.status, SALIENT_STATUS_INDEX, cursor.sequence);
         if (inside && before >= token) {
             report_row(p.status, SALIENT_STATUS_ORDER, cursor.sequence);
@@ -212,7 +212,7 @@ int launch_rows(const SalientRowsParams& p, SalientStream stream) {
         blocks += slices * max_of(tiles, int64_t(1));
         if (slices > INT32_MAX || blocks > INT32_MAX) return INVALID_VALUE;
     }
-    return launch("rows_gather", rows_gather, {dim3(blocks), MOVE_THREADS}, stream, p, shares);
+    return launch<rows_gather>({dim3(blocks), MOVE_THREADS}, stream, p, shares);
 }
 
 int launch_rows_in_place(const SalientRowsParams& p, SalientStream stream) {
@@ -236,7 +236,7 @@ int launch_rows_in_place(const SalientRowsParams& p, SalientStream stream) {
         if (streams >= ENOUGH_STREAMS) break;
     }
     uint32_t threads = stream_threads(streams, width, p.kept_total / ROWS);
-    return launch("rows_down", rows_down, {dim3(streams), threads}, stream, p, shares);
+    return launch<rows_down>({dim3(streams), threads}, stream, p, shares);
 }
 
 }  // namespace

@@ -45,6 +45,11 @@ typedef struct SalientStrides {
     int64_t head;
 } SalientStrides;
 
+// Does on the current device what the first launch of each kernel would do besides launching: loads
+// it, and lets it have its shared memory. To be called before launches are captured, for loading may
+// synchronise. Launchers that are not linked are left out.
+int salient_prepare(void);
+
 #include "salient/score.h"
 #include "salient/select.h"
 #include "salient/compact.h"

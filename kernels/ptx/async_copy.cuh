@@ -5,21 +5,6 @@
 
 namespace salient {
 
-#ifdef SALIENT_EMULATOR
-
-inline void copy_async_16(void* shared, const void* global, bool valid, SALIENT_SITE) {
-    salient_emulated_copy_async(shared, global, 16, valid ? 16 : 0, site);
-}
-
-inline void copy_async_commit() { salient_emulated_copy_commit(); }
-
-template <int PENDING>
-inline void copy_async_wait() {
-    salient_emulated_copy_wait(PENDING);
-}
-
-#else
-
 // 16 bytes, around L1; zeros if not `valid`, when `global` is not read.
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool valid) {
     uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -38,7 +23,5 @@ template <int PENDING>
 __device__ __forceinline__ void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
-
-#endif
 
 }  // namespace salient

@@ -6,27 +6,6 @@
 
 namespace salient {
 
-#ifdef SALIENT_EMULATOR
-
-inline uint32_t cluster_rank() { return emulated::self().cluster_rank; }
-inline uint32_t cluster_size() { return emulated::self().cluster_size; }
-
-inline void cluster_sync(SALIENT_SITE) {
-    salient_emulated_barrier(emulated::CLUSTER, 0, site);
-}
-
-template <typename T>
-inline T cluster_load(const T* mine, uint32_t rank, SALIENT_SITE) {
-    auto& self = emulated::self();
-    if (rank >= self.cluster_size) salient_emulated_fail("a rank beyond the cluster", site);
-    auto offset = reinterpret_cast<const unsigned char*>(mine) - self.shared;
-    auto* theirs = reinterpret_cast<const T*>(self.peers[rank] + offset);
-    salient_emulated_access(theirs, sizeof(T), emulated::SHARED_LOAD, 1, site);
-    return *theirs;
-}
-
-#else
-
 __device__ __forceinline__ uint32_t cluster_rank() {
     uint32_t rank = 0;
 #if __CUDA_ARCH__ >= 900
@@ -75,7 +54,5 @@ __device__ __forceinline__ T cluster_load(const T* mine, uint32_t rank) {
     memcpy(&value, &word, sizeof value);
     return value;
 }
-
-#endif
 
 }  // namespace salient

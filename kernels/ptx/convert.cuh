@@ -25,13 +25,9 @@ __device__ __forceinline__ float to_float(bf16 x) {
 }
 
 __device__ __forceinline__ float to_float(f16 x) {
-#ifdef SALIENT_EMULATOR
-    return static_cast<float>(salient_emulated_bits<_Float16>(x.bits));
-#else
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
     return value;
-#endif
 }
 
 __device__ __forceinline__ float to_float(e4m3 x) {
@@ -59,51 +55,15 @@ __device__ __forceinline__ bf16 round_to<bf16>(float x) {
 
 template <>
 __device__ __forceinline__ f16 round_to<f16>(float x) {
-#ifdef SALIENT_EMULATOR
-    return {x == x ? salient_emulated_bits<uint16_t>(static_cast<_Float16>(x)) : uint16_t(0x7fff)};
-#else
     uint16_t bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
     return {bits};
-#endif
 }
 
 // Two floats rounded to nearest even, `low` in the lower half (PTX ISA: cvt.rn.f16x2.f32 and
 // cvt.rn.bf16x2.f32, sm_80). A NaN becomes 0x7fff.
 template <typename T>
 __device__ __forceinline__ uint32_t pack(float low, float high);
-
-#ifdef SALIENT_EMULATOR
-
-template <typename T>
-inline uint32_t pack(float low, float high) {
-    return round_to<T>(low).bits | static_cast<uint32_t>(round_to<T>(high).bits) << 16;
-}
-
-inline void reconsider(int&) {}
-inline void keep_order(f16) {}
-inline void keep_order(bf16) {}
-
-// 2 to the power of x, within 2 ulp; below the least normal number, 0 (PTX ISA: ex2.approx.ftz.f32).
-inline float exp2_approx(float x) {
-    float power = exp2f(x);
-    return power < 0x1p-126f ? 0.0f : power;
-}
-
-#else
-
-// Makes the compiler forget what it has derived from a value, and so derive it again where it is
-// needed instead of keeping it in registers.
-__device__ __forceinline__ void reconsider(int& value) { asm volatile("" : "+r"(value)); }
-
-// Keeps ptxas from starting loads of shared memory sooner, where fp8 are widened to this type and
-// registers are short. Where widening is one instruction there are enough.
-__device__ __forceinline__ void keep_order(f16) {
-#if __CUDA_ARCH__ < 890
-    __syncwarp();
-#endif
-}
-__device__ __forceinline__ void keep_order(bf16) { __syncwarp(); }
 
 template <>
 __device__ __forceinline__ uint32_t pack<f16>(float low, float high) {
@@ -119,13 +79,16 @@ __device__ __forceinline__ uint32_t pack<bf16>(float low, float high) {
     return word;
 }
 
+// 2 to the power of x, within 2 ulp; below the least normal number, 0 (PTX ISA: ex2.approx.ftz.f32).
 __device__ __forceinline__ float exp2_approx(float x) {
     float power;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
     return power;
 }
 
-#endif
+// Makes the compiler forget what it has derived from a value, and so derive it again where it is
+// needed instead of keeping it in registers.
+__device__ __forceinline__ void reconsider(int& value) { asm volatile("" : "+r"(value)); }
 
 // The next value towards zero; x is not negative, and no more than the type holds.
 template <typename T>
@@ -138,14 +101,9 @@ __device__ __forceinline__ bf16 truncate<bf16>(float x) {
 
 template <>
 __device__ __forceinline__ f16 truncate<f16>(float x) {
-#ifdef SALIENT_EMULATOR
-    auto bits = salient_emulated_bits<uint16_t>(static_cast<_Float16>(x));
-    return {static_cast<uint16_t>(bits - (to_float(f16{bits}) > x ? 1 : 0))};
-#else
     uint16_t bits;
     asm("cvt.rz.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
     return {bits};
-#endif
 }
 
 // The two halves of a word, the lower first.
@@ -158,20 +116,6 @@ __device__ __forceinline__ void unpack(uint32_t word, float (&values)[2]) {
 // a * b + c of two values each, rounded once (PTX ISA: fma.rn.f16x2 and fma.rn.bf16x2, sm_80).
 template <typename T>
 __device__ __forceinline__ uint32_t multiply_add_pair(uint32_t a, uint32_t b, uint32_t c);
-
-#ifdef SALIENT_EMULATOR
-
-template <typename T>
-inline uint32_t multiply_add_pair(uint32_t a, uint32_t b, uint32_t c) {
-    float sums[2];
-    for (int i = 0; i < 2; i++) {
-        auto of = [&](uint32_t x) { return to_float(T{static_cast<uint16_t>(x >> 16 * i)}); };
-        sums[i] = fmaf(of(a), of(b), of(c));
-    }
-    return pack<T>(sums[0], sums[1]);
-}
-
-#else
 
 template <>
 __device__ __forceinline__ uint32_t multiply_add_pair<f16>(uint32_t a, uint32_t b, uint32_t c) {
@@ -186,8 +130,6 @@ __device__ __forceinline__ uint32_t multiply_add_pair<bf16>(uint32_t a, uint32_t
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
-
-#endif
 
 // How an e4m3 at the upper end of 16 bits becomes a T: its magnitude shifted to where T has exponent
 // and mantissa, times 2 to the power of what the biases differ by. That makes 480 of a NaN; times
@@ -218,7 +160,7 @@ __device__ __forceinline__ uint32_t widen_odd(uint32_t bytes) {
     return multiply_add_pair<T>(beyond, 0, value);
 }
 
-#if !defined(SALIENT_EMULATOR) && __CUDA_ARCH__ >= 890
+#if __CUDA_ARCH__ >= 890
 
 // PTX ISA: cvt.rn.f16x2.e4m3x2, sm_89.
 template <>

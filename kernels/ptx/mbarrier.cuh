@@ -13,47 +13,6 @@ struct alignas(8) Mbarrier {
     uint64_t state;
 };
 
-#ifdef SALIENT_EMULATOR
-
-inline uint32_t shared_address(const void* shared) {
-    return static_cast<uint32_t>(static_cast<const unsigned char*>(shared) -
-                                 emulated::self().shared);
-}
-
-inline void mbarrier_init(Mbarrier* barrier, uint32_t threads, SALIENT_SITE) {
-    salient_emulated_mbarrier_init(barrier, threads, site);
-}
-
-inline void mbarrier_init_fence() { salient_emulated_proxy_fence(); }
-
-inline void mbarrier_arrive(Mbarrier* barrier, SALIENT_SITE) {
-    salient_emulated_mbarrier_arrive(barrier, 0, site);
-}
-
-inline void mbarrier_arrive_expect(Mbarrier* barrier, uint32_t bytes, SALIENT_SITE) {
-    salient_emulated_mbarrier_arrive(barrier, bytes, site);
-}
-
-inline void mbarrier_wait(Mbarrier* barrier, uint32_t parity, SALIENT_SITE) {
-    salient_emulated_mbarrier_wait(barrier, parity, site);
-}
-
-inline void mbarrier_invalidate(Mbarrier* barrier, SALIENT_SITE) {
-    salient_emulated_mbarrier_invalidate(barrier, site);
-}
-
-inline void async_proxy_fence() { salient_emulated_proxy_fence(); }
-
-inline void named_barrier_sync(uint32_t id, uint32_t threads, SALIENT_SITE) {
-    salient_emulated_named_barrier(id, threads, 1, site);
-}
-
-inline void named_barrier_arrive(uint32_t id, uint32_t threads, SALIENT_SITE) {
-    salient_emulated_named_barrier(id, threads, 0, site);
-}
-
-#else
-
 __device__ __forceinline__ uint32_t shared_address(const void* shared) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
@@ -153,7 +112,5 @@ __device__ __forceinline__ void named_barrier_sync(uint32_t id, uint32_t threads
 __device__ __forceinline__ void named_barrier_arrive(uint32_t id, uint32_t threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-
-#endif
 
 }  // namespace salient

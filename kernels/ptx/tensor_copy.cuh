@@ -5,9 +5,7 @@
 #include "common/launch.cuh"
 #include "ptx/mbarrier.cuh"
 
-#ifndef SALIENT_EMULATOR
 #include <cuda.h>
-#endif
 
 namespace salient {
 
@@ -35,29 +33,6 @@ struct TensorBox {
                                   // or without one a multiple of 16 bytes
     Swizzle swizzle;
 };
-
-#ifdef SALIENT_EMULATOR
-
-inline int make_tensor_map(TensorMap& map, const TensorBox& tensor, int rank) {
-    return salient_emulated_tensor_map(map.words, tensor.address, tensor.sizes, tensor.strides,
-                                       tensor.box, static_cast<uint32_t>(tensor.swizzle),
-                                       static_cast<uint32_t>(rank));
-}
-
-inline void prefetch_tensor_map(const TensorMap*) {}
-
-template <Keep KEEP>
-inline uint64_t cache_policy() {
-    return 0;
-}
-
-template <int RANK>
-inline void copy_tensor(void* shared, const TensorMap& map, const int32_t (&at)[RANK],
-                        Mbarrier* barrier, uint64_t, SALIENT_SITE) {
-    salient_emulated_tensor_copy(shared, map.words, at, RANK, barrier, site);
-}
-
-#else
 
 // Makes a map of a tensor of rank 1 to MAX_RANK. What lies outside the tensor is read as zeros. On
 // the host; gives a cudaError_t.
@@ -155,7 +130,5 @@ __device__ __forceinline__ void copy_tensor(void* shared, const TensorMap& map,
     }
 }
 #undef SALIENT_COPY_TENSOR
-
-#endif
 
 }  // namespace salient

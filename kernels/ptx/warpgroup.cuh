@@ -6,7 +6,6 @@
 // accumulators are neither read nor written, and its operands in shared memory are not written.
 #pragma once
 
-#include "common/launch.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/tensor_copy.cuh"
 
@@ -39,65 +38,6 @@ __device__ __forceinline__ uint64_t matrix_descriptor(const void* shared, uint32
 // along the width of a swizzled row.
 __device__ __forceinline__ uint64_t advance(uint64_t descriptor, uint32_t bytes) {
     return descriptor + (bytes >> 4);
-}
-
-#ifdef SALIENT_EMULATOR
-
-// Whether the device runs code for sm_90a, and the program has it.
-inline bool has_warpgroups(SalientStream stream) { return capability(stream) == 90; }
-
-inline void warpgroup_fence(SALIENT_SITE) { salient_emulated_warpgroup_fence(site); }
-inline void warpgroup_commit(SALIENT_SITE) { salient_emulated_warpgroup_commit(site); }
-
-template <int PENDING>
-inline void warpgroup_wait(SALIENT_SITE) {
-    salient_emulated_warpgroup_wait(PENDING, site);
-}
-
-template <int TILES>
-inline void warpgroup_hold(float (&)[TILES][4]) {}
-template <int TILES>
-inline void warpgroup_hold(uint32_t (&)[TILES][4]) {}
-
-template <typename T, Major A, Major B, int TILES>
-inline void warpgroup_multiply(float (&d)[TILES][4], uint64_t a, uint64_t b, bool accumulate,
-                               SALIENT_SITE) {
-    static_assert(TILES % 2 == 0 && TILES <= 32, "");
-    emulated::Multiply multiply{&d[0][0], nullptr, a, b, 8 * TILES, std::is_same<T, bf16>::value,
-                                A == Major::MN, B == Major::MN, accumulate};
-    salient_emulated_warpgroup_multiply(&multiply, site);
-}
-
-template <typename T, Major B, int TILES>
-inline void warpgroup_multiply(float (&d)[TILES][4], const uint32_t (&a)[4], uint64_t b,
-                               bool accumulate, SALIENT_SITE) {
-    static_assert(TILES % 2 == 0 && TILES <= 32, "");
-    emulated::Multiply multiply{&d[0][0], a, 0, b, 8 * TILES, std::is_same<T, bf16>::value, 0,
-                                B == Major::MN, accumulate};
-    salient_emulated_warpgroup_multiply(&multiply, site);
-}
-
-template <int REGISTERS>
-inline void registers_increase(SALIENT_SITE) {
-    salient_emulated_set_registers(REGISTERS, site);
-}
-
-template <int REGISTERS>
-inline void registers_decrease(SALIENT_SITE) {
-    salient_emulated_set_registers(REGISTERS, site);
-}
-
-#else
-
-// Its bounds tell on the host whether the code that the device runs is that for sm_90a.
-static __global__ void __launch_bounds__(SM_90A ? 64 : 32) compiled_for() {}
-
-// Whether the device runs code for sm_90a, and the program has it.
-inline bool has_warpgroups(SalientStream stream) {
-    cudaFuncAttributes attributes;
-    return capability(stream) == 90 &&
-           cudaFuncGetAttributes(&attributes, compiled_for) == cudaSuccess &&
-           attributes.maxThreadsPerBlock == 64;
 }
 
 // Before the first multiply, and wherever registers that a multiply uses were touched by anything
@@ -289,7 +229,5 @@ __device__ __forceinline__ void warpgroup_multiply(float (&d)[TILES][4], const u
         unsupported();
     }
 }
-
-#endif
 
 }  // namespace salient

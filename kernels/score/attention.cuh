@@ -16,11 +16,6 @@ namespace scoring {
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
-// Two floats that move in one instruction.
-struct alignas(8) Pair {
-    float at[2];
-};
-
 // A query: its attention to a key is exp2(scale * dot - shift) * factor, in units of log2, if it sees
 // the key. The difference is rounded once, so that large logits are no less exact.
 struct alignas(16) Column {
@@ -144,10 +139,9 @@ struct Scorer {
 #pragma unroll
                 for (int c = 0; c < DIM / 32; c++) {
                     int channel = 8 * (4 * c + lane % 4);
-                    bool inside = (SALIENT_MUTATED("attention_score/bounds") || key < keys.len) &&
-                                  channel < p.dim;
+                    bool inside = key < keys.len && channel < p.dim;
                     auto* from = reinterpret_cast<const Vector*>(row + channel);
-                    rows[i][h][c] = load_if(inside, from, Vector{});
+                    rows[i][h][c] = inside ? *from : Vector{};
                 }
             }
         }
@@ -179,7 +173,7 @@ struct Scorer {
         if (!WEIGHS) return result;
         if (p.lse != nullptr) {
             int64_t at = (static_cast<int64_t>(queries.start) + j) * p.q_heads + head;
-            float lse = load_if(inside, p.lse + at, 0.0f);
+            float lse = inside ? p.lse[at] : 0.0f;
             result.shift = lse * LOG2_E;
             result.factor = weight_of(p, queries, j);
             // A query that sees nothing.
@@ -187,7 +181,7 @@ struct Scorer {
         } else {
             int64_t at = (static_cast<int64_t>(sequence) * p.q_heads + head) * p.window + j;
             auto* sums = reinterpret_cast<const Pair*>(p.sums) + at;
-            Pair sum = load_if(inside, sums, Pair{});
+            Pair sum = inside ? *sums : Pair{};
             result.shift = sum.at[0];
             result.factor = sum.at[1];
         }
@@ -195,8 +189,7 @@ struct Scorer {
     }
 
     __device__ __forceinline__ void store_column(int tile, const Column& column) {
-        bool mine = threadIdx.x < Tile::COLUMNS;
-        shared_store_if(mine, shared.columns[tile % 2] + (mine ? threadIdx.x : 0), column);
+        if (threadIdx.x < Tile::COLUMNS) shared.columns[tile % 2][threadIdx.x] = column;
     }
 
     // Dot products of the warp's keys with columns 8 n .. 8 n + 7 of a tile; thread l has columns
@@ -213,7 +206,7 @@ struct Scorer {
                                    row + Tile::at(lane / 4, lane % 4 + 4)};
 #pragma unroll
         for (int c = 0; c < DIM / 32; c++) {
-            Vector q = shared_load(chunks[c % 2] + c / 2 * 8);
+            Vector q = chunks[c % 2][c / 2 * 8];
 #pragma unroll
             for (int half = 0; half < 4; half += 2) {
 #pragma unroll
@@ -245,7 +238,7 @@ struct Scorer {
 #pragma unroll 1
         for (int tile = 0; tile < tiles; tile++) {
             copy_async_wait<0>();
-            if (!SALIENT_MUTATED("attention_score/barrier")) __syncthreads();
+            __syncthreads();
             // Nobody is at the other half any more.
             bool more = tile + 1 < tiles;
             Column next{};
@@ -269,7 +262,7 @@ int blocks_of(const SalientAttentionScoreParams& p, Launch& shape) {
     using Tile = ScoreTile<DIM>;
     int64_t blocks = static_cast<int64_t>(ceil_div(p.max_len, Tile::KEYS)) * p.batch * p.kv_heads;
     if (blocks > INT32_MAX) return INVALID_VALUE;
-    shape = {dim3(static_cast<uint32_t>(blocks)), Tile::THREADS, sizeof(typename Tile::Shared)};
+    shape = {dim3(static_cast<uint32_t>(blocks)), Tile::THREADS};
     return SUCCESS;
 }
 

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(ScoreTile<DIM>::THREADS, 2)
         float s[M][4];
         scorer.multiply(tile, n, s);
         const Column* columns = shared.columns[tile % 2] + 8 * n + 2 * (lane % 4);
-        Column of[2] = {shared_load(columns), shared_load(columns + 1)};
+        Column of[2] = {columns[0], columns[1]};
         auto add = [&](auto sees) {
 #pragma unroll
             for (int e = 0; e < 4 * M; e++) {
@@ -69,12 +69,12 @@ __global__ void __launch_bounds__(ScoreTile<DIM>::THREADS, 2)
         if (p.heads == SALIENT_HEADS_MEAN) total += value;
         if (p.heads == SALIENT_HEADS_MAX) total = maximum(total, value);
         if (p.heads == SALIENT_HEADS_MAX_NORMALISED) {
-            store_if(writes, raw + static_cast<int64_t>(head) * p.total, value);
+            if (writes) raw[static_cast<int64_t>(head) * p.total] = value;
             // No score is negative, and NaN is above all.
             uint32_t bits = writes ? __float_as_uint(value) : 0;
             float largest = __uint_as_float(__reduce_max_sync(FULL_WARP, bits));
             float* maxima = p.maxima + (scorer.slot() * p.q_heads + head) * Tile::WARPS;
-            store_if(lane == 0, maxima + warp_id(), largest);
+            if (lane == 0) maxima[warp_id()] = largest;
         }
 #pragma unroll
         for (int i = 0; i < M; i++) sums[i][0] = sums[i][1] = 0.0f;
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(ScoreTile<DIM>::THREADS, 2)
     };
     scorer.walk(visit, [](int) {});
     bool joined = p.heads != SALIENT_HEADS_MAX_NORMALISED;
-    store_if(joined && writes, raw + static_cast<int64_t>(scorer.kv_head) * p.total, total);
+    if (joined && writes) raw[static_cast<int64_t>(scorer.kv_head) * p.total] = total;
 }
 
 template <typename T, int DIM>
@@ -91,7 +91,8 @@ struct Columns {
     static int launch(const SalientAttentionScoreParams& p, SalientStream stream) {
         Launch shape;
         if (int error = blocks_of<DIM>(p, shape)) return error;
-        return salient::launch("attention_columns", column_sums<T, DIM>, shape, stream, p);
+        constexpr size_t SHARED = sizeof(typename ScoreTile<DIM>::Shared);
+        return salient::launch<column_sums<T, DIM>, SHARED>(shape, stream, p);
     }
 };
 

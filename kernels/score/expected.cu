@@ -130,8 +130,7 @@ __global__ void __launch_bounds__(THREADS, 2) logits(SalientExpectedParams p) {
     Rows<T, DIM, TILES> keys;
     keys.load_from(static_cast<const T*>(p.k) + kv_head * p.k_strides.head +
                        static_cast<int64_t>(span.start + first) * p.k_strides.token,
-                   p.k_strides.token,
-                   SALIENT_MUTATED("expected/bounds") ? span.len : span.len - first, p.dim);
+                   p.k_strides.token, span.len - first, p.dim);
     float bad[4] = {};
     find_infinite(keys, bad);
 
@@ -142,7 +141,7 @@ __global__ void __launch_bounds__(THREADS, 2) logits(SalientExpectedParams p) {
         for (int chunk = 0; chunk < C::COUNT; chunk++) {
             if (chunk >= chunks) break;
             copy_async_wait<C::SLOTS - 2>();
-            if (!SALIENT_MUTATED("expected/barrier")) __syncthreads();
+            __syncthreads();
             copy_step(step + C::SLOTS - 1);
             auto& slot = shared.slots[step % C::SLOTS];
             step++;
@@ -150,20 +149,20 @@ __global__ void __launch_bounds__(THREADS, 2) logits(SalientExpectedParams p) {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const float* mean = slot.mean + 8 * half + 2 * (lane % 4);
-                float low = shared_load(mean), high = shared_load(mean + 1);
+                float low = mean[0], high = mean[1];
 #pragma unroll
                 for (int m = 0; m < TILES; m++) {
                     d[m][half][0] = d[m][half][2] = low;
                     d[m][half][1] = d[m][half][3] = high;
                 }
             }
-            factor = shared_load(&slot.factor);
+            factor = slot.factor;
             if (p.product != 0) {
 #pragma unroll
                 for (int row = 0; row <= chunk; row++) {
 #pragma unroll
                     for (int term = 0; term < C::TERMS; term++) {
-                        Vector b = shared_load(slot.blocks[row * C::TERMS + term].lanes + lane);
+                        Vector b = slot.blocks[row * C::TERMS + term].lanes[lane];
 #pragma unroll
                         for (int half = 0; half < 2; half++) {
                             uint32_t columns[2] = {b.words[2 * half], b.words[2 * half + 1]};
@@ -192,7 +191,7 @@ __global__ void __launch_bounds__(THREADS, 2) logits(SalientExpectedParams p) {
         float logit = sum_of_row(sums) * factor;
         int row = first + 8 * (lane % 4) + lane / 4;
         int64_t at = static_cast<int64_t>(head) * p.total + span.start + row;
-        store_if(lane % 4 < 2 * TILES && row < span.len, p.logits + at, logit);
+        if (lane % 4 < 2 * TILES && row < span.len) p.logits[at] = logit;
     }
 }
 
@@ -202,18 +201,16 @@ struct Reduction {
 
 // The largest of a block's values, or their sum; in every thread.
 template <typename F>
-__device__ __forceinline__ float reduce(Reduction& shared, float value, int first, F join) {
+__device__ __forceinline__ float reduce(Reduction& shared, float value, F join) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) {
         value = join(value, __shfl_xor_sync(FULL_WARP, value, step));
     }
     __syncthreads();
-    if (lane_id() == 0) shared_store(shared.of_warps + warp_id(), value);
+    if (lane_id() == 0) shared.of_warps[warp_id()] = value;
     __syncthreads();
-    float whole = shared_load(shared.of_warps + first % WARPS);
-    for (int i = 1; i < WARPS; i++) {
-        whole = join(whole, shared_load(shared.of_warps + (first + i) % WARPS));
-    }
+    float whole = shared.of_warps[0];
+    for (int i = 1; i < WARPS; i++) whole = join(whole, shared.of_warps[i]);
     return whole;
 }
 
@@ -227,15 +224,16 @@ __global__ void __launch_bounds__(THREADS) totals(SalientExpectedParams p) {
     const float* row = p.logits + static_cast<int64_t>(head) * p.total + span.start;
     int first = p.sinks + static_cast<int>(threadIdx.x);
     float largest = -INFINITY;
-    for (int i = first; i < span.len; i += THREADS) largest = fmaxf(largest, load(row + i));
-    largest = reduce(shared, largest, 0, [](float a, float b) { return fmaxf(a, b); });
+    for (int i = first; i < span.len; i += THREADS) largest = fmaxf(largest, row[i]);
+    largest = reduce(shared, largest, [](float a, float b) { return fmaxf(a, b); });
     float sum = 0.0f;
-    for (int i = first; i < span.len; i += THREADS) sum += expf(load(row + i) - largest);
-    int turn = SALIENT_MUTATED("expected/order") ? sequence : 0;
-    sum = reduce(shared, sum, turn, [](float a, float b) { return a + b; });
+    for (int i = first; i < span.len; i += THREADS) sum += expf(row[i] - largest);
+    sum = reduce(shared, sum, [](float a, float b) { return a + b; });
     float* to = p.totals + 2 * static_cast<int64_t>(blockIdx.x);
-    store_if(threadIdx.x == 0, to, largest);
-    store_if(threadIdx.x == 0, to + 1, 1.0f / sum);
+    if (threadIdx.x == 0) {
+        to[0] = largest;
+        to[1] = 1.0f / sum;
+    }
 }
 
 // A thread has a token, of one KV head or of all.
@@ -254,19 +252,17 @@ __global__ void __launch_bounds__(THREADS) scores(SalientExpectedParams p) {
         float attention = 0.0f;
         for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
             const float* total = p.totals + 2 * (static_cast<int64_t>(sequence) * p.q_heads + head);
-            float largest = load(total), factor = load(total + 1);
-            float logit = load_if(counts, p.logits + static_cast<int64_t>(head) * p.total + token,
-                                  0.0f);
+            float largest = total[0], factor = total[1];
+            float logit = counts ? p.logits[static_cast<int64_t>(head) * p.total + token] : 0.0f;
             attention += counts ? expf(logit - largest) * factor : 0.0f;
         }
         bool weighs = exists && p.norms != nullptr;
         // The norm, negated, as a score of keys.
-        float norm = -load_if(weighs, p.norms + static_cast<int64_t>(kv_head) * p.total + token,
-                              -1.0f);
+        float norm = -(weighs ? p.norms[static_cast<int64_t>(kv_head) * p.total + token] : -1.0f);
         sum += (attention / static_cast<float>(group) + p.epsilon) * norm;
     }
     float score = p.per_kv_head ? sum : sum / static_cast<float>(p.kv_heads);
-    store_if(exists, p.scores + static_cast<int64_t>(row) * p.total + token, score);
+    if (exists) p.scores[static_cast<int64_t>(row) * p.total + token] = score;
 }
 
 template <typename T, int DIM>
@@ -278,10 +274,11 @@ int run(const SalientExpectedParams& p, SalientStream stream) {
     int64_t total_blocks = static_cast<int64_t>(p.batch) * p.q_heads;
     if (max_of(max_of(logit_blocks, score_blocks), total_blocks) > INT32_MAX) return INVALID_VALUE;
     auto grid = [](int64_t blocks) { return dim3(static_cast<uint32_t>(blocks)); };
-    Launch shape{grid(logit_blocks), THREADS, sizeof(typename C::Shared)};
-    if (int error = launch("expected_logits", logits<T, DIM>, shape, stream, p)) return error;
-    shape = {grid(total_blocks), THREADS, sizeof(Reduction)};
-    if (int error = launch("expected_totals", totals, shape, stream, p)) return error;
+    constexpr size_t SHARED = sizeof(typename C::Shared);
+    Launch shape{grid(logit_blocks), THREADS};
+    if (int error = launch<logits<T, DIM>, SHARED>(shape, stream, p)) return error;
+    shape = {grid(total_blocks), THREADS};
+    if (int error = launch<totals, sizeof(Reduction)>(shape, stream, p)) return error;
     if (p.v != nullptr) {
         SalientKeynormParams norms{};
         norms.keys = p.v;
@@ -294,7 +291,7 @@ int run(const SalientExpectedParams& p, SalientStream stream) {
         norms.dtype = p.dtype;
         if (int error = salient_keynorm(&norms, stream)) return error;
     }
-    return launch("expected_scores", scores, Launch{grid(score_blocks), THREADS}, stream, p);
+    return launch<scores>({grid(score_blocks), THREADS}, stream, p);
 }
 
 template <typename T>

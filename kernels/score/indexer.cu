@@ -57,8 +57,8 @@ __device__ __forceinline__ void window_of(const SalientIndexerParams& p, const W
     bool exists = row < work.queries.len, given = exists && p.sees == SALIENT_SEES_ROWS;
     int causal = len - work.queries.len + row + 1;
     limit = !exists ? 0 : p.sees == SALIENT_SEES_CAUSAL ? max_of(0, causal) : len;
-    limit = load_if(given, p.limits + query, limit);
-    first = load_if(given && p.firsts != nullptr, p.firsts + query, 0);
+    limit = given ? p.limits[query] : limit;
+    first = given && p.firsts != nullptr ? p.firsts[query] : 0;
     bool inside = 0 <= first && first <= len && 0 <= limit && limit <= len;
     if (!inside && work.key == 0) report_row(p.status, SALIENT_STATUS_INDEX, query);
     limit = max_of(0, min_of(len, limit));
@@ -79,7 +79,7 @@ __device__ __forceinline__ void copy_queries(const SalientIndexerParams& p, cons
     for (int i = static_cast<int>(threadIdx.x); i < vectors; i += THREADS) {
         int column = i / Tile::VECTORS, channel = i % Tile::VECTORS * WIDTH;
         int head = column % columns;
-        int query = work.queries.start + shared_load(shared.active + from + column / columns);
+        int query = work.queries.start + shared.active[from + column / columns];
         auto* q = static_cast<const T*>(p.q) + query * p.q_strides.token +
                   head * p.q_strides.head + channel;
         copy_async_16(shared.columns[slot] + column * Tile::STRIDE + i % Tile::VECTORS, q,
@@ -91,18 +91,17 @@ __device__ __forceinline__ void copy_queries(const SalientIndexerParams& p, cons
 template <typename T, int DIM>
 __device__ __forceinline__ float logit_of(const SalientIndexerParams& p,
                                           const Rows<T, DIM, TILES>& keys, const Vector* columns,
-                                          const float* weights, int turn) {
+                                          const float* weights) {
     using Tile = salient::Tile<T, DIM>;
     using P = Piece<T>;
     int lane = static_cast<int>(lane_id()), products = padded(p.heads) / 8;
     float sums[2 * TILES] = {};
-    for (int i = 0; i < products; i++) {
-        int product = SALIENT_MUTATED("indexer/order") ? (i + turn) % products : i;
+    for (int product = 0; product < products; product++) {
         float d[TILES][4] = {};
         const Vector* column = columns + (8 * product + lane / 4) * Tile::STRIDE;
 #pragma unroll
         for (int piece = 0; piece < keys.PIECES; piece++) {
-            Vector b = shared_load(column + 4 * piece + lane % 4);
+            Vector b = column[4 * piece + lane % 4];
 #pragma unroll
             for (int block = 0; block < P::BLOCKS; block++) {
                 uint32_t pairs[2] = {P::pair(b, block, 0), P::pair(b, block, 1)};
@@ -117,7 +116,7 @@ __device__ __forceinline__ float logit_of(const SalientIndexerParams& p,
         for (int side = 0; side < 2; side++) {
             int head = 8 * product + 2 * (lane % 4) + side;
             bool exists = head < p.heads;
-            float weight = shared_load(weights + (exists ? head : 0));
+            float weight = weights[exists ? head : 0];
 #pragma unroll
             for (int i = 0; i < 2 * TILES; i++) {
                 float dot = d[i / 2][2 * (i % 2) + side];
@@ -157,13 +156,13 @@ __global__ void __launch_bounds__(THREADS, 2) indexer(SalientIndexerParams p, in
         window_of(p, work, work.query + lane, first, limit);
         bool sees = max_of(first, work.key) < min_of(limit, work.key + KEYS);
         uint32_t mask = __ballot_sync(FULL_WARP, sees);
-        shared_store(shared.first + lane, first);
-        shared_store(shared.limit + lane, limit);
-        shared_store_if(sees, shared.active + __popc(mask & lanes_below()), work.query + lane);
-        shared_store_if(lane == 0, &shared.mask, mask);
+        shared.first[lane] = first;
+        shared.limit[lane] = limit;
+        if (sees) shared.active[__popc(mask & lanes_below())] = work.query + lane;
+        if (lane == 0) shared.mask = mask;
     }
-    if (!SALIENT_MUTATED("indexer/barrier")) __syncthreads();
-    uint32_t mask = shared_load(&shared.mask);
+    __syncthreads();
+    uint32_t mask = shared.mask;
     int active = __popc(mask), at_once = COLUMNS / padded(p.heads);
 
     int first_key = work.key + warp * 16 * TILES, key = first_key + 8 * (lane % 4) + lane / 4;
@@ -174,7 +173,7 @@ __global__ void __launch_bounds__(THREADS, 2) indexer(SalientIndexerParams p, in
     };
     for (int row = 0; row < queries; row++) {
         if (mask >> row & 1) continue;
-        store_if(key < columns, out(work.query + row), -INFINITY);
+        if (key < columns) *out(work.query + row) = -INFINITY;
     }
     if (active == 0) return;
 
@@ -182,14 +181,13 @@ __global__ void __launch_bounds__(THREADS, 2) indexer(SalientIndexerParams p, in
     copy_async_commit();
     Rows<T, DIM, TILES> keys;
     keys.load_from(static_cast<const T*>(p.k) + (work.keys.start + first_key) * p.k_stride,
-                   p.k_stride,
-                   SALIENT_MUTATED("indexer/bounds") ? KEYS : work.keys.len - first_key, p.dim);
+                   p.k_stride, work.keys.len - first_key, p.dim);
     bool scaled = p.scales != nullptr && key < work.keys.len;
-    float scale = load_if(scaled, p.scales + work.keys.start + key, 1.0f);
+    float scale = scaled ? p.scales[work.keys.start + key] : 1.0f;
     for (int i = thread; i < active * p.heads; i += THREADS) {
         int row = i / p.heads, head = i % p.heads;
-        int64_t query = work.queries.start + shared_load(shared.active + row);
-        shared_store(shared.weights + row * COLUMNS + head, load(p.weights + query * p.heads + head));
+        int64_t query = work.queries.start + shared.active[row];
+        shared.weights[row * COLUMNS + head] = p.weights[query * p.heads + head];
     }
 
     for (int from = 0, slot = 0; from < active; from += at_once, slot ^= 1) {
@@ -199,17 +197,17 @@ __global__ void __launch_bounds__(THREADS, 2) indexer(SalientIndexerParams p, in
         copy_queries<T, DIM>(p, work, shared, slot ^ 1, to, min_of(active, to + at_once));
         copy_async_commit();
         for (int i = from; i < to; i++) {
-            int query = shared_load(shared.active + i), row = query - work.query;
-            int first = shared_load(shared.first + row), limit = shared_load(shared.limit + row);
+            int query = shared.active[i], row = query - work.query;
+            int first = shared.first[row], limit = shared.limit[row];
             float logit = -INFINITY;
             if (max_of(first, first_key) < min_of(limit, first_key + 16 * TILES)) {
                 float sum = logit_of<T, DIM>(
                     p, keys,
                     shared.columns[slot] + (i - from) * padded(p.heads) * Tile::STRIDE,
-                    shared.weights + i * COLUMNS, sequence);
+                    shared.weights + i * COLUMNS);
                 if (first <= key && key < limit) logit = scale * sum;
             }
-            store_if(key < columns, out(query), logit);
+            if (key < columns) *out(query) = logit;
         }
     }
 }
@@ -222,8 +220,9 @@ int run(const SalientIndexerParams& p, SalientStream stream) {
     if (key_tiles == 0 || query_tiles == 0) return SUCCESS;
     if (key_tiles > INT32_MAX / p.batch / query_tiles) return INVALID_VALUE;
     auto blocks = static_cast<uint32_t>(key_tiles * p.batch * query_tiles);
-    Launch shape{dim3(blocks), THREADS, sizeof(typename Tile<T, DIM>::Shared)};
-    return launch("indexer", indexer<T, DIM>, shape, stream, p, static_cast<int>(key_tiles));
+    constexpr size_t SHARED = sizeof(typename Tile<T, DIM>::Shared);
+    return launch<indexer<T, DIM>, SHARED>({dim3(blocks), THREADS}, stream, p,
+                                           static_cast<int>(key_tiles));
 }
 
 template <typename T>

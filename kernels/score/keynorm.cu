@@ -70,7 +70,7 @@ __device__ __forceinline__ float squares(const T* key, int count) {
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < static_cast<int>(16 / sizeof(T)); i++) {
-        sum += square(to_float(load_if(i < count, key + i, T{})));
+        sum += square(to_float(i < count ? key[i] : T{}));
     }
     return sum;
 }
@@ -105,7 +105,7 @@ __device__ __forceinline__ void norms_of(const SalientKeynormParams& p, Norms& n
                 bool reads = exists[i] && from < p.dim;
                 if constexpr (ALIGNED) {
                     auto* vector = reinterpret_cast<const Vector*>(keys[i] + from);
-                    sums[i] += squares(load_if(reads, vector, Vector{}), keys[i]);
+                    sums[i] += squares(reads ? *vector : Vector{}, keys[i]);
                 } else {
                     sums[i] += squares(keys[i] + from, reads ? p.dim - from : 0);
                 }
@@ -122,7 +122,7 @@ __device__ __forceinline__ void norms_of(const SalientKeynormParams& p, Norms& n
         }
     }
     int key = first_key + lane % LANES * (32 / LANES) + lane / LANES;
-    shared_store(norms.at + tile.place(head_of(key), token_of(key)), norm);
+    norms.at[tile.place(head_of(key), token_of(key))] = norm;
 }
 
 template <typename T, bool ALIGNED>
@@ -134,11 +134,11 @@ __global__ void __launch_bounds__(THREADS, 3) keynorm(SalientKeynormParams p, Ke
     int head = static_cast<int>(blockIdx.x) % head_tiles * tile.heads();
     if (!p.mean) {
         norms_of<T, ALIGNED>(p, norms, tile, token, head);
-        if (!SALIENT_MUTATED("keynorm/barrier")) __syncthreads();
+        __syncthreads();
         int64_t h = head + tile.head(thread);
         int t = token + tile.token(thread);
-        float norm = shared_load(norms.at + tile.place(tile.head(thread), tile.token(thread)));
-        store_if(t < p.tokens && h < p.heads, p.scores + h * p.tokens + t, -norm);
+        float norm = norms.at[tile.place(tile.head(thread), tile.token(thread))];
+        if (t < p.tokens && h < p.heads) p.scores[h * p.tokens + t] = -norm;
         return;
     }
     float sum = 0.0f;
@@ -146,12 +146,12 @@ __global__ void __launch_bounds__(THREADS, 3) keynorm(SalientKeynormParams p, Ke
         norms_of<T, ALIGNED>(p, norms, tile, token, head);
         __syncthreads();
         for (int h = 0; h < min_of(tile.heads(), p.heads - head); h++) {
-            sum += shared_load(norms.at + tile.place(h, tile.token(thread)));
+            sum += norms.at[tile.place(h, tile.token(thread))];
         }
         __syncthreads();
     }
     bool writes = thread < tile.tokens() && token + thread < p.tokens;
-    store_if(writes, p.scores + token + thread, -(sum / static_cast<float>(p.heads)));
+    if (writes) p.scores[token + thread] = -(sum / static_cast<float>(p.heads));
 }
 
 template <typename T>
@@ -164,9 +164,10 @@ int run(const SalientKeynormParams& p, SalientStream stream) {
     int64_t blocks = ceil_div<int64_t>(p.tokens, tile.tokens());
     if (!p.mean) blocks *= ceil_div<int64_t>(p.heads, tile.heads());
     if (blocks > INT32_MAX) return INVALID_VALUE;
-    auto kernel = aligned ? keynorm<T, true> : keynorm<T, false>;
-    Launch shape{dim3(static_cast<uint32_t>(blocks)), THREADS, sizeof(Norms)};
-    return launch("keynorm", kernel, shape, stream, p, tile);
+    constexpr size_t SHARED = sizeof(Norms);
+    Launch shape{dim3(static_cast<uint32_t>(blocks)), THREADS};
+    return aligned ? launch<keynorm<T, true>, SHARED>(shape, stream, p, tile)
+                   : launch<keynorm<T, false>, SHARED>(shape, stream, p, tile);
 }
 
 }  // namespace

@@ -59,7 +59,7 @@ struct Rows {
                 for (int i = 0; i < PIECES; i++) {
                     int channel = (4 * i + lane % 4) * P::CHANNELS;
                     auto* from = reinterpret_cast<const Vector*>(rows + row * stride + channel);
-                    pieces[i] = load_if(row < count && channel < dim, from, Vector{});
+                    pieces[i] = row < count && channel < dim ? *from : Vector{};
                 }
 #pragma unroll
                 for (int i = 0; i < BLOCKS; i++) {

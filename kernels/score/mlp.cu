@@ -59,10 +59,6 @@ struct Tile {
     };
 };
 
-struct alignas(8) Pair {
-    float at[2];
-};
-
 // x times the normal distribution function of x, within 1.5e-7 times the larger of 1 and |x|:
 // x / 2 + |x| q with q = a g(a a), a = min(|x|, LIMIT), and g the host backend's polynomial in
 // 2 a a / LIMIT^2 - 1. Unlike erff it has no branches, so that a thread has several on their way.
@@ -87,7 +83,7 @@ __device__ __forceinline__ float quad_sum(float x) {
 
 // Tokens that exist.
 __device__ __forceinline__ int token_limit(const SalientMlpParams& p) {
-    return p.valid == nullptr ? p.tokens : max_of(0, min_of(p.tokens, load(p.valid)));
+    return p.valid == nullptr ? p.tokens : max_of(0, min_of(p.tokens, *p.valid));
 }
 
 // Where the block and a warp of it lie, and what flows through it.
@@ -139,8 +135,7 @@ struct Block {
         for (int i = 0; i < COUNT; i += AT_ONCE) {
             int r = i + thread / CHUNKS;
             if (COUNT % AT_ONCE == 0 || r < COUNT) {
-                bool valid = (SALIENT_MUTATED("mlp/bounds") || first + r < end) &&
-                             channel < p.hidden;
+                bool valid = first + r < end && channel < p.hidden;
                 copy_async_16(to + swizzle(r, chunk), from + i * stride, valid);
             }
         }
@@ -199,7 +194,7 @@ struct Block {
                 float mean = quad_sum(squares[i][half]) / static_cast<float>(p.hidden);
                 float rstd = p.norm ? 1.0f / sqrtf(mean + p.eps) : 1.0f;
                 int r = product_row(i) + 8 * half + lane / 4;
-                shared_store_if(lane % 4 == 0, shared.sums.rstd + r, rstd);
+                if (lane % 4 == 0) shared.sums.rstd[r] = rstd;
             }
         }
     }
@@ -212,16 +207,15 @@ struct Block {
         for (int i = 0; i < Tile::M; i++) {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                rstd[i][half] =
-                    shared_load(shared.sums.rstd + product_row(i) + 8 * half + lane / 4);
+                rstd[i][half] = shared.sums.rstd[product_row(i) + 8 * half + lane / 4];
                 sums[i][half] = 0.0f;
             }
         }
 #pragma unroll
         for (int j = 0; j < Tile::N; j++) {
             int c = warp_column + 8 * j + 2 * (lane % 4);
-            Pair b1 = shared_load(reinterpret_cast<const Pair*>(shared.b1 + c));
-            Pair w2 = shared_load(reinterpret_cast<const Pair*>(shared.w2 + c));
+            Pair b1 = *reinterpret_cast<const Pair*>(shared.b1 + c);
+            Pair w2 = *reinterpret_cast<const Pair*>(shared.w2 + c);
 #pragma unroll
             for (int e = 0; e < 4; e++) {
 #pragma unroll
@@ -240,7 +234,7 @@ struct Block {
                 float sum = quad_sum(sums[i][half]);
                 int r = product_row(i) + 8 * half + lane / 4;
                 float* to = &shared.sums.scores[warp_column / Tile::WARP_COLUMNS][r];
-                shared_store_if(lane % 4 == 0, to, sum);
+                if (lane % 4 == 0) *to = sum;
             }
         }
     }
@@ -266,13 +260,13 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS) mlp(SalientMlpParams p) {
         int steps = ceil_div(p.hidden, STEP);
 #pragma unroll
         for (int step = 0; step < STAGES - 1; step++) {
-            if (step < steps) block.copy(step);
+            block.copy(step);
             copy_async_commit();
         }
         if (thread < COLUMNS) {
             int n = column_tile * COLUMNS + thread;
-            shared_store(shared.b1 + thread, load_if(n < p.width, p.b1 + n, 0.0f));
-            shared_store(shared.w2 + thread, load_if(n < p.width, p.w2 + n, 0.0f));
+            shared.b1[thread] = n < p.width ? p.b1[n] : 0.0f;
+            shared.w2[thread] = n < p.width ? p.w2[n] : 0.0f;
         }
 
         float product[Tile::M][Tile::N][4] = {};
@@ -283,16 +277,16 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS) mlp(SalientMlpParams p) {
         block.load_fragments(fragments[0], 0, 0);
         for (int step = 0; step < steps; step++) {
             // Into the slot of the step before, which every warp has left.
-            if (step + STAGES - 1 < steps) block.copy(step + STAGES - 1);
+            if (step + STAGES - 1 <= steps) block.copy(step + STAGES - 1);
             copy_async_commit();
 #pragma unroll
             for (int k = 0; k < STEP / 16; k++) {
                 bool last = k == STEP / 16 - 1;
                 if (last) {
                     copy_async_wait<STAGES - 2>();
-                    if (!SALIENT_MUTATED("mlp/barrier")) __syncthreads();
+                    __syncthreads();
                 }
-                // After the last step this loads what nothing uses.
+                // After the last step this loads zeros, which nothing uses.
                 block.load_fragments(fragments[(k + 1) % 2], step + last, last ? 0 : k + 1);
                 block.multiply(product, squares, fragments[k % 2]);
             }
@@ -306,16 +300,16 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS) mlp(SalientMlpParams p) {
         score = 0.0f;
 #pragma unroll
         for (int warp = 0; warp < Tile::WARPS_N; warp++) {
-            score += shared_load(&shared.sums.scores[warp][thread]);
+            score += shared.sums.scores[warp][thread];
         }
     }
 
     int token = row + thread;
     if (column_tiles == 1) {
-        store_if(token < p.tokens, p.scores + token, token < limit ? score + p.b2 : -INFINITY);
+        if (token < p.tokens) p.scores[token] = token < limit ? score + p.b2 : -INFINITY;
     } else {
         float* partials = p.partials + static_cast<int64_t>(column_tile) * p.tokens;
-        store_if(token < limit, partials + token, score);
+        if (token < limit) partials[token] = score;
     }
 }
 
@@ -325,21 +319,20 @@ __global__ void mlp_sum(SalientMlpParams p) {
     int tiles = ceil_div(p.width, static_cast<int>(SALIENT_MLP_TILE));
     float score = 0.0f;
 #pragma unroll 8
-    for (int i = 0; i < tiles; i++) {
-        int tile = SALIENT_MUTATED("mlp/order") ? (i + token) % tiles : i;
+    for (int tile = 0; tile < tiles; tile++) {
         const float* partials = p.partials + static_cast<int64_t>(tile) * p.tokens;
-        score += load_if(token < limit, partials + token, 0.0f);
+        score += token < limit ? partials[token] : 0.0f;
     }
-    store_if(token < p.tokens, p.scores + token, token < limit ? score + p.b2 : -INFINITY);
+    if (token < p.tokens) p.scores[token] = token < limit ? score + p.b2 : -INFINITY;
 }
 
 template <typename T, int ROWS, int COLUMNS>
 int run(const SalientMlpParams& p, SalientStream stream) {
     int64_t blocks = ceil_div<int64_t>(p.tokens, ROWS) * ceil_div(p.width, COLUMNS);
     if (blocks > INT32_MAX) return INVALID_VALUE;
-    size_t shared_bytes = sizeof(typename Tile<ROWS, COLUMNS>::Shared);
-    Launch shape{dim3(static_cast<uint32_t>(blocks)), ROWS, shared_bytes};
-    return launch("mlp", mlp<T, ROWS, COLUMNS>, shape, stream, p);
+    constexpr size_t SHARED = sizeof(typename Tile<ROWS, COLUMNS>::Shared);
+    Launch shape{dim3(static_cast<uint32_t>(blocks)), ROWS};
+    return launch<mlp<T, ROWS, COLUMNS>, SHARED>(shape, stream, p);
 }
 
 template <typename T>
@@ -368,5 +361,5 @@ SALIENT_EXPORT int salient_mlp(const SalientMlpParams* params, SalientStream str
     if (p.dtype == SALIENT_BF16) error = run_for<bf16>(p, stream);
     if (error != SUCCESS || p.width <= SALIENT_MLP_TILE) return error;
     auto blocks = static_cast<uint32_t>(ceil_div(p.tokens, 256));
-    return launch("mlp_sum", mlp_sum, {dim3(blocks), 256}, stream, p);
+    return launch<mlp_sum>({dim3(blocks), 256}, stream, p);
 }

@@ -47,20 +47,20 @@ struct Tokens {
     __device__ __forceinline__ void pool(float (&scores)[THREADS], float score, int kind, int width,
                                          float* out) const {
         int thread = static_cast<int>(threadIdx.x);
-        shared_store(scores + thread, score);
-        if (!SALIENT_MUTATED("pool/barrier")) __syncthreads();
+        scores[thread] = score;
+        __syncthreads();
         bool writes = near && first <= token && token < first + TOKENS;
         if (width > 1 && writes) {
             int begin = max_of(0, token - width / 2), end = min_of(span.len, token + width / 2 + 1);
             const float* from = scores + thread - token;
-            score = shared_load(from + begin);
+            score = from[begin];
             for (int i = begin + 1; i < end; i++) {
-                float other = shared_load(from + i);
+                float other = from[i];
                 score = kind == SALIENT_POOL_MAX ? maximum(score, other) : score + other;
             }
             if (kind == SALIENT_POOL_AVERAGE) score /= static_cast<float>(end - begin);
         }
-        store_if(writes, out + span.start + token, score);
+        if (writes) out[span.start + token] = score;
     }
 };
 
@@ -74,8 +74,8 @@ __device__ __forceinline__ float attention_to(const SalientAttentionScoreParams&
     float score = 0.0f;
     for (int j = 0; j < queries.len; j++) {
         bool sees = at.near && at.token <= at.span.len - queries.len + j;
-        Pair sum = load(sums + j);
-        float dot = load_if(sees, logits + static_cast<int64_t>(j) * p.total, 0.0f);
+        Pair sum = sums[j];
+        float dot = sees ? logits[static_cast<int64_t>(j) * p.total] : 0.0f;
         float power = exp2_approx(fmaf(dot, p.scale * LOG2_E, -sum.at[0]));
         score = sees ? fmaf(power, sum.at[1], score) : score;
     }
@@ -92,11 +92,11 @@ __device__ __forceinline__ void find_largest(const SalientAttentionScoreParams& 
         uint32_t largest = 0;
         for (int n = lane; n < ceil_div(at.span.len, tile_keys) * WARPS; n += 32) {
             int64_t row = (slot + n / WARPS) * p.q_heads + head + i;
-            largest = max_of(largest, __float_as_uint(load(p.maxima + row * WARPS + n % WARPS)));
+            largest = max_of(largest, __float_as_uint(p.maxima[row * WARPS + n % WARPS]));
         }
         float found = __uint_as_float(__reduce_max_sync(FULL_WARP, largest));
         // So that 0 / 0 is 0.
-        shared_store_if(lane == 0, shared.largest + i, found == 0.0f ? 1.0f : found);
+        if (lane == 0) shared.largest[i] = found == 0.0f ? 1.0f : found;
     }
 }
 
@@ -122,8 +122,8 @@ __global__ void __launch_bounds__(THREADS)
             find_largest(p, at, r, count, tile_keys, shared);
             __syncthreads();
             for (int i = 0; i < count; i++) {
-                float other = load_if(at.near, raw + static_cast<int64_t>(r + i) * p.total, 0.0f);
-                score = maximum(score, other / shared_load(shared.largest + i));
+                float other = at.near ? raw[static_cast<int64_t>(r + i) * p.total] : 0.0f;
+                score = maximum(score, other / shared.largest[i]);
             }
             __syncthreads();
         }
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(THREADS)
             if constexpr (SAVED) {
                 other = attention_to(p, at, queries, r);
             } else {
-                other = load_if(at.near, raw + static_cast<int64_t>(r) * p.total, 0.0f);
+                other = at.near ? raw[static_cast<int64_t>(r) * p.total] : 0.0f;
             }
             score = p.heads == SALIENT_HEADS_MAX ? maximum(score, other) : score + other;
         }
@@ -153,14 +153,14 @@ __global__ void __launch_bounds__(THREADS) pool(SalientPoolParams p) {
     }
     if (!at.valid || at.first >= at.span.len) return;
     int64_t row = static_cast<int64_t>(at.row) * p.total;
-    float score = load_if(at.near, p.scores + row + at.span.start + at.token, 0.0f);
+    float score = at.near ? p.scores[row + at.span.start + at.token] : 0.0f;
     at.pool(shared.scores, score, p.kind, p.width, p.out + row);
 }
 
 int shape_of(int rows, int batch, int max_len, Launch& shape) {
     int64_t blocks = static_cast<int64_t>(ceil_div(max_len, TOKENS)) * batch * rows;
     if (blocks > INT32_MAX) return INVALID_VALUE;
-    shape = {dim3(static_cast<uint32_t>(blocks)), THREADS, sizeof(Shared)};
+    shape = {dim3(static_cast<uint32_t>(blocks)), THREADS};
     return SUCCESS;
 }
 
@@ -172,8 +172,10 @@ int scoring::attention_finish(const SalientAttentionScoreParams& p, SalientStrea
         return error;
     }
     int tile_keys = p.dim <= 128 ? ScoreTile<128>::KEYS : ScoreTile<256>::KEYS;
-    auto kernel = p.logits != nullptr ? finish_scores<true> : finish_scores<false>;
-    return launch("attention_finish", kernel, shape, stream, p, tile_keys);
+    constexpr size_t SHARED = sizeof(Shared);
+    return p.logits != nullptr
+               ? launch<finish_scores<true>, SHARED>(shape, stream, p, tile_keys)
+               : launch<finish_scores<false>, SHARED>(shape, stream, p, tile_keys);
 }
 
 }  // namespace salient
@@ -185,5 +187,5 @@ SALIENT_EXPORT int salient_pool(const SalientPoolParams* params, SalientStream s
     if (p.batch == 0 || p.heads == 0 || p.max_len == 0 || p.total == 0) return SUCCESS;
     Launch shape;
     if (int error = shape_of(p.heads, p.batch, p.max_len, shape)) return error;
-    return launch("pool", pool, shape, stream, p);
+    return launch<pool, sizeof(Shared)>(shape, stream, p);
 }

@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(ScoreTile<DIM>::THREADS, 2)
         float s[Tile::M][4];
         scorer.multiply(tile, n, s);
         const Column* columns = shared.columns[tile % 2] + 8 * n + 2 * (lane % 4);
-        int limits[2] = {shared_load(&columns[0].limit), shared_load(&columns[1].limit)};
+        int limits[2] = {columns[0].limit, columns[1].limit};
         if (p.logits != nullptr) {
             int column = tile * Tile::COLUMNS + 8 * n;
             int64_t head = scorer.kv_head * scorer.group + column / scorer.width;
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(ScoreTile<DIM>::THREADS, 2)
 #pragma unroll
             for (int e = 0; e < 4 * Tile::M; e++) {
                 int key = scorer.key_of(e / 4, e / 2 % 2);
-                store_if(key < limits[e % 2], logits + (e % 2) * p.total + key, s[e / 4][e % 4]);
+                if (key < limits[e % 2]) logits[(e % 2) * p.total + key] = s[e / 4][e % 4];
             }
         }
         Sum of[2];
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(ScoreTile<DIM>::THREADS, 2)
         }
         Vector part{{__float_as_uint(of[0].max), __float_as_uint(of[0].sum),
                      __float_as_uint(of[1].max), __float_as_uint(of[1].sum)}};
-        shared_store_if(lane < 4, shared.parts[warp_id()] + 4 * n + lane % 4, part);
+        if (lane < 4) shared.parts[warp_id()][4 * n + lane % 4] = part;
     };
 
     // Of the block's warps, in their order.
@@ -98,17 +98,17 @@ __global__ void __launch_bounds__(ScoreTile<DIM>::THREADS, 2)
         int column = tile * Tile::COLUMNS + static_cast<int>(threadIdx.x);
         int64_t head = scorer.kv_head * scorer.group + column / scorer.width;
         int query = scorer.first_query + column % scorer.width;
-        if (threadIdx.x >= Tile::COLUMNS) return;
-        bool inside = column < scorer.columns && query < scorer.queries.len;
+        if (threadIdx.x >= Tile::COLUMNS || column >= scorer.columns) return;
+        if (query >= scorer.queries.len) return;
         Sum sum;
 #pragma unroll
         for (int w = 0; w < Tile::WARPS; w++) {
-            Pair part = shared_load(reinterpret_cast<Pair*>(shared.parts[w]) + threadIdx.x);
+            Pair part = reinterpret_cast<Pair*>(shared.parts[w])[threadIdx.x];
             sum.add({part.at[0], part.at[1]});
         }
         auto* stats = reinterpret_cast<Pair*>(p.stats) +
                       (scorer.slot() * p.q_heads + head) * p.window + query;
-        store_if(inside, stats, Pair{{sum.max, sum.sum}});
+        *stats = Pair{{sum.max, sum.sum}};
     };
     scorer.walk(visit, finish);
 }
@@ -138,23 +138,22 @@ __global__ void __launch_bounds__(QUERIES* PARTS)
         auto* stats = reinterpret_cast<const Pair*>(p.stats) +
                       (slot_of(keys, sequence, tile, tile_keys) * p.q_heads + head) * p.window +
                       query;
-        Pair of = load_if(tile < tiles, stats, Pair{{-INFINITY, 0.0f}});
+        Pair of = tile < tiles ? *stats : Pair{{-INFINITY, 0.0f}};
         sum.add({of.at[0], of.at[1]});
     }
-    shared_store(&parts.at[part][lane], Pair{{sum.max, sum.sum}});
+    parts.at[part][lane] = Pair{{sum.max, sum.sum}};
     __syncthreads();
     if (part > 0) return;
     sum = Sum{};
     for (int i = 0; i < PARTS; i++) {
-        int turn = SALIENT_MUTATED("attention_score/order") ? (i + sequence) % PARTS : i;
-        Pair of = shared_load(&parts.at[turn][lane]);
+        Pair of = parts.at[i][lane];
         sum.add({of.at[0], of.at[1]});
     }
     // Nothing but logits of -infinity: 0 / 0.
     if (sum.max == -INFINITY) sum.sum = NAN;
     auto* sums = reinterpret_cast<Pair*>(p.sums) +
                  (static_cast<int64_t>(sequence) * p.q_heads + head) * p.window + query;
-    store_if(inside, sums, Pair{{sum.shift(), weight_of(p, queries, query) / sum.sum}});
+    if (inside) *sums = Pair{{sum.shift(), weight_of(p, queries, query) / sum.sum}};
 }
 
 template <typename T, int DIM>
@@ -162,13 +161,14 @@ struct Stats {
     static int launch(const SalientAttentionScoreParams& p, SalientStream stream) {
         Launch shape;
         if (int error = blocks_of<DIM>(p, shape)) return error;
-        int error = salient::launch("window_stats", window_stats<T, DIM>, shape, stream, p);
+        constexpr size_t SHARED = sizeof(typename ScoreTile<DIM>::Shared);
+        int error = salient::launch<window_stats<T, DIM>, SHARED>(shape, stream, p);
         if (error != SUCCESS) return error;
         int64_t blocks = static_cast<int64_t>(ceil_div(p.window, QUERIES)) * p.batch * p.q_heads;
         if (blocks > INT32_MAX) return INVALID_VALUE;
-        shape = {dim3(static_cast<uint32_t>(blocks)), QUERIES * PARTS, sizeof(Parts)};
+        shape = {dim3(static_cast<uint32_t>(blocks)), QUERIES * PARTS};
         int tile_keys = ScoreTile<DIM>::KEYS;
-        return salient::launch("window_sums", window_sums, shape, stream, p, tile_keys);
+        return salient::launch<window_sums, sizeof(Parts)>(shape, stream, p, tile_keys);
     }
 };
 

@@ -7,8 +7,9 @@ namespace {
 
 template <int THREADS>
 int launch_rows(const SalientSelectParams& p, SalientStream stream) {
-    Launch shape = {dim3(p.batch * p.heads), THREADS, sizeof(Single::Shared)};
-    return launch("select_block", select_rows<Single, THREADS>, shape, stream, p, 1);
+    constexpr size_t SHARED = sizeof(Single::Shared);
+    Launch shape = {dim3(p.batch * p.heads), THREADS};
+    return launch<select_rows<Single, THREADS>, SHARED>(shape, stream, p, 1);
 }
 
 }  // namespace

@@ -7,9 +7,11 @@ namespace salient {
 int select_cluster(const SalientSelectParams& p, SalientStream stream) {
     uint32_t size = 2;
     while (static_cast<int>(size) * BLOCK_MAX_LEN < p.max_len) size *= 2;
-    Launch shape = {dim3(p.batch * p.heads * size), 1024, sizeof(Cluster::Shared), size};
+    constexpr int THREADS = 1024;
+    constexpr size_t SHARED = sizeof(Cluster::Shared);
+    Launch shape = {dim3(p.batch * p.heads * size), THREADS, size};
     int blocks = static_cast<int>(size);
-    return launch("select_cluster", select_rows<Cluster, 1024>, shape, stream, p, blocks);
+    return launch<select_rows<Cluster, THREADS>, SHARED>(shape, stream, p, blocks);
 }
 
 }  // namespace salient

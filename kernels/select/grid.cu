@@ -7,8 +7,8 @@ namespace salient {
 
 int select_grid(const SalientSelectParams& p, SalientStream stream) {
     constexpr int THREADS = 1024;
-    auto* kernel = select_rows<Grid, THREADS>;
-    int resident = resident_blocks(kernel, THREADS, sizeof(Grid::Shared), stream);
+    constexpr size_t SHARED = sizeof(Grid::Shared);
+    int resident = resident_blocks<select_rows<Grid, THREADS>, SHARED>(THREADS);
     if (resident < 1) return NOT_SUPPORTED;
     int wanted = max_of(ceil_div(p.max_len, BLOCK_MAX_LEN), 1);
     int size = min_of(wanted, min_of(resident, MAX_GROUP_SIZE));
@@ -18,8 +18,8 @@ int select_grid(const SalientSelectParams& p, SalientStream stream) {
                         static_cast<int>(min_of(room, int64_t(SALIENT_SELECT_MAX_GROUPS))));
     size_t used = static_cast<size_t>(groups) * SALIENT_SELECT_GROUP_BYTES;
     if (int error = clear(p.workspace, used, stream)) return error;
-    Launch shape = {dim3(groups * size), THREADS, sizeof(Grid::Shared), 1, true};
-    return launch("select_grid", kernel, shape, stream, p, size);
+    Launch shape = {dim3(groups * size), THREADS, 1, true};
+    return launch<select_rows<Grid, THREADS>, SHARED>(shape, stream, p, size);
 }
 
 }  // namespace salient

@@ -36,11 +36,11 @@ struct Single {
 
     // The group's histogram of this round, once every block has made its own.
     __device__ const uint32_t* combine(int round) {
-        if (!SALIENT_MUTATED("select/barrier")) __syncthreads();
+        __syncthreads();
         return shared.bins[round % 2];
     }
 
-    __device__ Scanned scan(int i) { return {0, shared_load(&shared.counts[i])}; }
+    __device__ Scanned scan(int i) { return {0, shared.counts[i]}; }
     __device__ void publish() {}
     __device__ void finish() { __syncthreads(); }
 
@@ -65,7 +65,7 @@ struct Cluster {
             for (uint32_t other = 0; other < cluster_size(); other++) {
                 total += cluster_load(&shared.bins[round % 2][bin], other);
             }
-            shared_store(&shared.totals[bin], total);
+            shared.totals[bin] = total;
         }
         __syncthreads();
         return shared.totals;
@@ -116,14 +116,14 @@ struct Grid {
         __syncthreads();
         uint32_t* bins = workspace->bins[turn];
         for (uint32_t bin = threadIdx.x; bin < BINS; bin += blockDim.x) {
-            uint32_t count = shared_load(&shared.bins[round % 2][bin]);
-            if (count > 0) global_add(bins + bin, count);
+            uint32_t count = shared.bins[round % 2][bin];
+            if (count > 0) atomicAdd(bins + bin, count);
         }
         meet();
         uint32_t* next_but_one = workspace->bins[(turn + 2) % 3];
         for (uint32_t bin = threadIdx.x; bin < BINS; bin += blockDim.x) {
-            shared_store(&shared.totals[bin], load_fresh(bins + bin));
-            if (rank() == 0) store(next_but_one + bin, 0u);
+            shared.totals[bin] = load_fresh(bins + bin);
+            if (rank() == 0) next_but_one[bin] = 0;
         }
         turn = (turn + 1) % 3;
         __syncthreads();
@@ -143,7 +143,7 @@ struct Grid {
 
     __device__ void publish() {
         if (threadIdx.x < 2) {
-            store(&workspace->counts[threadIdx.x][rank()], shared_load(&shared.counts[threadIdx.x]));
+            workspace->counts[threadIdx.x][rank()] = shared.counts[threadIdx.x];
         }
         meet();
     }
@@ -157,8 +157,8 @@ struct Grid {
         __syncthreads();
         if (threadIdx.x == 0) {
             uint32_t size = static_cast<uint32_t>(blocks);
-            uint32_t all = (global_add(&workspace->arrived, 1u) / size + 1) * size;
-            while (load_acquire(&workspace->arrived) < all) pause();
+            uint32_t all = (atomicAdd(&workspace->arrived, 1u) / size + 1) * size;
+            while (load_acquire(&workspace->arrived) < all) __nanosleep(20);
         }
         __syncthreads();
     }

@@ -61,7 +61,7 @@ struct Row {
 // The budget of a row of `len` tokens.
 __device__ __forceinline__ int budget_of(const SalientSelectParams& p, int sequence, int len) {
     if (p.budget == SALIENT_BUDGET_RATIO) return ratio_count(p.ratio, len);
-    int count = p.counts ? load(p.counts + sequence) : p.count;
+    int count = p.counts ? p.counts[sequence] : p.count;
     return min_of(max_of(count, 0), len);
 }
 
@@ -78,8 +78,8 @@ __device__ __forceinline__ Row load_row(const SalientSelectParams& p, int index,
     Span span;
     bool valid = load_span(p.cu_seqlens, sequence, p.total, p.max_len, span);
     if (!valid && reports) report_row(p.status, SALIENT_STATUS_LENGTHS, index);
-    int sinks = p.sinks ? load(p.sinks + sequence) : p.sinks_all;
-    int recent = p.recent ? load(p.recent + sequence) : p.recent_all;
+    int sinks = p.sinks ? p.sinks[sequence] : p.sinks_all;
+    int recent = p.recent ? p.recent[sequence] : p.recent_all;
     int recent_from = span.len - min_of(max_of(recent, 0), span.len);
     return {index, head, span.start, span.len, sinks, recent_from, budget_of(p, sequence, span.len)};
 }

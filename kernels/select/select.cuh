@@ -50,19 +50,17 @@ struct Tile {
         from = begin;
         first = begin + static_cast<int>(warp_id() * 32 * KEYS + lane_id());
         valid = max_of(ceil_div(end - first, 32), 0);
-        if (SALIENT_MUTATED("select/bounds")) valid = KEYS;
         const float* scores = row.in(p.scores, p.score_stride) + first;
 #pragma unroll
         for (int j = 0; j < KEYS; j++) {
-            keys[j] = __float_as_uint(load_if(j < valid, scores + 32 * j, 0.0f));
+            keys[j] = __float_as_uint(j < valid ? scores[32 * j] : 0.0f);
         }
 #pragma unroll
         for (int j = 0; j < KEYS; j++) {
             int i = first + 32 * j;
             saw_nan |= j < valid && is_nan(keys[j]);
             bool edge = i < row.sinks || i >= row.recent_from;
-            bool masked = p.mask && load_if(j < valid, p.mask + row.start + i, uint8_t(0)) != 0;
-            if (SALIENT_MUTATED("select/protection")) masked = false;
+            bool masked = p.mask && j < valid && p.mask[row.start + i] != 0;
             keys[j] = edge || masked ? PROTECTED_KEY : key_of(keys[j]);
         }
     }
@@ -76,13 +74,13 @@ struct Tile {
             if (j >= valid || !matches(keys[j], found, round)) continue;
             uint32_t next = digit_of(keys[j], round);
             if (next != digit && run > 0) {
-                shared_add(bins + digit, run);
+                atomicAdd(bins + digit, run);
                 run = 0;
             }
             digit = next;
             run++;
         }
-        if (run > 0) shared_add(bins + digit, run);
+        if (run > 0) atomicAdd(bins + digit, run);
     }
 
     // Winners above the cut in the lower half of the word, ties in the upper.
@@ -103,14 +101,13 @@ __device__ void find_bin(Shared& shared, const uint32_t* bins, uint32_t need) {
     constexpr int SEGMENTS = BINS / 32;
     for (int segment = static_cast<int>(warp_id()); segment < SEGMENTS;
          segment += static_cast<int>(blockDim.x / 32)) {
-        uint32_t sum =
-            __reduce_add_sync(FULL_WARP, shared_load(bins + segment * 32 + lane_id()));
-        if (lane_id() == 0) shared_store(&shared.segments[segment], sum);
+        uint32_t sum = __reduce_add_sync(FULL_WARP, bins[segment * 32 + lane_id()]);
+        if (lane_id() == 0) shared.segments[segment] = sum;
     }
     __syncthreads();
     if (warp_id() == 0) {
-        uint32_t low = shared_load(&shared.segments[lane_id()]);
-        uint32_t high = shared_load(&shared.segments[lane_id() + 32]);
+        uint32_t low = shared.segments[lane_id()];
+        uint32_t high = shared.segments[lane_id() + 32];
         uint32_t in_high = __reduce_add_sync(FULL_WARP, high);
         bool is_high = need <= in_high;
         uint32_t above = is_high ? 0 : in_high;
@@ -125,11 +122,11 @@ __device__ void find_bin(Shared& shared, const uint32_t* bins, uint32_t need) {
             segment += static_cast<uint32_t>(lane);
             if (level == 0) {
                 segment *= 32;
-                count = shared_load(bins + segment + lane_id());
+                count = bins[segment + lane_id()];
             } else if (lane_id() == static_cast<uint32_t>(lane)) {
-                shared_store(&shared.bin, segment);
-                shared_store(&shared.above, above);
-                shared_store(&shared.inside, count);
+                shared.bin = segment;
+                shared.above = above;
+                shared.inside = count;
             }
         }
     }
@@ -140,13 +137,13 @@ __device__ void find_bin(Shared& shared, const uint32_t* bins, uint32_t need) {
 __device__ __forceinline__ uint32_t count_above(const uint32_t* bins, uint32_t bin) {
     uint32_t sum = 0;
     for (uint32_t i = threadIdx.x; i < BINS; i += blockDim.x) {
-        sum += i > bin ? shared_load(bins + i) : 0;
+        sum += i > bin ? bins[i] : 0;
     }
     return sum;
 }
 
 __device__ __forceinline__ void clear_bins(uint32_t* bins) {
-    for (uint32_t i = threadIdx.x; i < BINS; i += blockDim.x) shared_store(bins + i, 0u);
+    for (uint32_t i = threadIdx.x; i < BINS; i += blockDim.x) bins[i] = 0;
 }
 
 // The cut, and this block's share of it: winners above it of this thread, and ties of the block.
@@ -170,8 +167,8 @@ __device__ Found find_cut(Group& group, typename Group::Shared& shared, Tile<THR
         const uint32_t* bins = group.combine(round);
         clear_bins(shared.bins[(round + 1) % 2]);
         find_bin(shared, bins, need);
-        uint32_t bin = shared_load(&shared.bin), inside = shared_load(&shared.inside);
-        need -= shared_load(&shared.above);
+        uint32_t bin = shared.bin, inside = shared.inside;
+        need -= shared.above;
         bool crowded = round == 0 && bin == BINS - 1 && inside > need;
         if (crowded && group.rank() == 0 && threadIdx.x == 0) {
             report_row(p.status, SALIENT_STATUS_PROTECTED, row.index);
@@ -179,7 +176,7 @@ __device__ Found find_cut(Group& group, typename Group::Shared& shared, Tile<THR
         found = round == 2 ? found << 10 | bin : found << 11 | bin;
         if (Group::GROUPED) {
             above += count_above(mine, bin);
-            ties = shared_load(mine + bin);
+            ties = mine[bin];
         }
         uint32_t lowest = found << digit_shift(round);
         if (inside == need && lowest > 0) {
@@ -212,19 +209,16 @@ __device__ void emit(const SalientSelectParams& p, const Row& row, Tile<THREADS>
             uint32_t winners = __ballot_sync(FULL_WARP, wins);
             uint32_t tied_lanes = any_ties ? __ballot_sync(FULL_WARP, tied) : 0;
             uint32_t tied_before = t + __popc(tied_lanes & lanes_below());
-            bool lucky = SALIENT_MUTATED("select/ties") ? tied_before <= cut.ties
-                                                       : tied_before < cut.ties;
-            bool kept = wins || (tied && lucky);
-            uint32_t place =
-                a + __popc(winners & lanes_below()) + min_of(tied_before, cut.ties);
-            store_if(kept, list + place, i);
+            bool kept = wins || (tied && tied_before < cut.ties);
+            uint32_t place = a + __popc(winners & lanes_below()) + min_of(tied_before, cut.ties);
+            if (kept) list[place] = i;
             if (p.kept_positions) {
-                int position = load_if(kept, p.positions + row.start + i, 0);
-                store_if(kept, row.list(p.kept_positions, p.capacity) + place, position);
+                int position = kept ? p.positions[row.start + i] : 0;
+                if (kept) row.list(p.kept_positions, p.capacity)[place] = position;
             }
             if (p.inverse) {
                 int entry = kept ? static_cast<int>(place) : -1;
-                store_if(inside, row.in(p.inverse, p.total) + i, entry);
+                if (inside) row.in(p.inverse, p.total)[i] = entry;
             }
             a += __popc(winners);
             t += __popc(tied_lanes);
@@ -240,13 +234,12 @@ template <int THREADS>
 __device__ void write_offsets(const SalientSelectParams& p, uint32_t (&sums)[2][MAX_WARPS]) {
     int rows = p.batch * p.heads, turn = 0;
     uint32_t before = 0;
-    if (threadIdx.x == 0) store(p.cu_kept, 0);
+    if (threadIdx.x == 0) p.cu_kept[0] = 0;
     for (int first = 0; first < rows; first += THREADS, turn ^= 1) {
         int row = first + static_cast<int>(threadIdx.x);
         uint32_t len = row < rows ? static_cast<uint32_t>(planned_len(p, row)) : 0;
         Scanned scanned = scan_block(len, sums[turn]);
-        store_if(row < rows, p.cu_kept + row + 1,
-                 static_cast<int32_t>(before + scanned.before + len));
+        if (row < rows) p.cu_kept[row + 1] = static_cast<int32_t>(before + scanned.before + len);
         before += scanned.total;
     }
     __syncthreads();
@@ -275,8 +268,8 @@ template <typename Group>
 __device__ Places share_places(Group& group, typename Group::Shared& shared, Found found) {
     uint32_t above = scan_block(found.above, shared.sums[0]).total;
     if (threadIdx.x == 0) {
-        shared_store(&shared.counts[0], above);
-        shared_store(&shared.counts[1], found.ties);
+        shared.counts[0] = above;
+        shared.counts[1] = found.ties;
     }
     __syncthreads();
     group.publish();
@@ -324,10 +317,10 @@ __device__ void select_row(Group& group, typename Group::Shared& shared,
     int first_empty = static_cast<int>(places.total) + group.rank() * THREADS;
     for (int i = first_empty + static_cast<int>(threadIdx.x); i < p.capacity;
          i += group.size() * THREADS) {
-        store(row.list(p.kept, p.capacity) + i, -1);
-        if (p.kept_positions) store(row.list(p.kept_positions, p.capacity) + i, -1);
+        row.list(p.kept, p.capacity)[i] = -1;
+        if (p.kept_positions) row.list(p.kept_positions, p.capacity)[i] = -1;
     }
-    if (leader) store(p.kept_lens + index, static_cast<int32_t>(places.total));
+    if (leader) p.kept_lens[index] = static_cast<int32_t>(places.total);
     if (__syncthreads_or(tile.saw_nan) && threadIdx.x == 0) report(p.status, SALIENT_STATUS_NAN);
 }
 

@@ -17,16 +17,16 @@ __device__ __forceinline__ int64_t entry_of(int tile, int entry) {
 __device__ __forceinline__ void check_entries(const SalientValidateParams& p, int row, int tile) {
     Span span;
     load_span(p.cu_seqlens, row / p.heads, p.total, p.total, span);
-    int count = load(p.kept_lens + row);
+    int count = p.kept_lens[row];
     const int32_t* list = p.kept + static_cast<int64_t>(row) * p.capacity;
     uint32_t flags = 0;
 #pragma unroll
     for (int e = 0; e < ENTRIES; e++) {
         int64_t i = entry_of(tile, e);
         bool exists = i < p.capacity, first = lane_id() == 0 && i > 0;
-        int token = load_if(exists, list + i, -1);
+        int token = exists ? list[i] : -1;
         int below = __shfl_up_sync(FULL_WARP, token, 1);
-        int before = load_if(exists && first, list + i - 1, first ? -1 : below);
+        int before = exists && first ? list[i - 1] : first ? -1 : below;
         if (!exists) continue;
         if (i >= count) {
             if (token != -1) flags |= SALIENT_STATUS_LENGTHS;
@@ -44,11 +44,11 @@ __device__ __forceinline__ void check_lengths(const SalientValidateParams& p, in
     int b = row / p.heads;
     Span span;
     bool valid = load_span(p.cu_seqlens, b, p.total, p.total, span);
-    int count = load(p.kept_lens + row);
+    int count = p.kept_lens[row];
     valid = valid && (b > 0 || span.start == 0);
     valid = valid && 0 <= count && count <= min_of(span.len, p.capacity);
     if (p.cu_kept != nullptr) {
-        int start = load(p.cu_kept + row), end = load(p.cu_kept + row + 1);
+        int start = p.cu_kept[row], end = p.cu_kept[row + 1];
         valid = valid && (row > 0 ? start >= 0 : start == 0);
         valid = valid && end >= start && end - start == count;
     }
@@ -69,7 +69,7 @@ __device__ __forceinline__ void check_pages(const SalientValidateParams& p, int 
 #pragma unroll
     for (int e = 0; e < ENTRIES; e++) {
         int64_t i = entry_of(tile, e);
-        int page = load_if(i < end, pages + i, 0);
+        int page = i < end ? pages[i] : 0;
         outside = outside || (i < end && (page < 0 || page >= p.pages));
     }
     if (outside) report_row(p.status, SALIENT_STATUS_PAGE, b * p.heads);
@@ -100,6 +100,6 @@ SALIENT_EXPORT int salient_validate(const SalientValidateParams* params, Salient
     int64_t blocks = p.batch * (p.heads * tiles + page_tiles);
     if (blocks == 0) return SUCCESS;
     if (blocks > INT32_MAX) return INVALID_VALUE;
-    return launch("validate", validate, {dim3(blocks), THREADS}, stream, p,
-                  static_cast<int>(tiles), static_cast<int>(page_tiles));
+    return launch<validate>({dim3(blocks), THREADS}, stream, p, static_cast<int>(tiles),
+                            static_cast<int>(page_tiles));
 }

@@ -1,4 +1,4 @@
-// Kernels that are wrong on purpose, each in one way that the emulator must report.
+// A kernel that is wrong on purpose, each time in one way that the software GPU must report.
 #include "common/launch.cuh"
 #include "ptx/async_copy.cuh"
 
@@ -31,7 +31,7 @@ struct TooMuch {
 // Reverses 128 words.
 __global__ void reverse(const uint32_t* in, uint32_t* out, int wrong) {
     uint32_t thread = threadIdx.x;
-    if (wrong == SHARED_TOO_SMALL) shared_store(&shared_memory<TooMuch>().at[thread], 0u);
+    if (wrong == SHARED_TOO_SMALL) shared_memory<TooMuch>().at[thread + 128] = 0;
     auto& shared = shared_memory<Words>();
     if (wrong == EARLY_EXIT && thread == 77) return;
     if (wrong == UNAWAITED_COPY) {
@@ -40,22 +40,22 @@ __global__ void reverse(const uint32_t* in, uint32_t* out, int wrong) {
     } else {
         uint32_t from = thread + (wrong == BEYOND_THE_END) - (wrong == BEFORE_THE_START);
         uint32_t to = wrong == BEYOND_SHARED ? thread + 1 : thread;
-        shared_store(&shared.at[to], load(in + static_cast<int>(from)));
+        shared.at[to] = in[static_cast<int>(from)];
     }
     if (wrong == MISALIGNED) {
         auto* bytes = reinterpret_cast<const unsigned char*>(in);
-        load(reinterpret_cast<const Vector*>(bytes + 4));
+        reinterpret_cast<Vector*>(out)[thread / 4] = *reinterpret_cast<const Vector*>(bytes + 4);
     }
     if (wrong == DIVERGENT_SHUFFLE && thread % 32 < 16) __syncwarp();
     if (wrong == ENDLESS_WAIT) {
-        while (load_acquire(in) == 0) pause();
+        while (load_acquire(in) == 0) __nanosleep(20);
     }
-    if (wrong == DIVERGENT_BARRIER && thread >= 64) {
+    if (wrong == DIVERGENT_BARRIER && thread % 32 >= 16) {
         __syncthreads();
     } else if (wrong != MISSING_BARRIER) {
         __syncthreads();
     }
-    store(out + thread, shared_load(&shared.at[127 - thread]));
+    out[thread] = shared.at[127 - thread];
 }
 
 }  // namespace
@@ -64,5 +64,5 @@ __global__ void reverse(const uint32_t* in, uint32_t* out, int wrong) {
 SALIENT_EXPORT int salient_probe_reverse(const uint32_t* in, uint32_t* out, int wrong,
                                          SalientStream stream) {
     using namespace salient;
-    return launch("reverse", reverse, {dim3(1), 128, sizeof(Words)}, stream, in, out, wrong);
+    return launch<reverse, sizeof(Words)>({dim3(1), 128}, stream, in, out, wrong);
 }

@@ -1,4 +1,5 @@
 // One small kernel per wrapper of ptx/ that needs sm_90a, as ptx.cu has them for the others.
+#include "common/compiled.cuh"
 #include "ptx/warpgroup.cuh"
 
 namespace salient {
@@ -19,7 +20,7 @@ template <int RANK>
 __global__ void tensor_copies(const __grid_constant__ TensorMap map, uint32_t bytes, Vector* out) {
     auto& shared = shared_memory<Box>();
     for (uint32_t i = threadIdx.x; i < BOX_BYTES / 16; i += blockDim.x) {
-        shared_store(&shared.at[i], Vector{{7, 7, 7, 7}});
+        shared.at[i] = Vector{{7, 7, 7, 7}};
     }
     if (threadIdx.x == 0) {
         prefetch_tensor_map(&map);
@@ -37,7 +38,7 @@ __global__ void tensor_copies(const __grid_constant__ TensorMap map, uint32_t by
     }
     mbarrier_wait(&shared.full, 0);
     for (uint32_t i = threadIdx.x; i < BOX_BYTES / 16; i += blockDim.x) {
-        store(out + i, shared_load(&shared.at[i]));
+        out[i] = shared.at[i];
     }
 }
 
@@ -49,8 +50,8 @@ int copy_box(const uint32_t* in, uint32_t* out, Swizzle swizzle, uint32_t width,
     for (int i = 0; i < RANK; i++) bytes *= tensor.box[i];
     TensorMap map;
     if (int error = make_tensor_map(map, tensor, RANK)) return error;
-    return launch("tensor_copies", tensor_copies<RANK>, {dim3(1), 32, sizeof(Box)}, stream, map,
-                  bytes, reinterpret_cast<Vector*>(out));
+    return launch<tensor_copies<RANK>, sizeof(Box)>({dim3(1), 32}, stream, map, bytes,
+                                                    reinterpret_cast<Vector*>(out));
 }
 
 // ---- barriers ----
@@ -89,7 +90,7 @@ __global__ void pipeline(const __grid_constant__ TensorMap map, uint32_t* out) {
             uint32_t thread = threadIdx.x - 32, word = TILE_WORDS - 1 - thread;
             mbarrier_wait(&shared.full[stage], parity);
             uint32_t place = word < TILE_WORDS / 2 ? word : word + 64 - TILE_WORDS / 2;
-            store(out + tile * TILE_WORDS + thread, shared_load(&shared.stages[stage][place]));
+            out[tile * TILE_WORDS + thread] = shared.stages[stage][place];
             mbarrier_arrive(&shared.empty[stage]);
         }
     }
@@ -106,16 +107,16 @@ struct Words {
 __global__ void named_barriers(const uint32_t* in, uint32_t* out) {
     auto& shared = shared_memory<Words>();
     uint32_t thread = threadIdx.x;
-    shared_store(&shared.at[thread], load(in + thread));
+    shared.at[thread] = in[thread];
     if (thread < 64) {
         named_barrier_arrive(1, 128);
         return;
     }
     named_barrier_sync(1, 128);
-    store(out + thread, shared_load(&shared.at[thread - 64]));
-    shared_store(&shared.at[thread - 64], shared_load(&shared.at[thread]));
+    out[thread] = shared.at[thread - 64];
+    shared.at[thread - 64] = shared.at[thread];
     named_barrier_sync(15, 64);
-    store(out + thread - 64, shared_load(&shared.at[127 - thread]));
+    out[thread - 64] = shared.at[127 - thread];
 }
 
 // ---- multiplies ----
@@ -150,7 +151,7 @@ template <typename T, Swizzle SWIZZLE, Major MAJOR, int N, bool FROM_REGISTERS>
 __global__ void __launch_bounds__(128, 1) multiplies(const Vector* in, float* out) {
     auto& shared = shared_memory<Operands>();
     for (uint32_t i = threadIdx.x; i < sizeof(Operands) / 16; i += blockDim.x) {
-        shared_store(&shared.a[0] + i, load(in + i));
+        reinterpret_cast<Vector*>(&shared)[i] = in[i];
     }
     registers_increase<232>();
     async_proxy_fence();
@@ -163,7 +164,7 @@ __global__ void __launch_bounds__(128, 1) multiplies(const Vector* in, float* ou
     uint32_t fragments[2][4];
     for (int i = 0; i < 8; i++) {
         uint32_t word = (i / 4 * 128 + threadIdx.x) * 4 + i % 4;
-        fragments[i / 4][i % 4] = shared_load(reinterpret_cast<const uint32_t*>(shared.a) + word);
+        fragments[i / 4][i % 4] = reinterpret_cast<const uint32_t*>(shared.a)[word];
     }
     warpgroup_hold(d);
     warpgroup_fence();
@@ -178,15 +179,14 @@ __global__ void __launch_bounds__(128, 1) multiplies(const Vector* in, float* ou
     warpgroup_commit();
     warpgroup_wait<0>();
     warpgroup_hold(d);
-    for (int i = 0; i < N / 2; i++) store(out + threadIdx.x * (N / 2) + i, d[i / 4][i % 4]);
+    for (int i = 0; i < N / 2; i++) out[threadIdx.x * (N / 2) + i] = d[i / 4][i % 4];
 }
 
 template <typename T, Swizzle SWIZZLE, Major MAJOR, int N, bool FROM_REGISTERS = false>
 int multiply(int section, const uint32_t* in, uint32_t* out, SalientStream stream) {
-    return launch("multiplies", multiplies<T, SWIZZLE, MAJOR, N, FROM_REGISTERS>,
-                  {dim3(1), 128, sizeof(Operands)}, stream,
-                  reinterpret_cast<const Vector*>(in + section * sizeof(Operands) / 4),
-                  reinterpret_cast<float*>(out) + section * 64 * 256);
+    return launch<multiplies<T, SWIZZLE, MAJOR, N, FROM_REGISTERS>, sizeof(Operands)>(
+        {dim3(1), 128}, stream, reinterpret_cast<const Vector*>(in + section * sizeof(Operands) / 4),
+        reinterpret_cast<float*>(out) + section * 64 * 256);
 }
 
 }  // namespace
@@ -197,7 +197,7 @@ using namespace salient;
 SALIENT_EXPORT int salient_probe_tensor_copies(const uint32_t* in, uint32_t* out,
                                                SalientStream stream) {
     constexpr uint32_t WORDS = BOX_BYTES / 4;
-    if (!has_warpgroups(stream)) return NOT_SUPPORTED;
+    if (!has_warpgroups()) return NOT_SUPPORTED;
     if (int error = copy_box<2>(in, out, Swizzle::NONE, 24, stream)) return error;
     if (int error = copy_box<4>(in, out + WORDS, Swizzle::BYTES_32, 16, stream)) return error;
     if (int error = copy_box<3>(in, out + 2 * WORDS, Swizzle::BYTES_64, 32, stream)) return error;
@@ -206,21 +206,21 @@ SALIENT_EXPORT int salient_probe_tensor_copies(const uint32_t* in, uint32_t* out
 
 SALIENT_EXPORT int salient_probe_pipeline(const uint32_t* in, uint32_t* out,
                                           SalientStream stream) {
-    if (!has_warpgroups(stream)) return NOT_SUPPORTED;
+    if (!has_warpgroups()) return NOT_SUPPORTED;
     TensorBox tensor{in, {24, 8 * TILES}, {0, 48}, {24, 4}, Swizzle::NONE};
     TensorMap map;
     if (int error = make_tensor_map(map, tensor, 2)) return error;
-    return launch("pipeline", pipeline, {dim3(1), 128, sizeof(Pipe)}, stream, map, out);
+    return launch<pipeline, sizeof(Pipe)>({dim3(1), 128}, stream, map, out);
 }
 
 SALIENT_EXPORT int salient_probe_named_barriers(const uint32_t* in, uint32_t* out,
                                                 SalientStream stream) {
-    return launch("named_barriers", named_barriers, {dim3(1), 128, sizeof(Words)}, stream, in, out);
+    return launch<named_barriers, sizeof(Words)>({dim3(1), 128}, stream, in, out);
 }
 
 SALIENT_EXPORT int salient_probe_multiplies(const uint32_t* in, uint32_t* out,
                                             SalientStream stream) {
-    if (!has_warpgroups(stream)) return NOT_SUPPORTED;
+    if (!has_warpgroups()) return NOT_SUPPORTED;
     constexpr Major K = Major::K, MN = Major::MN;
     using Run = int(int, const uint32_t*, uint32_t*, SalientStream);
     Run* const runs[] = {
