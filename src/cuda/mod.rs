@@ -41,10 +41,10 @@
 //!
 //! # What was run
 //!
-//! The checks and the making of parameters are tested without a GPU, and the kernels under an
-//! emulator. This module itself was type-checked and linked; `tests/device.rs` runs it where there is
-//! a device, and says so where there is none. `benches/records/` tells on which devices it has run;
-//! where that holds no record of a device, it has run on none.
+//! The checks and the making of parameters are tested without a GPU; the rest, from these functions
+//! down to the instructions of the kernels, by `tests/device.rs` on the software GPU
+//! (`docs/software-gpu.md`), and on a device where there is one. `benches/records/` tells on which
+//! devices it has run; where that holds no record of a device, it has run on none.
 #![allow(unsafe_code, reason = "calls the launchers, and reads views as bytes")]
 
 pub mod attend;

@@ -23,6 +23,8 @@ pub struct Driver {
     pub devices: usize,
     /// The newest CUDA version that the driver knows: major, minor.
     pub version: (usize, usize),
+    /// Whether it is salient's software GPU, on which nothing can be measured.
+    pub software: bool,
 }
 
 /// Why there is no device.
@@ -46,6 +48,19 @@ pub enum NoDevice {
     /// The driver works and has no device.
     #[error("the CUDA driver knows no device")]
     Empty,
+    /// The driver is older than the CUDA runtime that the kernels are linked with, so every launch would
+    /// fail.
+    #[error(
+        "the driver is for CUDA {}.{}, the runtime of this build is of {}.{}: it needs a driver for \
+         {}.0 or later",
+        driver.0, driver.1, runtime.0, runtime.1, runtime.0
+    )]
+    Older {
+        /// What the driver knows: major, minor.
+        driver: (usize, usize),
+        /// What the kernels are linked with: major, minor.
+        runtime: (usize, usize),
+    },
 }
 
 /// Looks for devices. It never panics, which cudarc's own functions do where there is no driver:
@@ -63,17 +78,51 @@ pub fn probe() -> Backend {
     if !cfg!(salient_kernels) {
         return Backend::Host(NoDevice::NoKernels);
     }
-    match ask(LIBRARIES) {
+    match ask(LIBRARIES).and_then(|driver| driver.serves(runtime_version())) {
         Ok(driver) => Backend::Cuda(driver),
         Err(why) => Backend::Host(why),
     }
 }
 
+impl Driver {
+    /// Itself, if it is new enough for a runtime. Runtimes of one major version run on every driver of
+    /// that version (CUDA Compatibility: minor version compatibility).
+    fn serves(self, runtime: (usize, usize)) -> Result<Self, NoDevice> {
+        if self.version.0 < runtime.0 {
+            return Err(NoDevice::Older { driver: self.version, runtime });
+        }
+        Ok(self)
+    }
+}
+
+/// The CUDA runtime that the kernels are linked with; 0 if it does not say.
+#[cfg(salient_kernels)]
+fn runtime_version() -> (usize, usize) {
+    unsafe extern "C" {
+        fn cudaRuntimeGetVersion(version: *mut c_int) -> c_int;
+    }
+    let mut version = 0;
+    // SAFETY: writes one int; the runtime is linked with the kernels, and asks no driver for it.
+    let code = unsafe { cudaRuntimeGetVersion(&mut version) };
+    if code == 0 { split(usize::try_from(version).unwrap_or(0)) } else { (0, 0) }
+}
+
+#[cfg(not(salient_kernels))]
+fn runtime_version() -> (usize, usize) {
+    (0, 0)
+}
+
+/// Major and minor of a version as CUDA counts them: 13010 is 13.1.
+fn split(version: usize) -> (usize, usize) {
+    (version / 1000, version % 1000 / 10)
+}
+
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cuda(Driver { devices, version: (major, minor) }) => {
-                write!(f, "cuda: {devices} device(s), driver for CUDA {major}.{minor}")
+            Self::Cuda(Driver { devices, version: (major, minor), software }) => {
+                let kind = if *software { "software GPU" } else { "device(s)" };
+                write!(f, "cuda: {devices} {kind}, driver for CUDA {major}.{minor}")
             }
             Self::Host(why) => write!(f, "host: {why}"),
         }
@@ -124,7 +173,11 @@ fn ask_driver(driver: &Library) -> Result<Driver, NoDevice> {
     let version = get("cuDriverGetVersion")?;
     match get("cuDeviceGetCount")? {
         0 => Err(NoDevice::Empty),
-        devices => Ok(Driver { devices, version: (version / 1000, version % 1000 / 10) }),
+        devices => {
+            // SAFETY: looked for, never called.
+            let control = unsafe { driver.get::<Init>(b"salient_gpu_control\0") };
+            Ok(Driver { devices, version: split(version), software: control.is_ok() })
+        }
     }
 }
 
@@ -157,8 +210,12 @@ mod tests {
         assert!(backend.starts_with("cuda: ") || backend.starts_with("host: "), "{backend}");
         for (backend, says) in [
             (
-                Backend::Cuda(Driver { devices: 2, version: (13, 0) }),
+                Backend::Cuda(Driver { devices: 2, version: (13, 0), software: false }),
                 "cuda: 2 device(s), driver for CUDA 13.0",
+            ),
+            (
+                Backend::Cuda(Driver { devices: 1, version: (13, 0), software: true }),
+                "cuda: 1 software GPU, driver for CUDA 13.0",
             ),
             (
                 Backend::Host(NoDevice::Refused { call: "cuInit", code: 999 }),
@@ -168,5 +225,17 @@ mod tests {
             assert_eq!(backend.to_string(), says);
         }
         assert_eq!(probe(), probe());
+    }
+
+    #[test]
+    fn a_driver_of_an_older_major_version_is_refused_with_both_versions() {
+        let driver = |version| Driver { devices: 1, version, software: false };
+        for (version, runtime) in [((13, 0), (13, 0)), ((13, 0), (13, 3)), ((14, 0), (13, 3))] {
+            assert_eq!(driver(version).serves(runtime), Ok(driver(version)));
+        }
+        let error = driver((12, 8)).serves((13, 0)).unwrap_err();
+        assert_eq!(error, NoDevice::Older { driver: (12, 8), runtime: (13, 0) });
+        let says = error.to_string();
+        assert!(says.contains("12.8") && says.contains("13.0 or later"), "{says}");
     }
 }

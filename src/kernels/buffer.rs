@@ -8,7 +8,7 @@ use crate::error::{Error, Result, check_len};
 /// here reads or writes through the address. The element type is that of the field it is put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Buffer {
-    /// The first byte, an address on the device (or of the process, for emulated kernels).
+    /// The first byte, an address on the device.
     pub address: usize,
     /// The number of elements.
     pub len: usize,

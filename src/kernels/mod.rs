@@ -4,8 +4,7 @@
 //! Nothing here touches a device. A plan ([`select::SelectPlan`], [`score::MlpPlan`], ...) holds what the
 //! host knows ahead of the launch and says how long every buffer must be; a `params` function takes
 //! a plan and where the buffers lie ([`Buffer`]), checks lengths, alignment and overlap, and returns
-//! the parameters of the C ABI ([`raw`]). The device API and the emulated kernels share every line,
-//! so all of it is tested without a GPU.
+//! the parameters of the C ABI ([`raw`]). It is tested without a device.
 //!
 //! ```
 //! use salient::kernels::Buffer;

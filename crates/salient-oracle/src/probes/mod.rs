@@ -1,7 +1,7 @@
 //! What CUDA's built-ins and the wrappers of `kernels/ptx/` do, by the PTX manual.
 //!
-//! A probe is a small kernel of `crates/salient-emulator/probes/`, with its input and the check of its
-//! output here: the emulator and a device answer for the same.
+//! A probe is a small kernel of `crates/salient-gpu/probes/`, with its input and the check of its output
+//! here: the software GPU and a device answer for the same.
 
 mod hopper;
 
