@@ -292,6 +292,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS) mlp(SalientMlpParams p) {
             }
         }
 
+        copy_async_wait<0>();
         __syncthreads();
         block.scale_rows(squares);
         __syncthreads();

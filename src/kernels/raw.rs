@@ -1555,6 +1555,8 @@ const _: () = {
     ][::core::mem::offset_of!(SalientValidateParams, pages) - 72usize];
 };
 unsafe extern "C" {
+    /// Does on the current device what the first launch of each kernel would do besides launching: loads it, and lets it have its shared memory. To be called before launches are captured, for loading may synchronise. Launchers that are not linked are left out.
+    pub fn salient_prepare() -> ::core::ffi::c_int;
     pub fn salient_mlp(
         params: *const SalientMlpParams,
         stream: SalientStream,
