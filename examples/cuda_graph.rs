@@ -73,6 +73,8 @@ pub(crate) fn replay(stream: &Arc<CudaStream>) -> Result<()> {
     let mut kept_positions = stream.alloc_zeros::<i32>(kept_total)?;
     let mut status = StatusWord::new(stream)?;
     stream.synchronize()?;
+    // Nothing is to be loaded while launches are captured.
+    salient::cuda::prepare(stream.context())?;
 
     stream.begin_capture(CaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
     status.clear(stream)?;

@@ -36,6 +36,8 @@ BUDGETS = [
 def merge(about, machine, steps, measured, clocks):
     """The record. `steps` tell how each step ended; `measured` are the lines that the programs
     printed, those with an error among them; `about` says what was built."""
+    if "software gpu" in str(machine).lower():
+        raise ValueError("what ran on the software GPU is no measurement of a device")
     floors = {}
     for line in measured:
         known = {"floor/copy": ("bytes", "copy_bytes_per_second"),

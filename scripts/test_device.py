@@ -58,6 +58,11 @@ class Record(unittest.TestCase):
         rows = device_record.budgets(None).splitlines()[2:]
         self.assertTrue(all(row.endswith("| not measured |") for row in rows))
 
+    def test_what_ran_on_the_software_gpu_is_no_record(self):
+        machine = {"gpu": "Software GPU (sm_90)"}
+        with self.assertRaisesRegex(ValueError, "no measurement"):
+            device_record.merge({}, machine, [], [], [])
+
     def test_errors_are_in_the_table(self):
         self.assertIn("RuntimeError: made \\| up", device_record.measurements(self.document))
 

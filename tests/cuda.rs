@@ -21,6 +21,7 @@ fn every_launcher_links() {
         raw::salient_prefill as *const (),
         raw::salient_decode as *const (),
         raw::salient_validate as *const (),
+        raw::salient_prepare as *const (),
     ];
     let distinct: BTreeSet<_> = launchers.into_iter().collect();
     assert_eq!(distinct.len(), launchers.len());

@@ -53,9 +53,16 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let backend = probe();
-    if !matches!(backend, Backend::Cuda(_)) {
-        eprintln!("error: this needs a device; the backend is {backend}");
-        return ExitCode::FAILURE;
+    match &backend {
+        Backend::Cuda(driver) if driver.software && !small => {
+            eprintln!("error: nothing can be measured on {backend}; only --small runs there");
+            return ExitCode::FAILURE;
+        }
+        Backend::Cuda(_) => {}
+        _ => {
+            eprintln!("error: this needs a device; the backend is {backend}");
+            return ExitCode::FAILURE;
+        }
     }
     let mut bench = match Bench::new(small) {
         Ok(bench) => bench,
@@ -127,6 +134,7 @@ impl Bench {
     /// A graph of what `run` launches. Its buffers must outlive it.
     fn capture(&self, run: impl FnOnce(&Arc<CudaStream>) -> Result<()>) -> Result<CudaGraph> {
         self.stream.synchronize()?;
+        salient::cuda::prepare(self.stream.context())?;
         self.stream.begin_capture(CaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
         let ran = run(&self.stream);
         let flags = GraphFlags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;

@@ -15,6 +15,7 @@
 //! | [`attend::prefill`] | attention of packed queries under a row limit |
 //! | [`attend::decode`] | attention of one query per sequence, over all keys or listed ones |
 //! | [`validate::validate`] | checks lists that only the device sees |
+//! | [`prepare`] | does ahead what first launches would do besides launching |
 //! | [`probe`] | says whether there is a device, and why not; never panics |
 //!
 //! # Launches
@@ -36,7 +37,8 @@
 //! [`attend::decode`] serves every length and list up to its plan's capacity. Capture on a stream
 //! of [`cudarc::driver::CudaContext::per_thread_stream`], or of
 //! [`cudarc::driver::CudaContext::new_stream`] after event tracking was switched off: a captured
-//! launch must not wait for events from outside. A graph holds the addresses of its buffers, and
+//! launch must not wait for events from outside. Call [`prepare`] before, for a first launch would load its
+//! kernel and set its attributes in the midst of the capture. A graph holds the addresses of its buffers, and
 //! nothing in Rust's types says so: they must outlive it.
 //!
 //! # What was run
@@ -50,6 +52,7 @@
 pub mod attend;
 pub mod compact;
 mod operands;
+mod prepare;
 mod probe;
 pub mod score;
 pub mod select;
@@ -58,6 +61,7 @@ pub mod validate;
 
 pub use cudarc;
 pub use operands::{ContextId, bytes, bytes_mut, signed};
+pub use prepare::prepare;
 pub use probe::{Backend, Driver, NoDevice, probe};
 pub use status::StatusWord;
 
