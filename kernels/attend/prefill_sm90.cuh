@@ -176,7 +176,8 @@ struct Producer {
                 include(group, seen, exists);
                 include(block, seen, exists);
             }
-            if (lane == 0) shared.groups[half][g] = over_warp(group).any;
+            Seen any = over_warp(group).any;
+            if (lane == 0) shared.groups[half][g] = any;
         }
         block = over_warp(block);
         if (lane == 0) shared.work[half] = work;
