@@ -189,7 +189,7 @@ struct Consumer {
     __device__ bool any_infinite() const {
         uint32_t found = 0;
 #pragma unroll
-        for (int i = 0; i < Tile::CLEANERS; i++) found |= shared.infinite[i];
+        for (int i = 0; i <= Tile::CLEANERS; i++) found |= shared.infinite[i];
         return found != 0;
     }
 

@@ -13,7 +13,8 @@ struct alignas(64) Work {
     Place place;
     Span keys;       // the sequence's
     Together block;  // what the tile's rows see
-    bool last;       // nothing: everything is done
+    int last;        // not 0: nothing, everything is done
+    int unused[3];   // so that what is loaded as one has been written
 };
 
 // A block takes ROWS queries of one head, each of its GROUPS warpgroups 64 of them and each warp 16;
@@ -53,7 +54,8 @@ struct Sm90Tile {
         Work work[2];
         Seen groups[2][GROUPS];  // what any row of a group sees
         Seen rows[2][ROWS];
-        uint32_t infinite[CLEANERS];  // whether they found such values in this work so far
+        // Whether each cleaner found such values in this work so far; the last place is nobody's.
+        uint32_t infinite[CLEANERS + 1];
     };
 
     static __device__ __forceinline__ int at(int row, int chunk) {
@@ -90,6 +92,7 @@ template <int DIM>
 __device__ __forceinline__ void init_barriers(typename Sm90Tile<DIM>::Shared& shared) {
     using Tile = Sm90Tile<DIM>;
     constexpr uint32_t WARPS = 4 * Tile::GROUPS;
+    if (threadIdx.x <= Tile::CLEANERS) shared.infinite[threadIdx.x] = 0;
     if (threadIdx.x == 0) {
         mbarrier_init(&shared.q_full, 1);
         mbarrier_init(&shared.q_free, WARPS + Tile::CLEANERS);
@@ -151,7 +154,7 @@ struct Producer {
             if (valid && work.place.first < work.place.queries.len) fetch(work);
         }
         Work none{};
-        none.last = true;
+        none.last = 1;
         if (lane == 0) shared.work[given % 2] = none;
         wait_for_queries();
         warp_arrive(&shared.q_full);
