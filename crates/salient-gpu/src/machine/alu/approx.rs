@@ -8,6 +8,7 @@ use crate::config::Approximate;
 use crate::machine::inst::{Inst, Lanes};
 use crate::machine::registers::Registers;
 
+use super::half::each1;
 use super::lanes::{map1, map2, op1};
 use super::number::*;
 
@@ -31,14 +32,14 @@ pub(super) fn handler(name: &str, how: &str, kind: &str, flushes: bool) -> Optio
                 ("div", "approx", "f32", true) => Some(quotient::<false, true>),
                 ("div", "full", "f32", false) => Some(quotient::<true, false>),
                 ("div", "full", "f32", true) => Some(quotient::<true, true>),
-                ("ex2", "approx", "f16", false) => Some(half::<Ex2, F16, false>),
-                ("ex2", "approx", "f16x2", false) => Some(halves::<Ex2, F16, false>),
-                ("ex2", "approx", "bf16", true) => Some(half::<Ex2, BF16, true>),
-                ("ex2", "approx", "bf16x2", true) => Some(halves::<Ex2, BF16, true>),
-                ("tanh", "approx", "f16", false) => Some(half::<Tanh, F16, false>),
-                ("tanh", "approx", "f16x2", false) => Some(halves::<Tanh, F16, false>),
-                ("tanh", "approx", "bf16", false) => Some(half::<Tanh, BF16, false>),
-                ("tanh", "approx", "bf16x2", false) => Some(halves::<Tanh, BF16, false>),
+                ("ex2", "approx", "f16", false) => Some(half::<Ex2, F16, false, false>),
+                ("ex2", "approx", "f16x2", false) => Some(half::<Ex2, F16, true, false>),
+                ("ex2", "approx", "bf16", true) => Some(half::<Ex2, BF16, false, true>),
+                ("ex2", "approx", "bf16x2", true) => Some(half::<Ex2, BF16, true, true>),
+                ("tanh", "approx", "f16", false) => Some(half::<Tanh, F16, false, false>),
+                ("tanh", "approx", "f16x2", false) => Some(half::<Tanh, F16, true, false>),
+                ("tanh", "approx", "bf16", false) => Some(half::<Tanh, BF16, false, false>),
+                ("tanh", "approx", "bf16x2", false) => Some(half::<Tanh, BF16, true, false>),
                 ("rsqrt", "approx", "f64", false) => {
                     Some(op1!(|a: f64| canonical64(1.0 / a.sqrt())))
                 }
@@ -268,18 +269,13 @@ fn disturb32(exact: f64, error: f64, settled: bool, bits: u32) -> f32 {
     disturb(exact, error, bits, narrow::<RM>, narrow::<RP>)
 }
 
-fn half<F: Function, T: Half, const FTZ: bool>(r: &mut Registers, i: &Inst, mask: u32) {
+fn half<F: Function, T: Half, const PAIR: bool, const FTZ: bool>(
+    r: &mut Registers,
+    i: &Inst,
+    mask: u32,
+) {
     let worst = WORST.load(Ordering::Relaxed);
-    map1(r, i, mask, |a| of_half::<F, T, FTZ>(a, worst));
-}
-
-fn halves<F: Function, T: Half, const FTZ: bool>(r: &mut Registers, i: &Inst, mask: u32) {
-    let worst = WORST.load(Ordering::Relaxed);
-    map1(r, i, mask, |a: u32| {
-        let [low, high] =
-            [a & 0xffff, a >> 16].map(|a| of_half::<F, T, FTZ>(T::of(a), worst).raw());
-        low | high << 16
-    });
+    each1::<T, PAIR>(r, i, mask, |a| of_half::<F, T, FTZ>(a, worst));
 }
 
 #[inline(always)]
@@ -368,7 +364,7 @@ mod tests {
         worst_of::<Rsqrt>("rsqrt", 0.1, 50.0, |_, y| y * 2f64.powf(-22.9));
         worst_of::<Sin>("sin", -6.2, 6.2, |_, _| 2f64.powf(-20.5));
         worst_of::<Cos>("cos", -314.0, 314.0, |x, _| {
-            2f64.powf(if x.abs() < 6.283 { -20.5 } else { -14.7 })
+            2f64.powf(if x.abs() < 2.0 * std::f64::consts::PI { -20.5 } else { -14.7 })
         });
         worst_of::<Lg2>("lg2", 0.51, 1.99, |_, _| 2f64.powi(-22));
         worst_of::<Lg2>("lg2", 2.5, 900.0, |_, y| y * 2f64.powi(-22));

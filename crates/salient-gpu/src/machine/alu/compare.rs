@@ -7,7 +7,7 @@ use crate::ptx::ast::{Operand, Type};
 
 use super::form::{B16, B32, Form, register};
 use super::integer::typed;
-use super::lanes::{Lane, Raw, op3};
+use super::lanes::{LANES, Lane, Raw, count, op3, test2};
 use super::logic::predicate;
 use super::number::{BF16, F16, Half, flush};
 
@@ -257,21 +257,21 @@ fn compare(comparison: &str, kind: &str, flushes: bool) -> Option<Lanes> {
                     "ge" | a,
                     b | a >= b,
                     "equ" | a,
-                    b | !((a < b) | (a > b)),
+                    b | (a == b) | unordered(a, b),
                     "neu" | a,
                     b | a != b,
                     "ltu" | a,
-                    b | !(a >= b),
+                    b | (a < b) | unordered(a, b),
                     "leu" | a,
-                    b | !(a > b),
+                    b | (a <= b) | unordered(a, b),
                     "gtu" | a,
-                    b | !(a <= b),
+                    b | (a > b) | unordered(a, b),
                     "geu" | a,
-                    b | !(a < b),
+                    b | (a >= b) | unordered(a, b),
                     "num" | a,
-                    b | (a == a) & (b == b),
+                    b | !unordered(a, b),
                     "nan" | a,
-                    b | (a != a) | (b != b)
+                    b | unordered(a, b)
                 ]
             )
         };
@@ -316,12 +316,13 @@ fn compare(comparison: &str, kind: &str, flushes: bool) -> Option<Lanes> {
 }
 
 #[inline(always)]
+fn unordered<T: PartialOrd>(a: T, b: T) -> bool {
+    a.partial_cmp(&b).is_none()
+}
+
+#[inline(always)]
 fn test<A: Lane>(r: &mut Registers, i: &Inst, mask: u32, f: impl Fn(A, A) -> bool) {
-    let (a, b) = (A::Raw::all(r, i.a), A::Raw::all(r, i.b));
-    let mut truth = 0;
-    for lane in 0..32 {
-        truth |= u32::from(f(A::of(a[lane]), A::of(b[lane]))) << lane;
-    }
+    let truth = test2(r, i, mask, f);
     let (p, q) = combine(r, i, truth, !truth);
     r.set_predicate(i.d, mask, p);
     if i.e != NOWHERE {
@@ -332,13 +333,8 @@ fn test<A: Lane>(r: &mut Registers, i: &Inst, mask: u32, f: impl Fn(A, A) -> boo
 /// Of packed values: the first predicate is of the lower halves, the second of the upper.
 #[inline(always)]
 fn test_pair<A: Lane<Raw = u32>>(r: &mut Registers, i: &Inst, mask: u32, f: impl Fn(A, A) -> bool) {
-    let (a, b) = (r.words(i.a), r.words(i.b));
-    let (mut low, mut high) = (0, 0);
-    for lane in 0..32 {
-        let (a, b) = (a[lane], b[lane]);
-        low |= u32::from(f(A::of(a & 0xffff), A::of(b & 0xffff))) << lane;
-        high |= u32::from(f(A::of(a >> 16), A::of(b >> 16))) << lane;
-    }
+    let low = test2(r, i, mask, |a: u32, b: u32| f(A::of(a & 0xffff), A::of(b & 0xffff)));
+    let high = test2(r, i, mask, |a: u32, b: u32| f(A::of(a >> 16), A::of(b >> 16)));
     let (p, q) = combine(r, i, low, high);
     r.set_predicate(i.d, mask, p);
     r.set_predicate(i.e, mask, q);
@@ -356,10 +352,11 @@ fn combine(r: &Registers, i: &Inst, p: u32, q: u32) -> (u32, u32) {
 
 fn select<T: Raw>(r: &mut Registers, i: &Inst, mask: u32) {
     let choice = r.predicate(i.c);
-    let (a, b) = (T::all(r, i.a), T::all(r, i.b));
+    let count = count(mask);
+    let (a, b) = (&T::all(r, i.a)[..count], &T::all(r, i.b)[..count]);
     let mut d = [T::default(); 32];
-    for lane in 0..32 {
-        d[lane] = if choice >> lane & 1 != 0 { a[lane] } else { b[lane] };
+    for (((d, &a), &b), bit) in d[..count].iter_mut().zip(a).zip(b).zip(&LANES[..count]) {
+        *d = T::choose(choice & bit != 0, a, b);
     }
     T::set(r, i.d, mask, &d);
 }
@@ -369,7 +366,7 @@ fn select_halves(r: &mut Registers, i: &Inst, mask: u32) {
     let (low, high) = (r.predicate(i.c), r.predicate(i.a));
     let number = i.immediate as u32;
     let d = std::array::from_fn(|lane| {
-        (low >> lane & 1) * number | (high >> lane & 1) * (number << 16)
+        ((low >> lane & 1) * number) | ((high >> lane & 1) * (number << 16))
     });
     r.set_words(i.d, mask, &d);
 }

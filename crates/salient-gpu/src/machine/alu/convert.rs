@@ -153,7 +153,7 @@ fn stages(target: &str, source: &str, manner: &Manner) -> Option<Vec<Stage>> {
     let mut stage = |run: Lanes, bits| stages.push(Stage { run, bits });
     match (is_float(target), is_float(source)) {
         (false, false) => {
-            if !manner.only(&["sat"]) {
+            if !manner.only(&["sat"]) || manner.saturates && holds_all(target, source) {
                 return None;
             }
             let run = if manner.saturates { saturated } else { truncated }(target, source)?;
@@ -161,7 +161,10 @@ fn stages(target: &str, source: &str, manner: &Manner) -> Option<Vec<Stage>> {
         }
         (false, true) => {
             // What does not fit is clamped with .sat and without it.
-            if !manner.only(&["integer", "sat", "ftz"]) || manner.flushes && source != "f32" {
+            if !manner.only(&["integer", "sat", "ftz"])
+                || manner.flushes && source != "f32"
+                || source == "bf16" && (manner.saturates || bits == 8)
+            {
                 return None;
             }
             if manner.flushes {
@@ -170,7 +173,10 @@ fn stages(target: &str, source: &str, manner: &Manner) -> Option<Vec<Stage>> {
             stage(integer_of(target, source, manner.integer?)?, bits);
         }
         (true, false) => {
-            if !manner.only(&["rounding", "sat", "ftz"]) || manner.flushes && target != "f32" {
+            if !manner.only(&["rounding", "sat", "ftz"])
+                || manner.flushes && target != "f32"
+                || target == "bf16" && (manner.saturates || matches!(source, "u8" | "s8"))
+            {
                 return None;
             }
             stage(real_of(target, source, manner.rounding?)?, bits);
@@ -179,9 +185,10 @@ fn stages(target: &str, source: &str, manner: &Manner) -> Option<Vec<Stage>> {
             }
         }
         (true, true) => {
-            let half = bits == 16;
+            let to_half = bits == 16 && source == "f32";
             if manner.away
-                || (manner.relu || manner.finite) && !half
+                || (manner.relu || manner.finite) && !to_half
+                || manner.saturates && (target == "bf16" || source == "bf16")
                 || manner.flushes && target != "f32" && source != "f32"
             {
                 return None;
@@ -211,14 +218,16 @@ fn stages(target: &str, source: &str, manner: &Manner) -> Option<Vec<Stage>> {
     Some(stages)
 }
 
+/// Whether an integer type has all values of another: there is nothing to be clamped.
+fn holds_all(target: &str, source: &str) -> bool {
+    let [(signed, bits), (from_signed, from_bits)] =
+        [target, source].map(|kind| (kind.starts_with('s'), register(kind).map_or(0, |t| t.bits)));
+    if signed == from_signed { bits >= from_bits } else { signed && bits > from_bits }
+}
+
 fn saturation(kind: &str) -> Option<Lanes> {
-    #[inline(always)]
-    fn half<T: Half>(x: T) -> T {
-        T::of_f32::<RN>(saturate(x.wide()))
-    }
     Some(match kind {
-        "f16" => op1!(half::<F16>),
-        "bf16" => op1!(half::<BF16>),
+        "f16" => op1!(|x: F16| F16::of_f32::<RN>(saturate(x.wide()))),
         "f32" => op1!(saturate),
         "f64" => op1!(|x: f64| {
             let x = if x > 0.0 { x } else { 0.0 };
@@ -265,12 +274,11 @@ fn real(target: &str, source: &str, manner: &Manner) -> Option<Lanes> {
     }
     Some(match (target, source) {
         ("f32", "f16") if manner.rounding.is_none() => op1!(|a: F16| a.wide()),
-        ("f32", "bf16") if manner.rounding.is_none() => op1!(|a: BF16| a.wide()),
+        // Assemblers take a rounding here too.
+        ("f32", "bf16") => op1!(|a: BF16| a.wide()),
+        ("f64", "bf16") => op1!(|a: BF16| canonical64(f64::from(a.wide()))),
         ("f64", "f16") if manner.rounding.is_none() => {
             op1!(|a: F16| canonical64(f64::from(a.wide())))
-        }
-        ("f64", "bf16") if manner.rounding.is_none() => {
-            op1!(|a: BF16| canonical64(f64::from(a.wide())))
         }
         ("f64", "f32") if manner.rounding.is_none() => {
             op1!(|a: f32| canonical64(f64::from(a)))

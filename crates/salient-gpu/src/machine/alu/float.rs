@@ -297,7 +297,7 @@ fn extremes(
         b: f32,
         c: f32,
     ) -> f32 {
-        let [a, b, c] = [a, b, c].map(|x| if ABS { x.abs() } else { x });
+        let (a, b, c) = if ABS { (a.abs(), b.abs(), c.abs()) } else { (a, b, c) };
         two::<MAX, FTZ, NAN, false>(two::<MAX, FTZ, NAN, false>(a, b), c)
     }
     macro_rules! flags {

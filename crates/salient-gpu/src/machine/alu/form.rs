@@ -109,4 +109,3 @@ pub(super) fn register(kind: &str) -> Result<Type, String> {
 
 pub(super) const B16: Type = Type { kind: Kind::Bits, bits: 16 };
 pub(super) const B32: Type = Type { kind: Kind::Bits, bits: 32 };
-pub(super) const B64: Type = Type { kind: Kind::Bits, bits: 64 };

@@ -8,7 +8,7 @@ use crate::ptx::ast::Operand;
 
 use super::approx;
 use super::form::{Form, register};
-use super::lanes::{map1, map2, map3};
+use super::lanes::{Raw, count, map1, map2, map3};
 use super::number::*;
 
 /// What is done with a result: nothing, `.sat`, or `.relu`.
@@ -54,22 +54,63 @@ macro_rules! either {
     };
 }
 
+/// What a row holds, as halves: those of a lane one behind the other.
 #[inline(always)]
-fn each1<T: Half, const PAIR: bool>(a: u32, f: impl Fn(T) -> T) -> u32 {
-    let low = f(T::of(a & 0xffff)).raw();
-    if PAIR { low | f(T::of(a >> 16)).raw() << 16 } else { low }
+fn halves(r: &Registers, row: u32, mask: u32) -> &[u16] {
+    &bytemuck::cast_slice(r.words(row))[..2 * count(mask)]
 }
 
 #[inline(always)]
-fn each2<T: Half, const PAIR: bool>(a: u32, b: u32, f: impl Fn(T, T) -> T) -> u32 {
-    let low = f(T::of(a & 0xffff), T::of(b & 0xffff)).raw();
-    if PAIR { low | f(T::of(a >> 16), T::of(b >> 16)).raw() << 16 } else { low }
+pub(super) fn each1<T: Half, const PAIR: bool>(
+    r: &mut Registers,
+    i: &Inst,
+    mask: u32,
+    f: impl Fn(T) -> T,
+) {
+    if PAIR {
+        let mut d = [0u32; 32];
+        let a = halves(r, i.a, mask);
+        for (d, &a) in bytemuck::cast_slice_mut(&mut d).iter_mut().zip(a) {
+            *d = f(T::from_bits(a)).bits();
+        }
+        u32::set(r, i.d, mask, &d);
+    } else {
+        map1(r, i, mask, f);
+    }
 }
 
 #[inline(always)]
-fn each3<T: Half, const PAIR: bool>(a: u32, b: u32, c: u32, f: impl Fn(T, T, T) -> T) -> u32 {
-    let low = f(T::of(a & 0xffff), T::of(b & 0xffff), T::of(c & 0xffff)).raw();
-    if PAIR { low | f(T::of(a >> 16), T::of(b >> 16), T::of(c >> 16)).raw() << 16 } else { low }
+fn each2<T: Half, const PAIR: bool>(r: &mut Registers, i: &Inst, mask: u32, f: impl Fn(T, T) -> T) {
+    if PAIR {
+        let mut d = [0u32; 32];
+        let (a, b) = (halves(r, i.a, mask), halves(r, i.b, mask));
+        for ((d, &a), &b) in bytemuck::cast_slice_mut(&mut d).iter_mut().zip(a).zip(b) {
+            *d = f(T::from_bits(a), T::from_bits(b)).bits();
+        }
+        u32::set(r, i.d, mask, &d);
+    } else {
+        map2(r, i, mask, f);
+    }
+}
+
+#[inline(always)]
+fn each3<T: Half, const PAIR: bool>(
+    r: &mut Registers,
+    i: &Inst,
+    mask: u32,
+    f: impl Fn(T, T, T) -> T,
+) {
+    if PAIR {
+        let mut d = [0u32; 32];
+        let (a, b, c) = (halves(r, i.a, mask), halves(r, i.b, mask), halves(r, i.c, mask));
+        for (((d, &a), &b), &c) in bytemuck::cast_slice_mut(&mut d).iter_mut().zip(a).zip(b).zip(c)
+        {
+            *d = f(T::from_bits(a), T::from_bits(b), T::from_bits(c)).bits();
+        }
+        u32::set(r, i.d, mask, &d);
+    } else {
+        map3(r, i, mask, f);
+    }
 }
 
 #[inline(always)]
@@ -135,14 +176,12 @@ fn binary<T: Half, const PAIR: bool, const OP: u8, const FTZ: bool, const END: u
     i: &Inst,
     mask: u32,
 ) {
-    map2(r, i, mask, |a: u32, b: u32| {
-        each2::<T, PAIR>(a, b, |a, b| {
-            let (a, b) = (flushed_if::<T, FTZ>(a), flushed_if::<T, FTZ>(b));
-            finish::<T, FTZ, END>(match OP {
-                ADD => T::add(a, b),
-                SUB => T::add(a, T::from_bits(b.bits() ^ 0x8000)),
-                _ => T::mul(a, b),
-            })
+    each2::<T, PAIR>(r, i, mask, |a, b| {
+        let (a, b) = (flushed_if::<T, FTZ>(a), flushed_if::<T, FTZ>(b));
+        finish::<T, FTZ, END>(match OP {
+            ADD => T::add(a, b),
+            SUB => T::add(a, T::from_bits(b.bits() ^ 0x8000)),
+            _ => T::mul(a, b),
         })
     });
 }
@@ -152,11 +191,9 @@ fn fma<T: Half, const PAIR: bool, const FTZ: bool, const END: u8>(
     i: &Inst,
     mask: u32,
 ) {
-    map3(r, i, mask, |a: u32, b: u32, c: u32| {
-        each3::<T, PAIR>(a, b, c, |a, b, c| {
-            let [a, b, c] = [a, b, c].map(flushed_if::<T, FTZ>);
-            finish::<T, FTZ, END>(T::fma(a, b, c))
-        })
+    each3::<T, PAIR>(r, i, mask, |a, b, c| {
+        let (a, b) = (flushed_if::<T, FTZ>(a), flushed_if::<T, FTZ>(b));
+        finish::<T, FTZ, END>(T::fma(a, b, flushed_if::<T, FTZ>(c)))
     });
 }
 
@@ -172,15 +209,11 @@ fn signs(name: &str, flushes: bool, kind: &str) -> Option<Lanes> {
 }
 
 fn neg<T: Half, const PAIR: bool, const FTZ: bool>(r: &mut Registers, i: &Inst, mask: u32) {
-    map1(r, i, mask, |a: u32| {
-        each1::<T, PAIR>(a, |a| T::from_bits(flushed_if::<T, FTZ>(a).bits() ^ 0x8000))
-    });
+    each1::<T, PAIR>(r, i, mask, |a| T::from_bits(flushed_if::<T, FTZ>(a).bits() ^ 0x8000));
 }
 
 fn abs<T: Half, const PAIR: bool, const FTZ: bool>(r: &mut Registers, i: &Inst, mask: u32) {
-    map1(r, i, mask, |a: u32| {
-        each1::<T, PAIR>(a, |a| T::from_bits(flushed_if::<T, FTZ>(a).bits() & 0x7fff))
-    });
+    each1::<T, PAIR>(r, i, mask, |a| T::from_bits(flushed_if::<T, FTZ>(a).bits() & 0x7fff));
 }
 
 fn extremes(form: &mut Form<'_>, kind: &str) -> Option<Lanes> {
@@ -218,15 +251,13 @@ fn extreme<
     i: &Inst,
     mask: u32,
 ) {
-    map2(r, i, mask, |a: u32, b: u32| {
-        each2::<T, PAIR>(a, b, |a, b| {
-            let (a, b) = (flushed_if::<T, FTZ>(a), flushed_if::<T, FTZ>(b));
-            let sign = (a.bits() ^ b.bits()) & 0x8000;
-            let (x, y) = (a.wide(), b.wide());
-            let (x, y) = if XOR { (x.abs(), y.abs()) } else { (x, y) };
-            let d = if MAX { max32(x, y) } else { min32(x, y) };
-            let d = T::of_f32::<RN>(nan_if(NAN && (x.is_nan() || y.is_nan()), d));
-            if XOR && !d.is_nan() { T::from_bits(d.bits() | sign) } else { d }
-        })
+    each2::<T, PAIR>(r, i, mask, |a, b| {
+        let (a, b) = (flushed_if::<T, FTZ>(a), flushed_if::<T, FTZ>(b));
+        let sign = (a.bits() ^ b.bits()) & 0x8000;
+        let (x, y) = (a.wide(), b.wide());
+        let (x, y) = if XOR { (x.abs(), y.abs()) } else { (x, y) };
+        let d = if MAX { max32(x, y) } else { min32(x, y) };
+        let d = T::of_f32::<RN>(nan_if(NAN && (x.is_nan() || y.is_nan()), d));
+        if XOR && !d.is_nan() { T::from_bits(d.bits() | sign) } else { d }
     });
 }

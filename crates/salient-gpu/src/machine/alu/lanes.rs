@@ -1,53 +1,71 @@
 //! Values of a lane, and loops over the 32 of a warp.
 
 use crate::machine::inst::Inst;
-use crate::machine::registers::{Longs, Registers, Words};
+use crate::machine::registers::{FULL, Registers};
 
 /// Values of 32 lanes as a row or two hold them.
 pub(super) trait Raw: Copy + Default {
     fn all(registers: &Registers, row: u32) -> &[Self; 32];
     fn set(registers: &mut Registers, row: u32, mask: u32, values: &[Self; 32]);
+    /// One of two values. In operations on bits: a choice would become one between two addresses, which is
+    /// not vectorised.
+    fn choose(first: bool, one: Self, other: Self) -> Self;
 }
 
-impl Raw for u32 {
-    #[inline(always)]
-    fn all(registers: &Registers, row: u32) -> &Words {
-        registers.words(row)
-    }
+macro_rules! raw {
+    ($($type:ty, $rows:literal;)*) => {$(
+        impl Raw for $type {
+            #[inline(always)]
+            fn all(registers: &Registers, row: u32) -> &[Self; 32] {
+                let rows = &registers.rows[row as usize..row as usize + $rows];
+                bytemuck::from_bytes(bytemuck::cast_slice(rows))
+            }
 
-    #[inline(always)]
-    fn set(registers: &mut Registers, row: u32, mask: u32, values: &Words) {
-        registers.set_words(row, mask, values);
-    }
-}
+            #[inline(always)]
+            fn set(registers: &mut Registers, row: u32, mask: u32, values: &[Self; 32]) {
+                let rows = &mut registers.rows[row as usize..row as usize + $rows];
+                let to = bytemuck::from_bytes_mut(bytemuck::cast_slice_mut(rows));
+                if mask == FULL { *to = *values } else { blend(to, mask, values) }
+            }
 
-impl Raw for u64 {
-    #[inline(always)]
-    fn all(registers: &Registers, row: u32) -> &Longs {
-        registers.longs(row)
-    }
-
-    #[inline(always)]
-    fn set(registers: &mut Registers, row: u32, mask: u32, values: &Longs) {
-        registers.set_longs(row, mask, values);
-    }
-}
-
-/// A 128-bit register is four rows, which hold the 16 bytes of one lane after another.
-impl Raw for u128 {
-    #[inline(always)]
-    fn all(registers: &Registers, row: u32) -> &[Self; 32] {
-        let rows = &registers.rows[row as usize..row as usize + 4];
-        bytemuck::from_bytes(bytemuck::cast_slice(rows))
-    }
-
-    #[inline(always)]
-    fn set(registers: &mut Registers, row: u32, mask: u32, values: &[Self; 32]) {
-        let rows = &mut registers.rows[row as usize..row as usize + 4];
-        let to: &mut [Self; 32] = bytemuck::from_bytes_mut(bytemuck::cast_slice_mut(rows));
-        for lane in 0..32 {
-            to[lane] = if mask >> lane & 1 != 0 { values[lane] } else { to[lane] };
+            #[inline(always)]
+            fn choose(first: bool, one: Self, other: Self) -> Self {
+                other ^ (other ^ one) & Self::from(first).wrapping_neg()
+            }
         }
+    )*};
+}
+
+// A 128-bit register is four rows, which hold the 16 bytes of one lane after another.
+raw! {
+    u32, 1;
+    u64, 2;
+    u128, 4;
+}
+
+/// How many lanes a loop goes over: all, unless nothing is to be written. A loop of a length that is known
+/// would be unrolled before it could be vectorised.
+#[inline(always)]
+pub(super) fn count(mask: u32) -> usize {
+    32 - usize::from(mask == 0)
+}
+
+/// The bit of every lane.
+pub(super) static LANES: [u32; 32] = {
+    let mut bits = [0; 32];
+    let mut lane = 0;
+    while lane < 32 {
+        bits[lane] = 1 << lane;
+        lane += 1;
+    }
+    bits
+};
+
+#[inline(never)]
+fn blend<T: Raw>(to: &mut [T; 32], mask: u32, values: &[T; 32]) {
+    let count = count(mask);
+    for ((to, &value), bit) in to[..count].iter_mut().zip(&values[..count]).zip(&LANES[..count]) {
+        *to = T::choose(mask & bit != 0, value, *to);
     }
 }
 
@@ -98,10 +116,11 @@ lane! {
 
 #[inline(always)]
 pub(super) fn map1<A: Lane, D: Lane>(r: &mut Registers, i: &Inst, mask: u32, f: impl Fn(A) -> D) {
-    let a = A::Raw::all(r, i.a);
+    let count = count(mask);
+    let a = &A::Raw::all(r, i.a)[..count];
     let mut d = [D::Raw::default(); 32];
-    for lane in 0..32 {
-        d[lane] = f(A::of(a[lane])).raw();
+    for (d, &a) in d[..count].iter_mut().zip(a) {
+        *d = f(A::of(a)).raw();
     }
     D::Raw::set(r, i.d, mask, &d);
 }
@@ -113,10 +132,11 @@ pub(super) fn map2<A: Lane, B: Lane, D: Lane>(
     mask: u32,
     f: impl Fn(A, B) -> D,
 ) {
-    let (a, b) = (A::Raw::all(r, i.a), B::Raw::all(r, i.b));
+    let count = count(mask);
+    let (a, b) = (&A::Raw::all(r, i.a)[..count], &B::Raw::all(r, i.b)[..count]);
     let mut d = [D::Raw::default(); 32];
-    for lane in 0..32 {
-        d[lane] = f(A::of(a[lane]), B::of(b[lane])).raw();
+    for ((d, &a), &b) in d[..count].iter_mut().zip(a).zip(b) {
+        *d = f(A::of(a), B::of(b)).raw();
     }
     D::Raw::set(r, i.d, mask, &d);
 }
@@ -128,10 +148,12 @@ pub(super) fn map3<A: Lane, B: Lane, C: Lane, D: Lane>(
     mask: u32,
     f: impl Fn(A, B, C) -> D,
 ) {
-    let (a, b, c) = (A::Raw::all(r, i.a), B::Raw::all(r, i.b), C::Raw::all(r, i.c));
+    let count = count(mask);
+    let (a, b) = (&A::Raw::all(r, i.a)[..count], &B::Raw::all(r, i.b)[..count]);
+    let c = &C::Raw::all(r, i.c)[..count];
     let mut d = [D::Raw::default(); 32];
-    for lane in 0..32 {
-        d[lane] = f(A::of(a[lane]), B::of(b[lane]), C::of(c[lane])).raw();
+    for (((d, &a), &b), &c) in d[..count].iter_mut().zip(a).zip(b).zip(c) {
+        *d = f(A::of(a), B::of(b), C::of(c)).raw();
     }
     D::Raw::set(r, i.d, mask, &d);
 }
@@ -144,13 +166,26 @@ pub(super) fn map4<A: Lane, B: Lane, C: Lane, E: Lane, D: Lane>(
     mask: u32,
     f: impl Fn(A, B, C, E) -> D,
 ) {
-    let (a, b) = (A::Raw::all(r, i.a), B::Raw::all(r, i.b));
-    let (c, e) = (C::Raw::all(r, i.c), E::Raw::all(r, i.e));
+    let count = count(mask);
+    let (a, b) = (&A::Raw::all(r, i.a)[..count], &B::Raw::all(r, i.b)[..count]);
+    let (c, e) = (&C::Raw::all(r, i.c)[..count], &E::Raw::all(r, i.e)[..count]);
     let mut d = [D::Raw::default(); 32];
-    for lane in 0..32 {
-        d[lane] = f(A::of(a[lane]), B::of(b[lane]), C::of(c[lane]), E::of(e[lane])).raw();
+    for ((((d, &a), &b), &c), &e) in d[..count].iter_mut().zip(a).zip(b).zip(c).zip(e) {
+        *d = f(A::of(a), B::of(b), C::of(c), E::of(e)).raw();
     }
     D::Raw::set(r, i.d, mask, &d);
+}
+
+/// The lanes in which something holds.
+#[inline(always)]
+pub(super) fn test2<A: Lane>(r: &Registers, i: &Inst, mask: u32, f: impl Fn(A, A) -> bool) -> u32 {
+    let count = count(mask);
+    let (a, b) = (&A::Raw::all(r, i.a)[..count], &A::Raw::all(r, i.b)[..count]);
+    let mut truth = 0;
+    for ((&a, &b), &bit) in a.iter().zip(b).zip(&LANES[..count]) {
+        truth |= if f(A::of(a), A::of(b)) { bit } else { 0 };
+    }
+    truth
 }
 
 /// Handlers from closures over the values of one lane that capture nothing.

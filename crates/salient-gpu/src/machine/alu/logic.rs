@@ -7,7 +7,7 @@ use crate::ptx::ast::Operand;
 
 use super::form::{B32, Form, register};
 use super::integer::typed;
-use super::lanes::{op1, op2, op3};
+use super::lanes::{map3, op1, op2, op3, test2};
 
 /// `and`, `or`, `xor`, `not`, `cnot`.
 pub(super) fn lower(
@@ -145,58 +145,46 @@ pub(super) fn lower_table(
     let Operand::Integer(table @ 0..=255) = operands[4] else {
         return Err("the table of lop3 is no number from 0 to 255".to_owned());
     };
-    let mut inst = Inst::lanes(match operation {
-        None => by_table,
-        Some("or") => by_table_then::<true>,
-        Some(_) => by_table_then::<false>,
-    });
+    let mut inst = Inst::lanes(by_table);
     inst.immediate = table as i64;
     inst.a = cx.source(&operands[1], B32)?;
     inst.b = cx.source(&operands[2], B32)?;
     inst.c = cx.source(&operands[3], B32)?;
-    inst.d = match (operation, &operands[0]) {
-        (None, operand) => cx.target(operand, B32)?,
-        (Some(_), Operand::Pair(word, truth)) => {
-            inst.e = predicate(cx, &operands[5])?;
-            let truth = cx.predicate_target(truth)?;
-            inst.more = Some(Box::new(crate::machine::inst::More {
-                targets: vec![truth],
-                ..Default::default()
-            }));
-            cx.target(word, B32)?
-        }
-        _ => return Err(form.unknown()),
+    let Some(operation) = operation else {
+        inst.d = cx.target(&operands[0], B32)?;
+        cx.push(inst);
+        return Ok(());
     };
+    let Operand::Pair(word, truth) = &operands[0] else {
+        return Err(format!("{} takes d|p", form.spelled()));
+    };
+    inst.d = cx.target(word, B32)?;
+    let mut then: Inst = Inst::lanes(match operation {
+        "or" => |r, i, mask| {
+            let truth = test2(r, i, mask, |a: u32, _| a != 0) | r.predicate(i.c);
+            r.set_predicate(i.d, mask, truth);
+        },
+        _ => |r, i, mask| {
+            let truth = test2(r, i, mask, |a: u32, _| a != 0) & r.predicate(i.c);
+            r.set_predicate(i.d, mask, truth);
+        },
+    });
+    (then.a, then.b) = (inst.d, inst.d);
+    then.c = predicate(cx, &operands[5])?;
+    then.d = cx.predicate_target(truth)?;
     cx.push(inst);
+    cx.push(then);
     Ok(())
 }
 
 fn by_table(r: &mut Registers, i: &Inst, mask: u32) {
-    let values = table_of(r, i);
-    r.set_words(i.d, mask, &values);
-}
-
-fn by_table_then<const OR: bool>(r: &mut Registers, i: &Inst, mask: u32) {
-    let values = table_of(r, i);
-    let truth = (0..32).fold(0, |bits, lane| bits | u32::from(values[lane] != 0) << lane);
-    let other = r.predicate(i.e);
-    let truth = if OR { truth | other } else { truth & other };
-    let target = i.more.as_ref().map_or(0, |more| more.targets[0]);
-    r.set_words(i.d, mask, &values);
-    r.set_predicate(target, mask, truth);
-}
-
-/// Row 4a + 2b + c of the table is for bits a, b and c.
-#[inline(always)]
-fn table_of(r: &Registers, i: &Inst) -> [u32; 32] {
-    let (a, b, c) = (r.words(i.a), r.words(i.b), r.words(i.c));
+    // Row 4a + 2b + c of the table is for bits a, b and c.
     let rows: [u32; 8] =
         std::array::from_fn(|row| 0u32.wrapping_sub(i.immediate as u32 >> row & 1));
-    std::array::from_fn(|lane| {
-        let (a, b, c) = (a[lane], b[lane], c[lane]);
+    map3(r, i, mask, |a: u32, b: u32, c: u32| {
         let pick = |at: usize| rows[at] & !c | rows[at + 1] & c;
         (pick(0) & !b | pick(2) & b) & !a | (pick(4) & !b | pick(6) & b) & a
-    })
+    });
 }
 
 /// `prmt`: bytes of `a` (0 to 3) and `b` (4 to 7), as selected by nibbles or by a mode.

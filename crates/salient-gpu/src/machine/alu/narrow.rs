@@ -203,8 +203,11 @@ fn encode<const E: u32, const M: u32>(x: f32) -> u32 {
 #[inline(always)]
 fn decode<const E: u32, const M: u32>(code: u32) -> f32 {
     let magnitude = code & ((1 << (E + M)) - 1);
-    let scale = f32::from_bits((127 + 127 - bias(E)) << 23);
-    let number = f32::from_bits(magnitude << (23 - M)) * scale;
+    let number = if magnitude >> M == 0 {
+        magnitude as f32 * f32::from_bits((127 + 1 - bias(E) - M) << 23)
+    } else {
+        f32::from_bits((magnitude << (23 - M)) + ((127 - bias(E)) << 23))
+    };
     let beyond = match (E, M) {
         (4, 3) | (5, 2) if magnitude > largest(E, M) => {
             if E == 5 && magnitude == 0x7c {

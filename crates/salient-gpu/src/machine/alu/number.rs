@@ -256,11 +256,13 @@ impl Half for F16 {
 
     #[inline(always)]
     fn wide(self) -> f32 {
-        let magnitude = u32::from(self.0 & 0x7fff) << 13;
-        // As an f32 the exponent is 112 too small, for subnormal numbers too.
-        let scaled = (f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23)).to_bits();
-        let special = self.0 & 0x7c00 == 0x7c00;
-        let bits = if special { magnitude | 0x7f80_0000 } else { scaled };
+        let magnitude = u32::from(self.0 & 0x7fff);
+        let bits = match magnitude >> 10 {
+            // As integers: hosts are slow with subnormal numbers.
+            0 => (magnitude as f32 * (1.0 / 16_777_216.0)).to_bits(),
+            31 => magnitude << 13 | 0x7f80_0000,
+            _ => (magnitude << 13) + (112 << 23),
+        };
         canonical(f32::from_bits(bits | u32::from(self.0 & 0x8000) << 16))
     }
 
@@ -277,7 +279,12 @@ impl Half for F16 {
             let finite = if magnitude < 0x3880_0000 { subnormal } else { normal };
             if magnitude < 0x4780_0000 { finite } else { 0x7c00 }
         } else {
-            let subnormal = (value * 16_777_216.0) as u32;
+            let (scaled, whole) = (value * 16_777_216.0, 8_388_608.0f32);
+            let near = scaled + whole;
+            let subnormal = near
+                .to_bits()
+                .wrapping_sub(whole.to_bits())
+                .wrapping_sub(u32::from(near - whole > scaled));
             let normal = magnitude.wrapping_sub(112 << 23) >> 13;
             let finite = if magnitude < 0x3880_0000 { subnormal } else { normal.min(0x7bff) };
             let down = if magnitude < 0x7f80_0000 { finite } else { 0x7c00 };

@@ -69,7 +69,7 @@ pub(super) fn div64<const R: u8>(a: f64, b: f64) -> f64 {
     let (dividend, exponent) = top(u128::from(x.integer), x.exponent);
     let divisor = u128::from(y.integer);
     let rest = u128::from(dividend % divisor != 0);
-    round::<R>(x.negative != y.negative, dividend / divisor | rest, exponent - y.exponent)
+    round::<R>(x.negative != y.negative, (dividend / divisor) | rest, exponent - y.exponent)
 }
 
 pub(super) fn sqrt64<const R: u8>(a: f64) -> f64 {

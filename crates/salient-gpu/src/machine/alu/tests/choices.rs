@@ -109,7 +109,8 @@ fn floats_are_compared_with_nan() {
 /// `p|q`, combined with a third predicate.
 #[test]
 fn two_predicates() {
-    let combine: [(&str, fn(bool, bool) -> bool); 4] =
+    type Combine = fn(bool, bool) -> bool;
+    let combine: [(&str, Combine); 4] =
         [("", |a, _| a), (".and", |a, c| a & c), (".or", |a, c| a | c), (".xor", |a, c| a ^ c)];
     let r = Operand::Register;
     let pair = || Operand::Pair(Box::new(r(0)), Box::new(r(1)));
@@ -137,7 +138,7 @@ fn two_predicates() {
         }
         for lane in 0..32 {
             let (low, high) = (lane as u128 & 1, lane as u128 >> 1 & 1);
-            values[2][lane] = low * 0x3c00 | (high * 0x3c00) << 16;
+            values[2][lane] = (low * 0x3c00) | ((high * 0x3c00) << 16);
             values[3][lane] = 0x3c00_3c00;
         }
         let bench = Bench::new(&["pred", "pred", "b32", "b32", "pred"]).with(operands);
@@ -238,7 +239,8 @@ fn classes_of_numbers() {
     let singles =
         [0, 1, 0x007f_ffff, 0x0080_0000, 0x7f7f_ffff, 0x7f80_0000, 0x7f80_0001, 0x7fff_ffff];
     let doubles = [0, 1, 0xf_ffff_ffff_ffff, 1 << 52, 0x7ff0 << 48, 0x7ff8 << 48, 1023 << 52];
-    let classes: [(&str, fn(std::num::FpCategory) -> bool); 6] = [
+    type Class = fn(std::num::FpCategory) -> bool;
+    let classes: [(&str, Class); 6] = [
         ("finite", |c| matches!(c, Zero | Subnormal | Normal)),
         ("infinite", |c| c == Infinite),
         ("number", |c| c != Nan),

@@ -57,7 +57,10 @@ fn between_integers_in_registers_of_every_width() {
                     check(&format!("cvt.{to}.{from}"), &[target, source], &all, |t| {
                         within(width(target), to, value(from, t[0]))
                     });
-                    let (least, most) = range(to);
+                    let ((least, most), ends) = (range(to), range(from));
+                    if least <= ends.0 && ends.1 <= most {
+                        continue;
+                    }
                     check(&format!("cvt.sat.{to}.{from}"), &[target, source], &all, |t| {
                         within(width(target), to, value(from, t[0]).clamp(least, most))
                     });
@@ -116,9 +119,11 @@ fn reals_to_integers() {
             check(&format!("cvt.{rounding}.{to}.f16"), &[register(to), "b16"], &all, |t| {
                 within(bits, to, expected(f16::from_bits(t[0] as u16).into(), false))
             });
-            check(&format!("cvt.{rounding}.{to}.bf16"), &[register(to), "b16"], &all, |t| {
-                within(bits, to, expected(bf16::from_bits(t[0] as u16).into(), false))
-            });
+            if width(to) > 8 {
+                check(&format!("cvt.{rounding}.{to}.bf16"), &[register(to), "b16"], &all, |t| {
+                    within(bits, to, expected(bf16::from_bits(t[0] as u16).into(), false))
+                });
+            }
         }
     }
 }
@@ -176,6 +181,9 @@ impl Format {
 fn integers_to_reals() {
     for format in &FORMATS {
         for from in INTEGERS {
+            if format.name == "bf16" && width(from) == 8 {
+                continue;
+            }
             let bits = width(from).max(16);
             let mut inputs = integers(bits);
             // Halves of the last place, and what is next to them.
@@ -462,7 +470,7 @@ fn halves_and_singles_to_small_formats() {
             .collect();
         let positive = |code: u64| if code >> (exponent + fraction) & 1 != 0 { 0 } else { code };
         let all: Vec<Vec<u64>> =
-            (0..0x1_0000).map(|x| vec![x | (x * 40_503 & 0xffff) << 16]).collect();
+            (0..0x1_0000).map(|x| vec![x | ((x * 40_503) & 0xffff) << 16]).collect();
         check(&format!("cvt.rn.satfinite.{name}.f16x2"), &[target, "b32"], &all, |t| {
             codes[t[0] as usize >> 16] << bits | codes[t[0] as usize & 0xffff]
         });

@@ -1,5 +1,7 @@
 //! Instructions, run as the machine runs them, against what the manual says in other words.
 
+#![allow(clippy::needless_range_loop, reason = "a lane is looked up in several registers")]
+
 mod arithmetic;
 mod bits;
 mod choices;
