@@ -4,10 +4,12 @@
 #[allow(dead_code, reason = "the example's own main is not called here")]
 #[path = "../examples/cuda_graph.rs"]
 mod cuda_graph;
+#[allow(dead_code, reason = "other tests use more of it")]
 #[path = "common/device.rs"]
 mod device;
-
-use std::io::Write;
+#[allow(dead_code, reason = "other tests use more of it")]
+#[path = "common/place.rs"]
+mod place;
 
 use half::{bf16, f16};
 use salient::cuda::attend::{AttendOutputs, DecodeInputs, decode};
@@ -19,7 +21,7 @@ use salient::cuda::cudarc::driver::{CudaContext, CudaStream};
 use salient::cuda::score::{Predictor, mlp};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::validate::{Lists, validate};
-use salient::cuda::{Backend, StatusWord, probe};
+use salient::cuda::{StatusWord, prepare};
 use salient::host::attend::{self as host, Attention, KeyLists, Keys};
 use salient::host::score::PredictorWeights;
 use salient::kernels::attend::{DecodeCache, DecodeLists, DecodePlan, DecodeShape, PrefillVariant};
@@ -34,20 +36,7 @@ use salient_oracle::implementation::Score;
 use salient_oracle::suite;
 
 use device::Device;
-
-/// A device, or a word that there is none.
-fn on_device(test: &str, run: impl FnOnce() -> Result<()>) {
-    match probe() {
-        Backend::Cuda(_) => run().unwrap_or_else(|error| panic!("{error}: {error:?}")),
-        backend => {
-            let need = std::env::var_os("SALIENT_NEED_DEVICE").is_some();
-            assert!(!need, "SALIENT_NEED_DEVICE is set, but the backend is {backend}");
-            // Not by a macro that the test harness catches: a test that did not run says so.
-            let says = format!("NOT RUN: {test} needs a device; the backend is {backend}\n");
-            std::io::stderr().write_all(says.as_bytes()).expect("standard error is open");
-        }
-    }
-}
+use place::on_device;
 
 #[test]
 fn selections_conform() {
@@ -321,6 +310,7 @@ fn steps_in_a_graph_serve_every_length_and_list() {
             [device.zeros::<f32>(batch * q_heads)?, device.zeros::<f32>(batch * q_heads)?];
         let mut status = StatusWord::new(stream)?;
         stream.synchronize()?;
+        prepare(stream.context())?;
 
         stream.begin_capture(CaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
         status.clear(stream)?;

@@ -16,7 +16,8 @@ use salient::cuda::compact::{
     self, KvLists, KvOutputs, KvTable, RowLists, RowTensor, rows, rows_in_place,
 };
 use salient::cuda::cudarc::driver::{
-    CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits,
+    CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DeviceRepr,
+    ValidAsZeroBits,
 };
 use salient::cuda::score::{self, Predictor};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
@@ -33,6 +34,7 @@ use salient::{DType, Element, Error, Layout, PagedLayout, Ragged, Result, Span, 
 use salient_oracle::compact::Kept;
 use salient_oracle::implementation::{Compact, Score, Select};
 use salient_oracle::select::Selected;
+use salient_oracle::tensor::Sums;
 
 /// The device backend.
 pub(crate) struct Device {
@@ -41,6 +43,8 @@ pub(crate) struct Device {
     pub(crate) variant: Variant,
     /// The kernels of prefill.
     pub(crate) prefill: PrefillVariant,
+    /// How its tensor cores add up.
+    pub(crate) sums: Sums,
 }
 
 impl Device {
@@ -49,8 +53,15 @@ impl Device {
     }
 
     pub(crate) fn numbered(device: usize, variant: Variant) -> Result<Self> {
-        let stream = CudaContext::new(device)?.new_stream()?;
-        Ok(Self { stream, variant, prefill: PrefillVariant::Auto })
+        let context = CudaContext::new(device)?;
+        let sums = Sums::of_capability(context.compute_capability()?.0);
+        let stream = context.new_stream()?;
+        Ok(Self { stream, variant, prefill: PrefillVariant::Auto, sums })
+    }
+
+    /// The major number of its compute capability.
+    pub(crate) fn generation(&self) -> Result<i32> {
+        Ok(self.stream.context().compute_capability()?.0)
     }
 
     /// A buffer on the device, which may be empty; drivers do not allocate nothing.
@@ -67,6 +78,18 @@ impl Device {
         Ok(Upload { slice: self.stream.alloc_zeros(len.max(1))?, len })
     }
 
+    /// A buffer that nobody has written.
+    pub(crate) fn unwritten<T: DeviceRepr>(&self, len: usize) -> Result<Upload<T>> {
+        // SAFETY: what it holds is some element, for every type of bits is one; it is a workspace, of
+        // which a kernel reads what it wrote there.
+        Ok(Upload { slice: unsafe { self.stream.alloc(len.max(1)) }?, len })
+    }
+
+    /// Integers that show where nothing was written.
+    pub(crate) fn filled(&self, len: usize) -> Result<Upload<i32>> {
+        self.upload(&vec![-77; len])
+    }
+
     pub(crate) fn download<T: DeviceRepr + Default + Clone>(
         &self,
         from: &Upload<T>,
@@ -77,13 +100,16 @@ impl Device {
     }
 
     /// Runs something with a status word, and returns what it says.
-    fn with_status(&self, run: impl FnOnce(&mut StatusWord) -> Result<()>) -> Result<Status> {
+    pub(crate) fn with_status(
+        &self,
+        run: impl FnOnce(&mut StatusWord) -> Result<()>,
+    ) -> Result<Status> {
         let mut status = StatusWord::new(&self.stream)?;
         run(&mut status)?;
         status.read(&self.stream)
     }
 
-    fn upload_values<T: Copy>(
+    pub(crate) fn upload_values<T: Copy>(
         &self,
         values: PerSequence<'_, T>,
         convert: impl Fn(T) -> usize,
@@ -107,6 +133,47 @@ impl<T> Upload<T> {
 
     pub(crate) fn view_mut(&mut self) -> CudaViewMut<'_, T> {
         self.slice.slice_mut(..self.len)
+    }
+
+    /// All but the first elements.
+    pub(crate) fn view_from(&self, first: usize) -> CudaView<'_, T> {
+        self.slice.slice(first..self.len)
+    }
+
+    /// The same, to be written.
+    pub(crate) fn view_mut_from(&mut self, first: usize) -> CudaViewMut<'_, T> {
+        self.slice.slice_mut(first..self.len)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The first address.
+    pub(crate) fn address(&self) -> u64 {
+        self.slice.device_ptr(self.slice.stream()).0
+    }
+}
+
+impl<T: DeviceRepr + Default + Clone> Upload<T> {
+    pub(crate) fn read(&self) -> Result<Vec<T>> {
+        let mut data = self.slice.stream().clone_dtoh(&self.slice)?;
+        data.truncate(self.len);
+        Ok(data)
+    }
+
+    /// Replaces every element.
+    pub(crate) fn write(&mut self, data: &[T]) -> Result<()> {
+        assert_eq!(data.len(), self.len, "as many as there are");
+        let stream = self.slice.stream().clone();
+        Ok(stream.memcpy_htod(data, &mut self.view_mut())?)
+    }
+
+    /// Replaces one.
+    pub(crate) fn put(&mut self, at: usize, value: T) -> Result<()> {
+        let mut data = self.read()?;
+        data[at] = value;
+        self.write(&data)
     }
 }
 
@@ -134,7 +201,7 @@ impl Select for Device {
         let mut kept_positions = self.zeros(rows * capacity)?;
         let mut inverse = self.zeros(request.heads * total)?;
         let mut cu_kept = self.zeros(rows + 1)?;
-        let mut workspace = self.zeros(plan.workspace_bytes())?;
+        let mut workspace = self.unwritten(plan.workspace_bytes())?;
         let status = self.with_status(|status| {
             let inputs = SelectInputs {
                 scores: scores.view(),
@@ -183,6 +250,10 @@ impl Score for Device {
         check_mlp(hidden, width, T::DTYPE).is_ok()
     }
 
+    fn mlp_sums(&self) -> Sums {
+        self.sums
+    }
+
     fn mlp_weights<T: Element>(
         &self,
         hidden: usize,
@@ -229,7 +300,7 @@ impl Device {
         let predictor = Predictor::upload(&self.stream, &weights)?;
         let plan = MlpPlan::new(predictor.shape(), out.len())?;
         let (x, mut scores) = (self.upload(x)?, self.upload(out)?);
-        let mut workspace = self.zeros(plan.workspace_bytes())?;
+        let mut workspace = self.unwritten(plan.workspace_bytes())?;
         score::mlp(
             &self.stream,
             &plan,

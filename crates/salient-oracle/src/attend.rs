@@ -125,8 +125,8 @@ pub fn row<R: Real, T: Element, K: Element>(
     let logits: Vec<R> = seen
         .iter()
         .map(|(key, _)| {
-            let products = query.iter().zip(*key).map(|(&a, &b)| real::<R, T>(a) * real(b));
-            let logit = scale * products.sum();
+            let products = query.iter().zip(*key).map(|(&a, &b)| (real(a), real(b)));
+            let logit = scale * R::sum_of_products(products);
             match attention.softcap.map(|cap| R::of(cap.into())) {
                 Some(cap) => cap * (logit / cap).tanh(),
                 None => logit,
@@ -138,17 +138,17 @@ pub fn row<R: Real, T: Element, K: Element>(
         return (out, R::of(f64::NEG_INFINITY));
     };
     let mut sum = sink.map_or(R::of(0.0), |sink| (sink - largest).exp());
-    for (&logit, (_, value)) in logits.iter().zip(seen) {
+    let mut weighed = Vec::with_capacity(seen.len());
+    for (&logit, &(_, value)) in logits.iter().zip(seen) {
         let weight = (logit - largest).exp();
         sum += weight;
         let weight = match weights {
             Weights::Exact => weight,
             Weights::Rounded => real(T::from_f32(weight.to_f64() as f32)),
         };
-        for (out, &value) in out.iter_mut().zip(*value) {
-            *out += weight * real(value);
-        }
+        weighed.push((weight, value));
     }
+    R::add_rows(&mut out, &weighed);
     let scale = scale_of(attention.v_scales);
     out.iter_mut().for_each(|out| *out = *out / sum * scale);
     (out, largest + sum.ln())

@@ -14,6 +14,7 @@ use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut}
 use crate::compact::Kept;
 use crate::generate::Random;
 use crate::select::Selected;
+use crate::tensor::Sums;
 
 /// An implementation of **score**, as far as hidden states and keys alone give one. Every error
 /// leaves `out` as it was.
@@ -50,6 +51,11 @@ pub trait Score {
     ) -> Result<PredictorWeights> {
         let _ = hidden;
         Ok(weights.clone())
+    }
+
+    /// How [`Score::mlp`] adds up products; without a word, rounded.
+    fn mlp_sums(&self) -> Sums {
+        Sums::Rounded
     }
 
     /// Minus the norms of keys, `[kv_heads, tokens]`, or their mean over heads, `[tokens]`.
@@ -114,6 +120,11 @@ pub trait ScoreAttention {
         true
     }
 
+    /// How it adds up products; without a word, rounded.
+    fn attention_sums(&self) -> Sums {
+        Sums::Rounded
+    }
+
     /// The cases of attention that the suite runs on it.
     fn attention_sample(&self) -> Sample {
         Sample::ALL
@@ -159,6 +170,11 @@ pub trait ScoreExpected {
         true
     }
 
+    /// How it adds up products; without a word, rounded.
+    fn expected_sums(&self) -> Sums {
+        Sums::Rounded
+    }
+
     /// The cases that the suite runs on it.
     fn expected_sample(&self) -> Sample {
         Sample::ALL
@@ -184,6 +200,11 @@ pub trait ScoreIndexer {
     fn takes_indexer<T: Element>(&self, q: Layout, k: Layout) -> bool {
         let _ = (q, k);
         true
+    }
+
+    /// How it adds up products; without a word, rounded.
+    fn indexer_sums(&self) -> Sums {
+        Sums::Rounded
     }
 
     /// The cases that the suite runs on it.
@@ -309,6 +330,11 @@ pub trait AttendPrefill {
         true
     }
 
+    /// How it adds up products; without a word, rounded.
+    fn prefill_sums(&self) -> Sums {
+        Sums::Rounded
+    }
+
     /// The cases that the suite runs on it.
     fn prefill_sample(&self) -> Sample {
         Sample::ALL
@@ -341,6 +367,11 @@ pub trait AttendDecode {
     fn takes_decode<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
         let _ = (keys, out);
         true
+    }
+
+    /// How it adds up products; without a word, rounded.
+    fn decode_sums(&self) -> Sums {
+        Sums::Rounded
     }
 
     /// The cases that the suite runs on it.

@@ -2,7 +2,7 @@
 //! kernels; and the suite that every implementation passes.
 //!
 //! An implementation is anything with the traits of [`implementation`]: the [`Oracle`] itself, the
-//! host backend, kernels under an emulator, kernels on a device. [`suite`] runs every property and
+//! host backend, kernels on the software GPU, kernels on a device. [`suite`] runs every property and
 //! every adversarial table on it and panics with the case at fault.
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ pub mod real;
 pub mod score;
 pub mod select;
 pub mod suite;
+pub mod tensor;
 
 /// The reference as an implementation.
 #[derive(Debug, Clone, Copy, Default)]

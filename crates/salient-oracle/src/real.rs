@@ -1,5 +1,5 @@
 //! The arithmetic of the reference, in f64, and of the straightforward computation whose error it
-//! judges, in f32: the same loops, generic over the two.
+//! judges, in f32, whose products may add up as in tensor cores: the same loops, generic over them.
 
 use std::fmt::Debug;
 use std::iter::Sum;
@@ -7,7 +7,7 @@ use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 use salient::Element;
 
-/// f32 or f64.
+/// f32, f64, or f32 with the sums of tensor cores.
 pub trait Real:
     Copy
     + Debug
@@ -34,6 +34,18 @@ pub trait Real:
     fn tanh(self) -> Self;
     /// The error function.
     fn erf(self) -> Self;
+    /// The sum of products.
+    fn sum_of_products(products: impl Iterator<Item = (Self, Self)>) -> Self {
+        products.map(|(a, b)| a * b).sum()
+    }
+    /// Adds the products of factors and rows to a row of sums.
+    fn add_rows<T: Element>(sums: &mut [Self], rows: &[(Self, &[T])]) {
+        for &(factor, row) in rows {
+            for (sum, &x) in sums.iter_mut().zip(row) {
+                *sum += factor * real(x);
+            }
+        }
+    }
     /// The larger, or NaN if either is.
     fn maximum(self, other: Self) -> Self {
         if self > other || self.to_f64().is_nan() { self } else { other }
@@ -78,5 +90,5 @@ pub fn real<R: Real, T: Element>(value: T) -> R {
 
 /// The sum of products.
 pub fn dot<R: Real, T: Element>(a: &[T], b: &[T]) -> R {
-    a.iter().zip(b).map(|(&a, &b)| real::<R, T>(a) * real(b)).sum()
+    R::sum_of_products(a.iter().zip(b).map(|(&a, &b)| (real(a), real(b))))
 }

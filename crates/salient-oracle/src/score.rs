@@ -32,7 +32,7 @@ pub fn mlp<R: Real, T: Element>(x: &[T], hidden: usize, w: &PredictorWeights) ->
             let width = w.b1.len();
             let mut outputs: Vec<R> = w.b2.iter().map(|&b| real32(b)).collect();
             for (unit, row) in w.w1.chunks_exact(hidden).enumerate() {
-                let sum: R = row.iter().zip(&x).map(|(&w, &x)| real32(w) * x).sum();
+                let sum = R::sum_of_products(row.iter().zip(&x).map(|(&w, &x)| (real32(w), x)));
                 let active = gelu(sum + real32(w.b1[unit]));
                 for (output, out) in outputs.iter_mut().enumerate() {
                     *out += real32(w.w2[output * width + unit]) * active;

@@ -8,6 +8,7 @@ use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
 use salient::{DType, Element, Error, Layout, Ragged, Result, View, ViewMut};
 use salient_oracle::implementation::{AttendDecode, AttendFp8, AttendPrefill};
 use salient_oracle::plans;
+use salient_oracle::tensor::Sums;
 
 use super::{Device, Upload};
 
@@ -39,6 +40,10 @@ macro_rules! in_16_bits {
 impl AttendPrefill for Device {
     const ROUNDS_WEIGHTS: bool = true;
 
+    fn prefill_sums(&self) -> Sums {
+        self.sums
+    }
+
     fn prefill<T: Element>(
         &self,
         q: View<'_, T>,
@@ -61,6 +66,10 @@ impl AttendPrefill for Device {
 }
 
 impl AttendDecode for Device {
+    fn decode_sums(&self) -> Sums {
+        self.sums
+    }
+
     fn decode<T: Element>(
         &self,
         q: View<'_, T>,
@@ -176,7 +185,7 @@ impl Device {
                 Some((self.upload(&padded.collect::<Vec<_>>())?, self.upload(&lens)?))
             }
         };
-        let mut workspace = self.zeros(plan.workspace_bytes())?;
+        let mut workspace = self.unwritten(plan.workspace_bytes())?;
         let mut results = Results::new(self, &*out.data, lse.as_deref())?;
         self.with_status(|status| {
             let inputs = DecodeInputs {

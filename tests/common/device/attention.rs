@@ -9,10 +9,15 @@ use salient::kernels::score::{AttentionPlan, AttentionShape, PoolPlan, check_att
 use salient::{DType, Element, Error, Layout, Ragged, Result, Span, View};
 use salient_oracle::attend::{Weights, prefill};
 use salient_oracle::implementation::ScoreAttention;
+use salient_oracle::tensor::Sums;
 
 use super::{Device, Upload};
 
 impl ScoreAttention for Device {
+    fn attention_sums(&self) -> Sums {
+        self.sums
+    }
+
     fn takes_attention<T: Element>(&self, q: Layout, k: Layout) -> bool {
         check_attention(q, k, T::DTYPE).is_ok()
     }
@@ -109,7 +114,7 @@ impl Device {
         let (q, k) = (self.upload(q)?, self.upload(k)?);
         let cu_queries = self.upload(queries.cu_seqlens())?;
         let (cu_seqlens, mut scores) = (self.upload(rows.cu_seqlens())?, self.upload(out)?);
-        let mut workspace = self.zeros(plan.workspace_bytes())?;
+        let mut workspace = self.unwritten(plan.workspace_bytes())?;
         self.with_status(|status| {
             let inputs = AttentionInputs {
                 q: q.view(),

@@ -7,10 +7,15 @@ use salient::host::score::{ExpectedAttention, QueryStatistics};
 use salient::kernels::score::{ExpectedPlan, ExpectedTensors, ExpectedWeights};
 use salient::{DType, Element, Layout, Ragged, Result, View};
 use salient_oracle::implementation::ScoreExpected;
+use salient_oracle::tensor::Sums;
 
 use super::{Device, Upload};
 
 impl ScoreExpected for Device {
+    fn expected_sums(&self) -> Sums {
+        self.sums
+    }
+
     fn expected<T: Element>(
         &self,
         k: View<'_, T>,
@@ -69,7 +74,7 @@ impl Device {
         let statistics = Statistics::upload(&self.stream, &weights)?;
         let (k, v) = (self.upload(k.data)?, v.map(|v| self.upload(v.data)).transpose()?);
         let (cu_seqlens, mut scores) = (self.upload(rows.cu_seqlens())?, self.upload(out)?);
-        let mut workspace = self.zeros(plan.workspace_bytes())?;
+        let mut workspace = self.unwritten(plan.workspace_bytes())?;
         self.with_status(|status| {
             let inputs = ExpectedInputs {
                 k: k.view(),

@@ -11,10 +11,15 @@ use salient::kernels::score::{IndexerPlan, IndexerShape};
 use salient::{DType, Element, Error, Layout, Result, View};
 use salient_oracle::implementation::ScoreIndexer;
 use salient_oracle::plans;
+use salient_oracle::tensor::Sums;
 
 use super::{Device, Upload};
 
 impl ScoreIndexer for Device {
+    fn indexer_sums(&self) -> Sums {
+        self.sums
+    }
+
     fn indexer<T: Element>(
         &self,
         queries: &IndexerQueries<'_, T>,

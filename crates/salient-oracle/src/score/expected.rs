@@ -69,8 +69,9 @@ fn logit<R: Real, T: Element>(
     }
     let (dim, scale) = (key.len(), R::of(scale.into()));
     let key: Vec<R> = key.iter().map(|&x| real(x)).collect();
-    let with_key =
-        |row: &[f32]| -> R { row.iter().zip(&key).map(|(&s, &x)| R::of(s.into()) * x).sum() };
+    let with_key = |row: &[f32]| -> R {
+        R::sum_of_products(row.iter().zip(&key).map(|(&s, &x)| (R::of(s.into()), x)))
+    };
     let mean = with_key(&statistics.mean()[head * dim..][..dim]);
     let Some(covariance) = statistics.covariance() else { return scale * mean };
     let rows = covariance[head * dim * dim..][..dim * dim].chunks_exact(dim);

@@ -86,3 +86,42 @@ pub fn magnitude(values: &[f64]) -> f64 {
 pub fn wide<T: Element>(values: &[T]) -> Vec<f64> {
     values.iter().map(|value| value.to_f32().into()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::Random;
+    use crate::real::{Real, dot};
+    use crate::tensor::{Truncated, exact};
+
+    /// Sums of positive products, which a tensor core cuts off, all the same way.
+    fn sums<R: Real>() -> Vec<f64> {
+        let mut random = Random::new(1);
+        let mut row = || (0..256).map(|_| random.unit() as f32).collect::<Vec<_>>();
+        exact(&(0..50).map(|_| dot::<R, f32>(&row(), &row())).collect::<Vec<_>>())
+    }
+
+    fn passes(actual: &[f64], plain: &[f64]) -> bool {
+        let right = sums::<f64>();
+        let floor = 8.0 * f64::from(f32::EPSILON) * magnitude(&right);
+        let judged = || assert_accurate(actual, plain, &right, floor, &|| "sums".to_owned());
+        catch_unwind(judged).is_ok()
+    }
+
+    #[test]
+    fn what_a_tensor_core_cuts_off_is_allowed_and_no_more() {
+        let (right, rounded) = (sums::<f64>(), sums::<f32>());
+        for cut_off in [sums::<Truncated<8, 1>>(), sums::<Truncated<16, 2>>()] {
+            assert!(passes(&rounded, &rounded) && passes(&cut_off, &cut_off));
+            let loss = right.iter().zip(&cut_off).map(|(a, b)| a - b).fold(0.0, f64::max);
+            let floor = 8.0 * f64::from(f32::EPSILON) * magnitude(&right);
+            for (off, allowed) in [(0.99, true), (1.01, false)] {
+                let mut actual = cut_off.clone();
+                actual[7] = right[7] - off * (2.0 * loss + floor);
+                assert_eq!(passes(&actual, &cut_off), allowed);
+                // By the rule for sums that are rounded, both are too much.
+                assert!(!passes(&actual, &rounded));
+            }
+        }
+    }
+}

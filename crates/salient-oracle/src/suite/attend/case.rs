@@ -9,6 +9,7 @@ use super::super::{assert_accurate, magnitude, wide};
 use super::operation::Operation;
 use crate::attend::Weights;
 use crate::generate::Random;
+use crate::tensor::{Sums, exact, plain};
 
 /// Where the keys and values lie. What belongs to no token is NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -345,11 +346,15 @@ impl Case {
         let stored = Stored::new(&flat, &built.k, &built.v);
         let keys = stored.keys();
         let q = View::token_major(&built.q[..], self.q_heads(), self.dim);
-        let exact = on.reference::<f64, T>(self, built, q, &keys, Weights::Exact);
-        let plain = on.reference::<f32, T>(self, built, q, &keys, on.weights());
+        let right = on.reference::<f64, T>(self, built, q, &keys, Weights::Exact);
+        let plain = plain!(on.sums(), R => {
+            let (out, lse) = on.reference::<R, T>(self, built, q, &keys, on.weights());
+            (exact(&out), exact(&lse))
+        });
         let context = |what| format!("attend: {what} of {:?} {self:?} {changed}", T::DTYPE);
-        judge(&out, &plain.0, &exact, on.weights(), &|| context("output"));
-        judge_lse(&lse, &plain.1, &exact.1, &|| context("LSE"));
+        let how = (on.weights(), on.sums());
+        judge(&out, &plain.0, &right, how, &|| context("output"));
+        judge_lse(&lse, &plain.1, &right.1, on.sums(), &|| context("LSE"));
     }
 }
 
@@ -358,20 +363,26 @@ impl Case {
 /// themselves, an error of the logit's last bit is not in both the weight and the sum.
 pub fn judge(
     actual: &[f32],
-    plain: &[f32],
+    plain: &[f64],
     (exact, lse): &(Vec<f64>, Vec<f64>),
-    weights: Weights,
+    (weights, sums): (Weights, Sums),
     context: &dyn Fn() -> String,
 ) {
     let logits = if weights == Weights::Rounded { magnitude(lse) } else { 0.0 };
-    let floor = (8.0 + logits) * f64::from(f32::EPSILON) * magnitude(exact);
-    assert_accurate(&wide(actual), &wide(plain), exact, floor, context);
+    let luck = (8.0 + logits) * f64::from(f32::EPSILON) * sums.luck();
+    assert_accurate(&wide(actual), plain, exact, luck * magnitude(exact), context);
 }
 
 /// The same for LSE.
-pub fn judge_lse(actual: &[f32], plain: &[f32], exact: &[f64], context: &dyn Fn() -> String) {
-    let floor = 8.0 * f64::from(f32::EPSILON) * magnitude(exact);
-    assert_accurate(&wide(actual), &wide(plain), exact, floor, context);
+pub fn judge_lse(
+    actual: &[f32],
+    plain: &[f64],
+    exact: &[f64],
+    sums: Sums,
+    context: &dyn Fn() -> String,
+) {
+    let luck = 8.0 * f64::from(f32::EPSILON) * sums.luck();
+    assert_accurate(&wide(actual), plain, exact, luck * magnitude(exact), context);
 }
 
 /// Any case of prefill, or of decode, with sequences of up to `longest` rows.

@@ -10,6 +10,7 @@ use super::case::{Built, Case, Outcome, Sees, Store, Stored, Values, judge, judg
 use super::same_outcome;
 use crate::attend::{Weights, decode};
 use crate::implementation::AttendFp8;
+use crate::tensor::{exact, plain};
 
 /// Runs every table and property of decode over fp8.
 ///
@@ -214,16 +215,18 @@ impl<T: Element> Problem<T> {
         let (keys, attention) = (stored.keys(), self.attention());
         let q = View::token_major(&self.q[..], self.case.q_heads(), self.case.dim);
         let weights = if I::ROUNDS_WEIGHTS { Weights::Rounded } else { Weights::Exact };
-        let (exact, plain) = self.case.with_lists(&self.built, |lists| {
-            let exact = Weights::Exact;
-            (
-                decode::<f64, T, F8E4M3>(q, &keys, lists, &attention, exact),
-                decode::<f32, T, F8E4M3>(q, &keys, lists, &attention, weights),
-            )
+        let sums = on.decode_sums();
+        let (right, plain) = self.case.with_lists(&self.built, |lists| {
+            let right = decode::<f64, T, F8E4M3>(q, &keys, lists, &attention, Weights::Exact);
+            let plain = plain!(sums, R => {
+                let (out, lse) = decode::<R, T, F8E4M3>(q, &keys, lists, &attention, weights);
+                (exact(&out), exact(&lse))
+            });
+            (right, plain)
         });
         let context =
             |what| format!("attend: fp8: {what} for {:?} {:?} {changed}", T::DTYPE, self.case);
-        judge(&out, &plain.0, &exact, weights, &|| context("output"));
-        judge_lse(&lse, &plain.1, &exact.1, &|| context("LSE"));
+        judge(&out, &plain.0, &right, (weights, sums), &|| context("output"));
+        judge_lse(&lse, &plain.1, &right.1, sums, &|| context("LSE"));
     }
 }

@@ -19,6 +19,7 @@ use crate::attend::{Weights, row};
 use crate::generate::Random;
 use crate::implementation::{AttendDecode, AttendPrefill};
 use crate::real::Real;
+use crate::tensor::{exact, plain};
 
 /// Runs a property in every element type.
 macro_rules! in_every_type {
@@ -37,6 +38,7 @@ pub fn prefill(on: &impl AttendPrefill) {
     let prefill = &Prefill(on);
     run_all(&[
         ("shapes", &|| shapes(prefill)),
+        ("wide_heads", &|| wide_heads(prefill)),
         ("long_rows", &|| long_rows(prefill)),
         ("options", &|| options(prefill)),
         ("sinks", &|| sinks(prefill)),
@@ -60,6 +62,7 @@ pub fn decode(on: &impl AttendDecode) {
     let decode = &Decode(on);
     run_all(&[
         ("shapes", &|| shapes(decode)),
+        ("wide_heads", &|| wide_heads(decode)),
         ("long_rows", &|| long_rows(decode)),
         ("options", &|| options(decode)),
         ("sinks", &|| sinks(decode)),
@@ -95,6 +98,25 @@ pub fn shapes(on: &impl Operation) {
                 let attention = Attention::new((dim as f32).powf(-0.5));
                 Case { kv_heads, group, dim, store, values, attention, ..plain }.check(on);
             }
+        }
+    }
+}
+
+/// Head sizes above 128 and groups above 8, for which kernels have tiles and warps of their own.
+pub fn wide_heads(on: &impl Operation) {
+    let lens = [(37, 70), (5, 0), (0, 3), (70, 20), (3, 310)];
+    let shapes = [(136, 1), (192, 12), (256, 3), (256, 16), (64, 9), (96, 16), (128, 11)];
+    let mut sees = on.sees().iter().cycle();
+    for (i, (dim, group)) in shapes.into_iter().enumerate() {
+        // Few rows of many heads are as much work.
+        let lens = &lens[if group > 8 { 3 } else { 0 }..];
+        let attention = Attention::new((dim as f32).powf(-0.5));
+        let store = Store::ALL[[0, 1, 3, 4, 5][i % 5]];
+        for &sees in sees.by_ref().take(2) {
+            let case = Case { kv_heads: 1, group, dim, attention, ..on.case(14, lens, sees) };
+            case.check_built(on, &case.build::<f16>(), "");
+            let case = Case { store, values: Values::Large, ..case };
+            case.check_built(on, &case.build::<bf16>(), "");
         }
     }
 }
@@ -266,12 +288,16 @@ pub fn pruned_is_masked<T: Element>(on: &impl AttendPrefill) {
             ..pruned.build()
         };
         let Some((out, lse)) = pruned.run(&Prefill(on), &compacted) else { continue };
-        let exact = masked::<f64, T>(&dense, &built, &kept, Weights::Exact);
-        let plain = masked::<f32, T>(&dense, &built, &kept, weights);
+        let right = masked::<f64, T>(&dense, &built, &kept, Weights::Exact);
+        let sums = on.prefill_sums();
+        let plain = plain!(sums, R => {
+            let (out, lse) = masked::<R, T>(&dense, &built, &kept, weights);
+            (exact(&out), exact(&lse))
+        });
         let context =
             |what| format!("attend: pruned {what}, {len} rows, share {share}, seed {len}");
-        judge(&out, &plain.0, &exact, weights, &|| context("output"));
-        judge_lse(&lse, &plain.1, &exact.1, &|| context("LSE"));
+        judge(&out, &plain.0, &right, (weights, sums), &|| context("output"));
+        judge_lse(&lse, &plain.1, &right.1, sums, &|| context("LSE"));
         if share == 1.0 {
             let causal = Case { sees: Sees::Causal, ..dense };
             let causal = causal.run(&Prefill(on), &built).expect("taken before");

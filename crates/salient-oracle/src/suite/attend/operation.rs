@@ -7,6 +7,7 @@ use super::case::{Built, Case, Sees, Store};
 use crate::attend::{Weights, decode, prefill};
 use crate::implementation::{AttendDecode, AttendPrefill, Sample};
 use crate::real::Real;
+use crate::tensor::Sums;
 
 /// One of the two operations of an implementation.
 pub trait Operation {
@@ -30,6 +31,9 @@ pub trait Operation {
 
     /// What the plain computation does to softmax weights.
     fn weights(&self) -> Weights;
+
+    /// How it adds up products.
+    fn sums(&self) -> Sums;
 
     /// Runs a case.
     ///
@@ -91,6 +95,10 @@ impl<I: AttendPrefill> Operation for Prefill<'_, I> {
 
     fn weights(&self) -> Weights {
         if I::ROUNDS_WEIGHTS { Weights::Rounded } else { Weights::Exact }
+    }
+
+    fn sums(&self) -> Sums {
+        self.0.prefill_sums()
     }
 
     fn run<T: Element>(
@@ -164,6 +172,10 @@ impl<I: AttendDecode> Operation for Decode<'_, I> {
 
     fn weights(&self) -> Weights {
         if I::ROUNDS_WEIGHTS { Weights::Rounded } else { Weights::Exact }
+    }
+
+    fn sums(&self) -> Sums {
+        self.0.decode_sums()
     }
 
     fn run<T: Element>(

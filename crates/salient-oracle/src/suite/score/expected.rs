@@ -11,6 +11,7 @@ use crate::generate::{Random, lengths};
 use crate::implementation::ScoreExpected;
 use crate::score as oracle;
 use crate::suite::{assert_accurate, assert_same_bits, magnitude, run_all, wide};
+use crate::tensor;
 
 /// Everything that expected attention depends on.
 #[derive(Debug, Clone, PartialEq)]
@@ -210,10 +211,12 @@ impl Case {
             assert!(refused.is_err(), "taken after all: {}", context());
             return;
         }
-        let plain = oracle::expected::<f32, T>(k_view, v_view, &rows, &statistics, options);
+        let plain = tensor::plain!(on.expected_sums(), R => {
+            tensor::exact(&oracle::expected::<R, T>(k_view, v_view, &rows, &statistics, options))
+        });
         let actual = self.run(on, k, v, &statistics);
-        let floor = FLOOR * magnitude(&exact);
-        assert_accurate(&wide(&actual), &wide(&plain), &exact, floor, &context);
+        let floor = FLOOR * on.expected_sums().luck() * magnitude(&exact);
+        assert_accurate(&wide(&actual), &plain, &exact, floor, &context);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::generate::Random;
 use crate::implementation::ScoreIndexer;
 use crate::score as oracle;
 use crate::suite::{assert_accurate, assert_same_bits, magnitude, run_all, wide};
+use crate::tensor;
 
 /// Which keys a case's queries see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,10 +221,13 @@ impl Case {
         let actual = self.run(on, built).unwrap_or_else(|e| panic!("{}: {e}", context()));
         let exact: Vec<f64> =
             self.with(built, |queries, keys| oracle::indexer(queries, keys, self.logits()));
-        let plain: Vec<f32> =
-            self.with(built, |queries, keys| oracle::indexer(queries, keys, self.logits()));
-        let floor = FLOOR * magnitude(&exact);
-        assert_accurate(&wide(&actual), &wide(&plain), &exact, floor, &context);
+        let plain = tensor::plain!(on.indexer_sums(), R => {
+            tensor::exact::<R>(&self.with(built, |queries, keys| {
+                oracle::indexer(queries, keys, self.logits())
+            }))
+        });
+        let floor = FLOOR * on.indexer_sums().luck() * magnitude(&exact);
+        assert_accurate(&wide(&actual), &plain, &exact, floor, &context);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::generate::Random;
 use crate::implementation::Score;
 use crate::score as oracle;
 use crate::suite::{assert_accurate, assert_same_bits, magnitude, wide};
+use crate::tensor;
 
 /// Predictors of one and two outputs, with and without a norm, of odd sizes; then of all sizes that
 /// kernels divide their work by.
@@ -30,6 +31,8 @@ pub fn predictors(on: &impl Score) {
         (128, 1024, 300),
         (576, 128, 128),
         (136, 4096, 5),
+        // So many tiles that they may be of 256 tokens.
+        (16, 4096, 1793),
         (1024, 129, 1),
         (4096, 64, 3),
         (8192, 32, 2),
@@ -120,8 +123,10 @@ impl Case {
             .mlp_weights::<T>(self.hidden, &self.weights())
             .unwrap_or_else(|e| panic!("{}: {e}", context()));
         let exact = oracle::mlp::<f64, T>(&x, self.hidden, &used);
-        let plain = wide(&oracle::mlp::<f32, T>(&x, self.hidden, &used));
-        let floor = FLOOR * magnitude(&exact).max(1.0);
+        let plain = tensor::plain!(on.mlp_sums(), R => {
+            tensor::exact(&oracle::mlp::<R, T>(&x, self.hidden, &used))
+        });
+        let floor = FLOOR * on.mlp_sums().luck() * magnitude(&exact).max(1.0);
         assert_accurate(&wide(&self.run(on, &x)), &plain, &exact, floor, &context);
     }
 
