@@ -169,13 +169,14 @@ fn selections_and_rows_are_the_hosts() {
     });
 }
 
-fn schedules() -> [Schedule; 3] {
+fn schedules() -> [Schedule; 4] {
     let geometric = Stages::Geometric { start: 1, step: 1, stages: 5, ratio: 0.8, floor: 0.0 };
     let single = Stages::Single { layer: 3, ratio: 0.4 };
     [
         Schedule { stages: geometric.clone(), ..Schedule::sdtp() },
         Schedule { stages: geometric, kv_at_stage: KvAtStage::Incoming, ..Schedule::sdtp() },
         Schedule { stages: single, ..Schedule::sdtp() },
+        Schedule::dense(),
     ]
 }
 

@@ -1,7 +1,8 @@
-//! Stand-ins for `libcuda.so.1` and `libcudart.so.13`, over the software CUDA device.
+//! Stand-ins for `libcuda.so.1` and `libcudart.so.13`, over the software CUDA device, and for as much of
+//! cuBLAS, cuRAND and NVRTC as goes with them.
 //!
-//! One shared library exports both. Under the names of the two, in a folder that the dynamic loader
-//! looks into first, it is mapped once, and driver and runtime share one state, as the real ones do.
+//! One shared library exports all of them. Under their names, in a folder that the dynamic loader looks
+//! into first, it is mapped once, and they share one state, as the real ones do.
 //!
 //! Work of a stream runs in the thread that submits it, before the call returns, or later, under
 //! `streams=late` and `streams=random`; see [`work`]. Every handle is looked up, never followed, so
@@ -14,6 +15,7 @@ mod control;
 mod driver;
 mod error;
 mod ffi;
+mod library;
 mod log;
 mod replace;
 mod runtime;

@@ -18,6 +18,7 @@ use crate::driver::event::EventState;
 use crate::driver::graph::{Executable, GraphMemory};
 use crate::error::{Code, Result};
 use crate::ffi::{Handle, HostCall};
+use crate::library::Task;
 use crate::state::{Allocation, Driver, Tables, host_call, lock, thread};
 
 /// Something that a stream does.
@@ -27,6 +28,7 @@ pub(crate) enum Work {
     Copy(Transfer),
     Fill(Fill),
     Call(HostCall),
+    Task(Arc<dyn Task>),
     /// An event's time.
     Stamp(Arc<OnceLock<Instant>>),
     /// In a graph: an event is recorded whenever the graph runs.
@@ -201,6 +203,12 @@ impl Queue {
                 }
             }
             Work::Call(call) => host_call(|| call.call()),
+            Work::Task(task) => {
+                if let Err(error) = task.run(gpu.memory()) {
+                    eprintln!("software GPU: {}: {error}", task.name());
+                    self.break_context(driver, Code::ILLEGAL_ADDRESS);
+                }
+            }
             Work::Stamp(time) => {
                 time.get_or_init(Instant::now);
             }

@@ -250,7 +250,7 @@ pub(crate) fn give_list(handles: &[Handle], to: Out<Handle>, count: Out<usize>) 
 /// `CUgraphNodeType`.
 fn type_of(work: &Work) -> u32 {
     match work {
-        Work::Kernel(_) => 0,
+        Work::Kernel(_) | Work::Task(_) => 0,
         Work::Copy(_) => 1,
         Work::Fill(_) => 2,
         Work::Call(_) => 3,
