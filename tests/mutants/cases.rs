@@ -244,10 +244,9 @@ fn kv_garbage(device: &Device, mode: KvMode) -> Result<()> {
 
 fn selections(device: &Device, variant: Variant, lens: &[usize]) -> Result<()> {
     let device = Device { stream: device.stream.clone(), ..Device::new(variant)? };
-    for (distribution, keep) in [
-        (Distribution::Normal, Keep::Ratio(0.35)),
-        (Distribution::TiedMiddle, Keep::Count(500)),
-    ] {
+    for (distribution, keep) in
+        [(Distribution::Normal, Keep::Ratio(0.35)), (Distribution::TiedMiddle, Keep::Count(500))]
+    {
         let plain = select::Case::plain(distribution, 5, lens, keep);
         let masked_one_in = if distribution == Distribution::Normal { 7 } else { 0 };
         select::Case { heads: 2, masked_one_in, ..plain }.check(&device);

@@ -32,7 +32,8 @@ impl Copy {
     /// With these edits, in their order.
     pub(crate) fn of<'a>(edits: impl Iterator<Item = &'a Edit>) -> Result<Self, String> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("mutant-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name =
+            format!("mutant-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let copy = Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
         let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
         copy_folder(&kernels, &copy.0.join("kernels")).map_err(|error| error.to_string())?;

@@ -49,8 +49,8 @@ pub(crate) struct Run {
     pub(crate) case: String,
     /// Words of `SALIENT_GPU`.
     pub(crate) gpu: String,
-    /// It says one of these.
-    pub(crate) says: Vec<String>,
+    /// What it says then.
+    pub(crate) says: String,
 }
 
 /// What kernels are compiled for.

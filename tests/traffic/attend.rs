@@ -18,7 +18,7 @@ const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 
 /// Queries once, keys and values once for every tile of queries that sees them: those up to its last
-/// one. Tiles that the copy engine brings are whole, as far as the tensor goes.
+/// one. Tiles that the copy engine brings are whole, with zeros where the tensor ends.
 #[test]
 fn keys_and_values_are_read_once_per_tile_of_queries() {
     counting("keys_and_values_are_read_once_per_tile_of_queries", |on| {
@@ -66,10 +66,15 @@ fn check_prefill(
                 of(name).assert_whole_sectors(&format!("{context}: {name}"));
             }
         } else {
-            // Of all three, by the copy engine, which tells no buffers apart.
-            let read = of("q").read + of("k").read + of("v").read;
-            let all = (len * HEADS + 2 * seen) as u64 * row;
-            assert_eq!(read + launched.count("bulk_loaded"), all, "{context}");
+            // By the copy engine, which tells no buffers apart and counts whole boxes.
+            let tiles = (0..len).step_by(rows);
+            let boxes = |first: usize| (first + rows).min(len).next_multiple_of(keys);
+            let fetched = tiles.map(|first| rows + 2 * boxes(first)).sum::<usize>() * HEADS;
+            let least = fetched as u64 * row;
+            // Of 96 channels some boxes have 128.
+            let most = if dim == 96 { least * 4 / 3 } else { least };
+            let read = of("q").read + of("k").read + of("v").read + launched.count("bulk_loaded");
+            assert!((least..=most).contains(&read), "{context}: {read} for {least}");
         }
         let written = of("out").written + launched.count("bulk_stored");
         assert_eq!(written, values.len() as u64 * 2, "{context}");

@@ -1,7 +1,8 @@
 //! What kernels did: launches and faults, for tests and for lists of what was covered.
 //!
-//! `SALIENT_GPU_LOG=path` has each fault appended there as a line of JSON, and, when the process ends,
-//! a line for each kernel that was launched, with the number of its launches.
+//! `SALIENT_GPU_LOG=path` has each fault appended there as a line of JSON, and, when the process ends, one
+//! with the architecture and one for each kernel that the program registered or launched, with the number
+//! of its launches: `scripts/kernel-coverage` reads them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -140,8 +141,11 @@ impl Entries {
 
 extern "C" fn at_exit() {
     let Ok(driver) = made() else { return };
-    let mut lines = String::new();
-    for (kernel, count) in &lock(&driver.log.entries).counts {
+    let registered = crate::runtime::registered_kernels().into_iter();
+    let mut counts: BTreeMap<String, u64> = registered.map(|kernel| (kernel, 0)).collect();
+    counts.extend(lock(&driver.log.entries).counts.clone());
+    let mut lines = format!("{{\"architecture\":{}}}\n", driver.config().architecture);
+    for (kernel, count) in &counts {
         let _ = writeln!(lines, r#"{{"kernel":{},"launches":{count}}}"#, text(kernel));
     }
     driver.log.append(&lines);

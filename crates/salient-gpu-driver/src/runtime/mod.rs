@@ -9,6 +9,8 @@ mod memory;
 mod register;
 mod stream;
 
+pub(crate) use register::registered_kernels;
+
 use std::cell::Cell;
 use std::ffi::{c_char, c_void};
 

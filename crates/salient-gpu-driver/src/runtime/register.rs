@@ -191,3 +191,8 @@ pub(crate) fn give_kernel(to: Out<Handle>, stub: u64) -> Result {
     let handle = kernel_handle(stub)?;
     to.set(handle)
 }
+
+/// The names of all kernels that the program holds.
+pub(crate) fn registered_kernels() -> Vec<String> {
+    with_registry(|registry| registry.kernels.values().map(|symbol| symbol.name.clone()).collect())
+}

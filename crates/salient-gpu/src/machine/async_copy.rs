@@ -6,8 +6,10 @@ use crate::ptx::ast::{Kind, Opcode, Operand, Type};
 
 use crate::race::Ticket;
 
-use super::access::{WIDE_ADDRESS, address, addresses, locate};
+use super::access::each;
+use super::addressing::{WIDE_ADDRESS, address, addresses};
 use super::inst::{Inst, More, Stop};
+use super::locate::{At, NOWHERE, Pointers, find, locate};
 use super::lower::Lower;
 use super::mbarrier;
 use super::memory::POISON;
@@ -136,6 +138,10 @@ fn copy(
 fn issue(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop> {
     let bytes = inst.b;
     let to_offset = inst.more.as_ref().expect("lowered with an offset").numbers[0];
+    let eager = turn.world.launched.config.completion == Completion::Eager;
+    if turn.world.quiet && eager && inst.c == NONE && inst.e & WIDE_ADDRESS == 0 {
+        return copy_now(turn, inst, lanes, to_offset);
+    }
     let to = addresses(turn, inst.d, to_offset, inst.e & WIDE_ADDRESS != 0);
     let from = addresses(turn, inst.a, inst.immediate, inst.e >> 1 & 1 != 0);
     let read = match (inst.c, inst.e >> 2 & 1) {
@@ -156,17 +162,15 @@ fn issue(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop>
             );
         }
     }
-    let access =
-        Access { kind: AccessKind::Read, bytes, place: inst.place, order: Ordering::NONE };
+    let access = Access { kind: AccessKind::Read, bytes, place: inst.place, order: Ordering::NONE };
     let mut sources = [0; 32];
     if reading != 0 {
         // All of what may be read is within bounds, if less than that is asked for too.
-        let pointers = locate_source(turn, &from, reading, &read, access)?;
-        sources = pointers.map(|pointer| pointer as u64);
+        sources = locate_source(turn, &from, reading, &read, access)?;
     }
     let mut places = [(0, 0); 32];
     for lane in (0..32).filter(|lane| lanes >> lane & 1 != 0) {
-        if to[lane] % u64::from(bytes) != 0 {
+        if !to[lane].is_multiple_of(bytes.into()) {
             return stop_lanes(
                 FaultKind::Misaligned,
                 1 << lane,
@@ -207,7 +211,12 @@ fn issue(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop>
         {
             written.fill(1);
         }
-        if turn.world.launched.config.completion == Completion::Eager {
+        let landed = match turn.world.launched.config.completion {
+            Completion::Eager => true,
+            Completion::Late => false,
+            Completion::Random => turn.world.random.once_in(2),
+        };
+        if landed {
             land(turn, copy);
         } else {
             let range = offset as usize..(offset + bytes) as usize;
@@ -215,11 +224,35 @@ fn issue(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop>
                 pair.copy_from_slice(&POISON.to_le_bytes());
             }
         }
-        let landed = turn.world.launched.config.completion == Completion::Eager;
         if !landed || ticket.is_some() {
             turn.warp().copies.pending.push(Copy { landed, ..copy });
         }
     }
+    Ok(Step::Next)
+}
+
+/// A copy that nobody watches, of all of its bytes, and at once.
+fn copy_now(
+    turn: &mut Turn<'_, '_>,
+    inst: &Inst,
+    lanes: u32,
+    to_offset: i64,
+) -> Result<Step, Stop> {
+    let access = |kind| Access { kind, bytes: inst.b, place: inst.place, order: Ordering::NONE };
+    let (mut from, mut to) = (NOWHERE, NOWHERE);
+    let source = At { row: inst.a, offset: inst.immediate, wide: inst.e >> 1 & 1 != 0 };
+    find(turn, Where::Global, source, lanes, access(AccessKind::Read), &mut from)?;
+    let target = At { row: inst.d, offset: to_offset, wide: false };
+    find(turn, Where::Shared, target, lanes, access(AccessKind::Write), &mut to)?;
+    each(lanes, |lane| {
+        let (from, to) = (from[lane] as *const u8, to[lane] as *mut u8);
+        match inst.b {
+            // SAFETY: `find` has found all bytes, in device memory and in shared memory.
+            16 => unsafe { from.copy_to_nonoverlapping(to, 16) },
+            // SAFETY: as above.
+            bytes => unsafe { from.copy_to_nonoverlapping(to, bytes as usize) },
+        }
+    });
     Ok(Step::Next)
 }
 
@@ -230,9 +263,9 @@ fn locate_source(
     reading: u32,
     read: &[u32; 32],
     access: Access,
-) -> Result<[*mut u8; 32], Stop> {
+) -> Result<Pointers, Stop> {
     let whole = (0..32).fold(0, |mask, lane| mask | u32::from(read[lane] == access.bytes) << lane);
-    let mut pointers = [std::ptr::null_mut(); 32];
+    let mut pointers = NOWHERE;
     if reading & whole != 0 {
         pointers = locate(turn, Where::Global, from, reading & whole, access)?;
     }
@@ -283,8 +316,7 @@ fn wait_lanes(turn: &mut Turn<'_, '_>, lanes: u32, pending: u32) -> Result<Step,
     let copies = &mut turn.warp().copies;
     let closed = copies.closed;
     let (done, rest): (Vec<Copy>, Vec<Copy>) = copies.pending.drain(..).partition(|copy| {
-        lanes >> copy.lane & 1 != 0
-            && copy.group + pending < closed[copy.lane as usize]
+        lanes >> copy.lane & 1 != 0 && copy.group + pending < closed[copy.lane as usize]
     });
     copies.pending = rest;
     let mut last = [None; 32];
@@ -337,10 +369,8 @@ fn settle_arrivals(turn: &mut Turn<'_, '_>) -> Result<(), Stop> {
     let copies = &mut turn.warp().copies;
     let pending: Vec<(u32, bool)> =
         copies.pending.iter().map(|copy| (copy.lane, copy.landed)).collect();
-    let (ready, rest) = copies
-        .arrivals
-        .drain(..)
-        .partition(|arrival| !pending.contains(&(arrival.lane, false)));
+    let (ready, rest) =
+        copies.arrivals.drain(..).partition(|arrival| !pending.contains(&(arrival.lane, false)));
     copies.arrivals = rest;
     let ready: Vec<Arrival> = ready;
     for arrival in ready {

@@ -5,8 +5,10 @@ use half::{bf16, f16};
 use crate::config::Order;
 use crate::ptx::ast::{Opcode, Operand};
 
-use super::access::{WIDE_ADDRESS, address, addresses, each_ordered, locate};
+use super::access::each_ordered;
+use super::addressing::{WIDE_ADDRESS, address, addresses};
 use super::inst::{Inst, More, Stop};
+use super::locate::{At, NOWHERE, find};
 use super::lower::{Lower, type_of};
 use super::observe::{Access, AccessKind, Ordering};
 use super::registers::Longs;
@@ -102,14 +104,26 @@ fn run(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop> {
     let [order, bytes, count, place] = more.numbers[..] else { unreachable!("four numbers") };
     let (operation, kind, apply) = OPERATIONS[inst.d as usize];
     let single = (operation, kind) == ("add", "f32");
-    let addresses = addresses(turn, inst.a, inst.immediate, inst.e & WIDE_ADDRESS != 0);
+    let at = At { row: inst.a, offset: inst.immediate, wide: inst.e & WIDE_ADDRESS != 0 };
     let access = Access {
         kind: AccessKind::Atomic,
         bytes: (bytes * count) as u32,
         place: inst.place,
         order: Ordering::from_code(order as u32),
     };
-    let pointers = locate(turn, Where::ALL[place as usize], &addresses, lanes, access)?;
+    let mut pointers = NOWHERE;
+    find(turn, Where::ALL[place as usize], at, lanes, access, &mut pointers)?;
+    // Of which lanes' sums small numbers are flushed.
+    let flushes: u32 = match (single, Where::ALL[place as usize]) {
+        (true, Where::Global) => u32::MAX,
+        (true, Where::Generic) => {
+            let addresses = addresses(turn, at.row, at.offset, at.wide);
+            (0..32).fold(0, |mask, lane| {
+                mask | u32::from(Where::of_generic(addresses[lane]) == Where::Global) << lane
+            })
+        }
+        _ => 0,
+    };
     let reversed = turn.world.launched.config.order != Order::Forward;
     let regs = turn.regs();
     for part in 0..count as usize {
@@ -120,20 +134,16 @@ fn run(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop> {
         let second = more.sources.get(count as usize).map_or([0; 32], |&row| operand(row));
         let mut before: Longs = [0; 32];
         each_ordered(lanes, reversed, |lane| {
-            let at = pointers[lane].wrapping_add(part * bytes as usize);
+            let at = (pointers[lane] as *mut u8).wrapping_add(part * bytes as usize);
             let found = match bytes {
-                // SAFETY: `locate` has found all bytes of the access.
+                // SAFETY: `find` has found all bytes of the access.
                 2 => u64::from(unsafe { at.cast::<u16>().read_unaligned() }),
                 // SAFETY: as above.
                 4 => u64::from(unsafe { at.cast::<u32>().read_unaligned() }),
                 // SAFETY: as above.
                 _ => unsafe { at.cast::<u64>().read_unaligned() },
             };
-            let in_global = match Where::ALL[place as usize] {
-                Where::Generic => Where::of_generic(addresses[lane]) == Where::Global,
-                place => place == Where::Global,
-            };
-            let after = match in_global && single {
+            let after = match flushes >> lane & 1 != 0 {
                 true => bits(flushed(flushed(f32_of(found)) + flushed(f32_of(first[lane])))),
                 false => apply(found, first[lane], second[lane]),
             };

@@ -4,10 +4,10 @@
 use crate::fault::FaultKind;
 use crate::ptx::ast::{Kind, Opcode, Operand, Type};
 
+use super::collective::{after, gather};
 use super::inst::{Inst, Stop};
 use super::lower::Lower;
 use super::observe::Fence;
-use super::collective::{after, gather};
 use super::turn::{Step, Turn, stop, stop_lanes};
 use super::world::{Block, Split, State};
 
@@ -88,15 +88,16 @@ fn fence_kind(modifiers: &[&str]) -> Result<Fence, String> {
         [scope] if fence_scope(scope).is_some() => fence_scope(scope).expect("just seen"),
         ["mbarrier_init", "release", "cluster"] => Fence::MbarrierInit,
         ["proxy", "async"] => Fence::ProxyAsync { shared: true, global: true },
-        ["proxy", "async", space] => Fence::ProxyAsync {
-            shared: space.starts_with("shared"),
-            global: *space == "global",
-        },
+        ["proxy", "async", space] => {
+            Fence::ProxyAsync { shared: space.starts_with("shared"), global: *space == "global" }
+        }
         ["proxy", "alias"] => Fence::Block,
         ["proxy", "tensormap::generic", "release" | "acquire", _] => Fence::Device,
-        ["acquire" | "release", "sync_restrict::shared::cta" | "sync_restrict::shared::cluster", _] => {
-            Fence::Cluster
-        }
+        [
+            "acquire" | "release",
+            "sync_restrict::shared::cta" | "sync_restrict::shared::cluster",
+            _,
+        ] => Fence::Cluster,
         _ => return Err(format!("fence has no .{}", modifiers.join("."))),
     })
 }

@@ -10,8 +10,8 @@ use super::inst::{Inst, UNGUARDED};
 use super::lower::{Callee, Lower};
 use super::module::Place;
 use super::{
-    access, alu, async_copy, atomic, barrier, bulk, cluster, collective, control, matrix, mbarrier,
-    warpgroup,
+    access, addressing, alu, async_copy, atomic, barrier, bulk, cluster, collective, control,
+    matrix, mbarrier, warpgroup,
 };
 
 /// Functions within functions are no deeper; a recursion is.
@@ -119,6 +119,7 @@ impl Body<'_> {
         let operands = &instruction.operands[..];
         let known = control::lower(opcode, operands, cx)?
             || access::lower(opcode, operands, cx)?
+            || addressing::lower(opcode, operands, cx)?
             || atomic::lower(opcode, operands, cx)?
             || barrier::lower(opcode, operands, cx)?
             || cluster::lower(opcode, operands, cx)?

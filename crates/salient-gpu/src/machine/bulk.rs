@@ -6,7 +6,7 @@ use crate::ptx::ast::{Kind, Opcode, Operand, Type};
 use crate::race::{Range, Space, Ticket};
 use crate::tensor::copy::{CopyError, Piece, TensorMap};
 
-use super::access::address;
+use super::addressing::address;
 use super::inst::{Inst, More, Stop};
 use super::lower::Lower;
 use super::mbarrier;
@@ -29,7 +29,6 @@ pub(crate) struct BulkCopy {
     tells: Vec<((usize, u32), i64, Option<Ticket>)>,
     /// Block, warp and lane that issued it, and the group: of stores.
     issuer: Option<(usize, usize, u32, u32)>,
-    ticket: Option<Ticket>,
 }
 
 /// A run of bytes.
@@ -52,9 +51,14 @@ impl BulkCopy {
     }
 }
 
-/// Groups of stores that each lane has closed.
+/// Groups of a warp's stores.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Groups([u32; 32]);
+pub(crate) struct Groups {
+    /// Those that each lane has closed.
+    closed: [u32; 32],
+    /// Lane and group of stores that were not waited for, for the race detector.
+    issued: Vec<(u32, u32, Ticket)>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
@@ -84,7 +88,7 @@ pub(crate) fn lower(
     let inst = match (rest, operands) {
         (["commit_group"], []) => Inst::machine(|turn, _, lanes| {
             for lane in (0..32).filter(|lane| lanes >> lane & 1 != 0) {
-                turn.warp().bulk_groups.0[lane] += 1;
+                turn.warp().bulk_groups.closed[lane] += 1;
             }
             Ok(Step::Next)
         }),
@@ -168,12 +172,7 @@ fn completion(modifiers: &[&str], load: bool) -> Option<(bool, bool)> {
 }
 
 /// `more.sources` begins with the tensor map's address and ends with its coordinates.
-fn tensor(
-    rank: &str,
-    parts: &[Operand],
-    form: Form,
-    cx: &mut Lower<'_>,
-) -> Result<Inst, String> {
+fn tensor(rank: &str, parts: &[Operand], form: Form, cx: &mut Lower<'_>) -> Result<Inst, String> {
     let [map, Operand::Vector(coordinates)] = parts else {
         return Err("a tensor copy takes a map and its coordinates".to_owned());
     };
@@ -258,13 +257,7 @@ fn issue(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop>
 
 fn issue_one(turn: &mut Turn<'_, '_>, inst: &Inst, lane: usize) -> Result<(), Stop> {
     let form = FORMS[inst.b as usize];
-    let mut copy = BulkCopy {
-        pieces: Vec::new(),
-        fill: [0; 16],
-        tells: Vec::new(),
-        issuer: None,
-        ticket: None,
-    };
+    let mut copy = BulkCopy { pieces: Vec::new(), fill: [0; 16], tells: Vec::new(), issuer: None };
     let load = matches!(form, Form::TensorLoad | Form::Load | Form::Exchange);
     let shared = at(turn, inst, 0, lane, true);
     let pieces = match form {
@@ -276,7 +269,8 @@ fn issue_one(turn: &mut Turn<'_, '_>, inst: &Inst, lane: usize) -> Result<(), St
         _ => {
             let bytes = turn.regs().words(inst.a)[lane];
             let global = at(turn, inst, if load { 2 } else { 1 }, lane, form == Form::Exchange);
-            if bytes % 16 != 0 || shared % 16 != 0 || global % 16 != 0 {
+            let aligned = [bytes.into(), shared, global].iter().all(|n: &u64| n.is_multiple_of(16));
+            if !aligned {
                 return stop_lanes(
                     FaultKind::Misaligned,
                     1 << lane,
@@ -299,8 +293,7 @@ fn issue_one(turn: &mut Turn<'_, '_>, inst: &Inst, lane: usize) -> Result<(), St
         let before = copy.pieces.len();
         for piece in &pieces {
             let address = u64::from(piece.shared & 0xff_ffff) | rank_bits;
-            let (found, offset) =
-                shared_place(turn, address, piece.bytes.into(), lane as u32)?;
+            let (found, offset) = shared_place(turn, address, piece.bytes.into(), lane as u32)?;
             debug_assert_eq!(found, slot);
             let mut moved = Moved {
                 slot,
@@ -334,14 +327,17 @@ fn issue_one(turn: &mut Turn<'_, '_>, inst: &Inst, lane: usize) -> Result<(), St
             let place = shared_place(turn, address, 8, lane as u32)?;
             mbarrier::read(turn, place, lane as u32)?;
             let ranges = copy.ranges(before);
-            let ticket = turn.observe_bulk_load((&ranges, &global), place, lane as u32, inst.place)?;
+            let ticket =
+                turn.observe_bulk_load((&ranges, &global), place, lane as u32, inst.place)?;
             copy.tells.push((place, i64::from(total), ticket));
         }
     }
     if !load {
         let ranges = copy.ranges(0);
-        copy.ticket = turn.observe_bulk_store((&ranges, &global), lane as u32, inst.place)?;
-        let group = turn.warp().bulk_groups.0[lane];
+        let ticket = turn.observe_bulk_store((&ranges, &global), lane as u32, inst.place)?;
+        let groups = &mut turn.warp().bulk_groups;
+        let group = groups.closed[lane];
+        groups.issued.extend(ticket.map(|ticket| (lane as u32, group, ticket)));
         copy.issuer = Some((turn.block, turn.warp, lane as u32, group));
     }
     turn.world.count_bulk(total, load);
@@ -358,7 +354,12 @@ fn issue_one(turn: &mut Turn<'_, '_>, inst: &Inst, lane: usize) -> Result<(), St
         }
     }
     turn.world.bulk.push(copy);
-    if turn.world.launched.config.completion == Completion::Eager {
+    let now = match turn.world.launched.config.completion {
+        Completion::Eager => true,
+        Completion::Late => false,
+        Completion::Random => turn.world.random.once_in(4),
+    };
+    if now {
         let last = turn.world.bulk.len() - 1;
         land(turn.world, last).map_err(|(_, stop)| stop)?;
     }
@@ -389,7 +390,7 @@ fn destinations(
 
 fn tensor_map(turn: &mut Turn<'_, '_>, inst: &Inst, lane: usize) -> Result<TensorMap, Stop> {
     let address = turn.regs().longs(inst.a)[lane].wrapping_add_signed(inst.immediate);
-    if address % 64 != 0 {
+    if !address.is_multiple_of(64) {
         let message = format!("a tensor map at {address:#x}, which is no multiple of 64");
         return stop_lanes(FaultKind::Misaligned, 1 << lane, message);
     }
@@ -482,7 +483,7 @@ pub(crate) fn land(world: &mut World<'_>, which: usize) -> Result<(), (usize, St
 
 /// Has all but the latest groups of stores land.
 fn wait(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop> {
-    let closed = turn.warp().bulk_groups.0;
+    let closed = turn.warp().bulk_groups.closed;
     let (block, warp) = (turn.block, turn.warp);
     loop {
         let done = turn.world.bulk.iter().position(|copy| match copy.issuer {
@@ -494,11 +495,19 @@ fn wait(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop> 
             None => false,
         });
         let Some(which) = done else { break };
-        let copy = &turn.world.bulk[which];
-        if let (Some(ticket), Some((_, _, lane, _))) = (copy.ticket, copy.issuer) {
-            turn.observe_bulk_wait(lane, ticket, inst.b != 0);
-        }
         land(turn.world, which).map_err(|(_, stop)| stop)?;
+    }
+    let reads_only = inst.b != 0;
+    let is_over = |&(lane, group, _): &(u32, u32, Ticket)| {
+        lanes >> lane & 1 != 0 && group + inst.e < closed[lane as usize]
+    };
+    let issued = &mut turn.warp().bulk_groups.issued;
+    let over: Vec<(u32, u32, Ticket)> = issued.iter().copied().filter(is_over).collect();
+    if !reads_only {
+        issued.retain(|one| !is_over(one));
+    }
+    for (lane, _, ticket) in over {
+        turn.observe_bulk_wait(lane, ticket, reads_only);
     }
     Ok(Step::Next)
 }

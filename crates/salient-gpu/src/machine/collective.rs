@@ -7,7 +7,7 @@ use crate::ptx::ast::{Kind, Opcode, Operand, Type};
 use super::inst::{Inst, Stop};
 use super::lower::{Lower, type_of};
 use super::memory::POISON;
-use super::registers::Words;
+use super::registers::{FULL, Words};
 use super::turn::{Step, Turn, stop_lanes};
 
 const B32: Type = Type { kind: Kind::Bits, bits: 32 };
@@ -34,9 +34,11 @@ pub(crate) fn lower(
             inst.d = cx.target(target, B32)?;
             inst
         }
-        ("match", [mode @ ("any" | "all"), "sync", kind @ ("b32" | "b64")], [target, a, members]) => {
-            matching(mode, kind, target, a, members, cx)?
-        }
+        (
+            "match",
+            [mode @ ("any" | "all"), "sync", kind @ ("b32" | "b64")],
+            [target, a, members],
+        ) => matching(mode, kind, target, a, members, cx)?,
         ("redux", ["sync", operation, kind], [target, a, members]) => {
             reduce(operation, kind, target, a, members, cx)?
         }
@@ -67,6 +69,11 @@ pub(crate) fn gather(
     lanes: u32,
 ) -> Result<u32, Stop> {
     let alive = turn.warp().alive;
+    let first = members[lanes.trailing_zeros() as usize];
+    let all_same = members.iter().fold(0, |other, mask| other | mask ^ first) == 0;
+    if all_same && lanes & !first == 0 && first & alive & !lanes == 0 {
+        return Ok(lanes);
+    }
     let mut ready = 0;
     for (mask, group) in groups(members, lanes) {
         let strangers = group & !mask;
@@ -146,7 +153,7 @@ fn run_shuffle<const MODE: u8>(
     }
     let regs = turn.regs();
     let (a, b, c) = (regs.words(inst.a), regs.words(inst.b), regs.words(inst.c));
-    let (mut values, mut inside) = ([0; 32], 0u32);
+    let (mut values, mut sources, mut inside) = ([0; 32], [0; 32], 0u32);
     for lane in 0..32u32 {
         // PTX ISA: shfl.sync, its pseudo-code.
         let by = b[lane as usize] & 31;
@@ -165,10 +172,18 @@ fn run_shuffle<const MODE: u8>(
         };
         let from = if valid { from } else { lane } & 31;
         inside |= u32::from(valid) << lane;
+        sources[lane as usize] = from;
+    }
+    for (value, &from) in values.iter_mut().zip(&sources) {
+        *value = a[from as usize & 31];
+    }
+    if ready != FULL || members.iter().any(|&mask| mask != FULL) {
         // What comes from a lane that does not take part is anything.
-        let active = ready >> from & 1 != 0 && members[from as usize] == members[lane as usize];
-        values[lane as usize] =
-            if active { a[from as usize] } else { u32::from(POISON) << 16 | u32::from(POISON) };
+        for (lane, &from) in sources.iter().enumerate() {
+            if ready >> from & 1 == 0 || members[from as usize] != members[lane] {
+                values[lane] = u32::from(POISON) << 16 | u32::from(POISON);
+            }
+        }
     }
     regs.set_words(inst.d, ready, &values);
     if inst.e != NONE {
@@ -192,8 +207,7 @@ fn vote(
         ("ballot", "b32") => run_vote::<3>,
         _ => return Err(format!("vote.sync has no .{mode}.{kind}")),
     });
-    inst.d =
-        if mode == "ballot" { cx.target(target, B32)? } else { cx.predicate_target(target)? };
+    inst.d = if mode == "ballot" { cx.target(target, B32)? } else { cx.predicate_target(target)? };
     inst.a = cx.predicate(predicate)?;
     inst.b = cx.source(members, B32)?;
     Ok(inst)

@@ -43,9 +43,7 @@ pub(crate) fn lower(
         | ("griddepcontrol", ["launch_dependents" | "wait"], []) => {
             Inst::machine(|_, _, _| Ok(Step::Next))
         }
-        ("mov", [kind], [target, Operand::Special(name)])
-            if !super::special::is_constant(name) =>
-        {
+        ("mov", [kind], [target, Operand::Special(name)]) if !super::special::is_constant(name) => {
             clock(kind, target, name, cx)?
         }
         ("setmaxnreg", [way @ ("inc" | "dec"), "sync", "aligned", "u32"], [count]) => {

@@ -118,7 +118,9 @@ impl Counting {
             let Some(buffer) = self.buffer(at[lane]) else { continue };
             match access.kind {
                 AccessKind::Read | AccessKind::StrongRead => buffer.read += bytes,
-                AccessKind::Write | AccessKind::WriteEqual | AccessKind::StrongWrite => buffer.written += bytes,
+                AccessKind::Write | AccessKind::WriteEqual | AccessKind::StrongWrite => {
+                    buffer.written += bytes
+                }
                 AccessKind::Atomic => buffer.atomic += bytes,
             }
         }

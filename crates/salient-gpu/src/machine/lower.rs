@@ -239,9 +239,7 @@ impl<'a> Lower<'a> {
     /// A predicate that is written, by its index.
     pub(crate) fn predicate_target(&mut self, operand: &Operand) -> Result<u32, String> {
         match *operand {
-            Operand::Register(register)
-                if self.register_type(register).kind == Kind::Predicate =>
-            {
+            Operand::Register(register) if self.register_type(register).kind == Kind::Predicate => {
                 Ok(self.row_of(register))
             }
             Operand::Sink => Ok(self.scratch_predicate()),

@@ -9,8 +9,9 @@ use crate::tensor::fragment::{load_matrices, store_matrices, transpose_matrix};
 use crate::tensor::mma::Mma;
 use crate::tensor::numbers::Element;
 
-use super::access::{WIDE_ADDRESS, address, addresses, locate};
+use super::addressing::{WIDE_ADDRESS, address};
 use super::inst::{Inst, Machine, More, Stop};
+use super::locate::{At, NOWHERE, Pointers, find};
 use super::lower::Lower;
 use super::observe::{Access, AccessKind, Ordering};
 use super::space::{SHARED_WINDOW, Where};
@@ -118,18 +119,19 @@ fn row_pointers(
     inst: &Inst,
     lanes: u32,
     kind: AccessKind,
-) -> Result<([*mut u8; 32], usize), Stop> {
+) -> Result<(Pointers, usize), Stop> {
     let rows = 8 * inst.more.as_ref().expect("lowered with registers").targets.len();
-    let mut at = addresses(turn, inst.a, inst.immediate, inst.e & WIDE_ADDRESS != 0);
+    let mut at = At { row: inst.a, offset: inst.immediate, wide: inst.e & WIDE_ADDRESS != 0 };
     if inst.e & GENERIC != 0 {
-        at = at.map(|address| address.wrapping_sub(SHARED_WINDOW));
+        at.offset = at.offset.wrapping_sub_unsigned(SHARED_WINDOW);
     }
     let asked = if rows == 32 { lanes } else { lanes & ((1 << rows) - 1) };
     let access = Access { kind, bytes: 16, place: inst.place, order: Ordering::NONE };
-    if asked == 0 {
-        return Ok(([std::ptr::null_mut(); 32], rows));
+    let mut pointers = NOWHERE;
+    if asked != 0 {
+        find(turn, Where::Shared, at, asked, access, &mut pointers)?;
     }
-    Ok((locate(turn, Where::Shared, &at, asked, access)?, rows))
+    Ok((pointers, rows))
 }
 
 fn load_rows(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop> {
@@ -141,8 +143,8 @@ fn load_rows(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, S
     for (lane, (row, pointer)) in data[..rows].iter_mut().zip(pointers).enumerate() {
         // A lane that has exited gives no address.
         if lanes >> lane & 1 != 0 {
-            // SAFETY: `locate` has found the 16 bytes.
-            *row = unsafe { pointer.cast::<[u8; 16]>().read_unaligned() };
+            // SAFETY: `find` has found the 16 bytes.
+            *row = unsafe { (pointer as *const [u8; 16]).read_unaligned() };
         }
     }
     let registers = load_matrices(&data[..rows], inst.e & TRANSPOSED != 0);
@@ -163,8 +165,8 @@ fn store_rows(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, 
     let rows = store_matrices(&registers, inst.e & TRANSPOSED != 0);
     for (lane, (row, pointer)) in rows[..count].iter().zip(pointers).enumerate() {
         if lanes >> lane & 1 != 0 {
-            // SAFETY: `locate` has found the 16 bytes.
-            unsafe { pointer.cast::<[u8; 16]>().write_unaligned(*row) };
+            // SAFETY: `find` has found the 16 bytes.
+            unsafe { (pointer as *mut [u8; 16]).write_unaligned(*row) };
         }
     }
     Ok(Step::Next)
@@ -300,8 +302,7 @@ fn run_doubles(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step,
     let mut d = vec![[0; 32]; in_c];
     mma.execute(arithmetic, a, b, c, &mut d);
     for (pair, words) in more.targets.chunks_exact(2).zip(d.chunks_exact(2)) {
-        let longs =
-            std::array::from_fn(|i| u64::from(words[0][i]) | u64::from(words[1][i]) << 32);
+        let longs = std::array::from_fn(|i| u64::from(words[0][i]) | u64::from(words[1][i]) << 32);
         regs.set_longs(pair[0], lanes, &longs);
     }
     Ok(Step::Next)

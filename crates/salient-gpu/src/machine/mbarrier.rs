@@ -7,7 +7,7 @@ use crate::config::Completion;
 use crate::fault::FaultKind;
 use crate::ptx::ast::{Kind, Opcode, Operand, Type};
 
-use super::access::{address, addresses};
+use super::addressing::{address, addresses};
 use super::inst::{Inst, Stop};
 use super::lower::Lower;
 use super::space::{SHARED_WINDOW, shared_place};
@@ -101,7 +101,7 @@ pub(crate) fn lower(
             inst.immediate = if operation == "expect_tx" { 1 } else { -1 };
             inst
         }
-        ("arrive" | "arrive_drop", [rest @ ..]) => {
+        ("arrive" | "arrive_drop", rest) => {
             if operation == "arrive_drop" {
                 flags |= DROP;
             }
@@ -275,7 +275,7 @@ fn init(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop> 
                 format!("an mbarrier of {count} arrivals"),
             );
         }
-        turn.observe_mbarrier_reset(place);
+        turn.observe_mbarrier_init(place, lane as u32, inst.place)?;
         let block = &mut turn.world.blocks[place.0];
         if !block.mbarriers.contains(&place.1) {
             block.mbarriers.push(place.1);
@@ -330,8 +330,7 @@ fn arrive(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop
         if inst.e & RELAXED == 0 {
             turn.observe_mbarrier_arrive(place, 1 << lane);
         }
-        states[lane] =
-            change(turn, place, lane as u32, change_by, inst.e & DROP != 0)?.pack();
+        states[lane] = change(turn, place, lane as u32, change_by, inst.e & DROP != 0)?.pack();
     }
     if inst.e & KEEP != 0 {
         turn.regs().set_longs(inst.d, lanes, &states);
@@ -359,8 +358,8 @@ fn wait(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop> 
         done |= u32::from(state.phase != phases[lane]) << lane;
     }
     // try_wait may give up as it likes: rarely, and only where it is drawn.
-    let gives_up = turn.world.launched.config.completion == Completion::Random
-        && turn.world.random.once_in(8);
+    let gives_up =
+        turn.world.launched.config.completion == Completion::Random && turn.world.random.once_in(8);
     if inst.e & TRY != 0 && done == 0 && !gives_up {
         return Ok(Step::Wait);
     }

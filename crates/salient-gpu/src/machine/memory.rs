@@ -192,10 +192,9 @@ impl Memory {
         let written = self.track.then(|| Arc::new((0..words).map(|_| AtomicU64::new(0)).collect()));
         let offset = (self.host as u64).wrapping_sub(self.base);
         let range = Range { start, end: start + size, offset, written };
+        let begin = self.host.wrapping_add(at as usize).cast();
         // SAFETY: the range lies in the mapping and is nobody else's yet.
-        let fresh = unsafe {
-            std::slice::from_raw_parts_mut(self.host.add(at as usize).cast(), room as usize / 2)
-        };
+        let fresh = unsafe { std::slice::from_raw_parts_mut(begin, room as usize / 2) };
         fresh.fill(POISON);
         let ranges = &mut Arc::make_mut(&mut table).ranges;
         let place = ranges.partition_point(|other| other.start < start);
@@ -228,14 +227,9 @@ impl Memory {
         let first = (address - self.base).next_multiple_of(4096);
         let last = (address - self.base + size) / 4096 * 4096;
         if last > first + 16384 {
+            let begin = self.host.wrapping_add(first as usize).cast();
             // SAFETY: whole pages of the mapping, of memory that is nobody's any more.
-            unsafe {
-                libc::madvise(
-                    self.host.add(first as usize).cast(),
-                    (last - first) as usize,
-                    libc::MADV_DONTNEED,
-                )
-            };
+            unsafe { libc::madvise(begin, (last - first) as usize, libc::MADV_DONTNEED) };
         }
         while state.freed.iter().map(|&(_, size)| size).sum::<u64>() > QUARANTINE
             || state.freed.len() > 4096

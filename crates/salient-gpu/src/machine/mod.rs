@@ -1,10 +1,12 @@
 //! The machine: modules in, launches run to their end.
 
 mod access;
+mod addressing;
 pub(crate) mod alu;
 mod async_copy;
 mod atomic;
 mod barrier;
+mod begin;
 mod body;
 mod bulk;
 mod cluster;
@@ -12,11 +14,12 @@ mod collective;
 mod control;
 pub mod counters;
 mod inst;
+mod locate;
 mod lower;
 mod matrix;
 mod mbarrier;
-pub mod memory;
-pub mod module;
+pub(crate) mod memory;
+pub(crate) mod module;
 mod observe;
 mod races;
 mod registers;

@@ -88,8 +88,7 @@ impl Module {
             None => target.architecture <= architecture,
             Some('a') => target.architecture == architecture,
             _ => {
-                target.architecture / 10 == architecture / 10
-                    && target.architecture <= architecture
+                target.architecture / 10 == architecture / 10 && target.architecture <= architecture
             }
         };
         if !fits {
@@ -191,6 +190,7 @@ impl Kernel {
         let threads = function.threads;
         let most = threads.map_or(1024, |(t, _)| t.iter().product::<u32>()).max(1);
         let blocks = function.min_blocks.unwrap_or(1).max(1);
+        let bound = bounded_registers(most, blocks, function.max_registers);
         Ok(Self {
             name: function.name.clone(),
             target: module.target,
@@ -200,7 +200,7 @@ impl Kernel {
             local_bytes,
             threads,
             cluster: function.cluster,
-            registers: bounded_registers(most, blocks, function.max_registers),
+            registers: largest_setmaxnreg(module, function).map_or(bound, |most| most.min(bound)),
             insts,
             filled,
             mmas,
@@ -262,11 +262,25 @@ impl Kernel {
 }
 
 /// The most registers a thread may have for a block of so many threads, and so many such blocks, to fit
-/// on a multiprocessor of 65,536: in steps of 8, at most 255.
+/// on a multiprocessor of 65,536: in steps of 8, at most 255. The warps of a block take turns on the four
+/// partitions of a multiprocessor, which have a quarter each.
 fn bounded_registers(threads: u32, blocks: u32, asked: Option<u32>) -> u32 {
-    let warps = threads.div_ceil(32) * blocks;
+    let warps = threads.div_ceil(32).next_multiple_of(4) * blocks;
     let bound = (65536 / (warps * 32)) / 8 * 8;
     bound.clamp(8, 255).min(asked.unwrap_or(255))
+}
+
+/// What a kernel that moves registers between warps asks for at most: ptxas gives a thread no more of them
+/// to begin with.
+fn largest_setmaxnreg(module: &ast::Module, function: &Function) -> Option<u32> {
+    let counts = function.instructions.iter().filter_map(|instruction| {
+        let name = &module.opcodes[instruction.opcode as usize].name;
+        match instruction.operands[..] {
+            [ast::Operand::Integer(count)] if name == "setmaxnreg" => u32::try_from(count).ok(),
+            _ => None,
+        }
+    });
+    counts.max()
 }
 
 /// Parameters lie one after the other, each at a multiple of its alignment.
@@ -389,7 +403,7 @@ fn collect_from(
         Operand::Variable(name @ Name::Module(i), _)
             if module.variables[*i as usize].space == Space::Shared && !used.contains(name) =>
         {
-            used.push(name.clone());
+            used.push(*name);
         }
         Operand::Address(inner, _) => collect_from(module, inner, used, seen),
         Operand::Tensor(inner) | Operand::Vector(inner) | Operand::List(inner) => {

@@ -49,8 +49,7 @@ pub(crate) struct Ordering {
 
 impl Ordering {
     /// Of accesses that order nothing.
-    pub(crate) const NONE: Self =
-        Self { scope: Scope::Device, acquire: false, release: false };
+    pub(crate) const NONE: Self = Self { scope: Scope::Device, acquire: false, release: false };
 
     /// Takes over what a modifier says.
     pub(crate) fn set(&mut self, modifier: &str) -> bool {

@@ -3,9 +3,9 @@
 use crate::fault::FaultKind;
 use crate::race::{Detector, Kind, Race, Range, Scope, Space, Ticket, Warp};
 
+use super::collective::groups;
 use super::inst::Stop;
 use super::observe::{Access, AccessKind, Fence, Ordering};
-use super::collective::groups;
 use super::registers::{Longs, Words};
 use super::run::source;
 use super::space::{Where, shared_place};
@@ -38,6 +38,12 @@ impl Races {
         self.detector.begin_block(block.number, cluster, self.threads);
     }
 
+    /// An access by others that the block has ended before, if there is one.
+    pub(crate) fn too_early(&self, block: &Block) -> Option<Box<Race>> {
+        let alone = self.cluster == [1; 3];
+        if alone { None } else { self.detector.may_end(block.number).err() }
+    }
+
     pub(crate) fn end_block(&mut self, block: &Block) {
         self.detector.end_block(block.number);
     }
@@ -58,6 +64,17 @@ impl Ordering {
 }
 
 impl World<'_> {
+    /// The end of a block that others may still access.
+    pub(crate) fn early_end(&self, race: &Race) -> Stop {
+        let place = &self.launched.kernel.places[race.first.place as usize];
+        let message = format!(
+            "a race of the block's end with an access by another block of its cluster, {} at PTX line {}, to \
+             {:#x} of its shared memory",
+            place.opcode, place.ptx_line, race.address
+        );
+        Stop { kind: FaultKind::Race, message, lanes: 0 }
+    }
+
     /// A race, with where both sides of it are written.
     #[cold]
     fn race(&self, race: &Race) -> Stop {
@@ -120,15 +137,8 @@ impl Turn<'_, '_> {
             }
             let kind = access.order.kind(access.kind);
             let Some((detector, warp)) = self.racing() else { return Ok(()) };
-            let found = detector.access(
-                warp,
-                these,
-                kind,
-                in_space,
-                &offsets,
-                access.bytes,
-                access.place,
-            );
+            let found =
+                detector.access(warp, these, kind, in_space, &offsets, access.bytes, access.place);
             found.map_err(|race| self.world.race(&race))?;
             left &= !these;
         }
@@ -139,7 +149,11 @@ impl Turn<'_, '_> {
         let Some((detector, warp)) = self.racing() else { return };
         match fence {
             Fence::Block => detector.fence(warp, lanes, Scope::Block),
-            Fence::Cluster | Fence::MbarrierInit => detector.fence(warp, lanes, Scope::Cluster),
+            Fence::Cluster => detector.fence(warp, lanes, Scope::Cluster),
+            Fence::MbarrierInit => {
+                detector.fence(warp, lanes, Scope::Cluster);
+                detector.proxy_fence(warp, lanes);
+            }
             Fence::Device => detector.fence(warp, lanes, Scope::Device),
             Fence::ProxyAsync { shared: false, .. } => {}
             Fence::ProxyAsync { .. } => detector.proxy_fence(warp, lanes),
@@ -183,8 +197,7 @@ impl Turn<'_, '_> {
         let index = self.world.blocks[first].index;
         let Some(races) = &mut self.world.races else { return };
         let [x, y, z]: [u32; 3] = std::array::from_fn(|i| index[i] / races.cluster[i]);
-        let counts: [u32; 3] =
-            std::array::from_fn(|i| races.grid[i].div_ceil(races.cluster[i]));
+        let counts: [u32; 3] = std::array::from_fn(|i| races.grid[i].div_ceil(races.cluster[i]));
         races.detector.cluster_complete((z * counts[1] + y) * counts[0] + x);
     }
 
@@ -199,6 +212,21 @@ impl Turn<'_, '_> {
         if let Some((detector, _)) = self.racing() {
             detector.mbarrier_reset(of_block, offset.into());
         }
+    }
+
+    /// An init is a write, too.
+    pub(crate) fn observe_mbarrier_init(
+        &mut self,
+        (slot, offset): (usize, u32),
+        lane: u32,
+        place: u32,
+    ) -> Result<(), Stop> {
+        self.observe_mbarrier_reset((slot, offset));
+        let space = Space::Shared { of_block: self.number_of(slot) };
+        let Some((detector, warp)) = self.racing() else { return Ok(()) };
+        let offsets = [offset.into(); 32];
+        let written = detector.access(warp, 1 << lane, Kind::Write, space, &offsets, 8, place);
+        written.map_err(|race| self.world.race(&race))
     }
 
     pub(crate) fn observe_mbarrier_arrive(&mut self, (slot, offset): (usize, u32), lanes: u32) {
@@ -253,8 +281,10 @@ impl Turn<'_, '_> {
         let writes: Vec<Range> = writes.iter().map(|range| self.shared_range(range)).collect();
         let of_block = self.number_of(slot);
         let Some((detector, warp)) = self.racing() else { return Ok(None) };
-        let copied =
-            detector.bulk_copy(warp, lane, reads, &writes, of_block, offset.into(), place);
+        let used = detector.mbarrier_used(warp, lane, (of_block, offset.into()), place);
+        used.map_err(|race| self.world.race(&race))?;
+        let Some((detector, warp)) = self.racing() else { return Ok(None) };
+        let copied = detector.bulk_copy(warp, lane, reads, &writes, of_block, offset.into(), place);
         copied.map(Some).map_err(|race| self.world.race(&race))
     }
 

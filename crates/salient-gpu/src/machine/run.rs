@@ -6,20 +6,19 @@ use crate::config::{Completion, Order, Unwritten};
 use crate::fault::{Fault, FaultKind};
 use crate::random::Random;
 
+use super::begin::begin;
 use super::counters::{Counters, Counting};
 use super::inst::{Run, Stop, UNGUARDED};
-use super::memory::POISON;
 use super::races::Races;
-use super::registers::{FULL, Registers, Row};
-use super::special::{self, Standing};
+use super::registers::{FULL, Registers};
 use super::turn::{Step, Turn};
-use super::world::{Block, Cluster, Launched, Split, State, Warp, World};
+use super::world::{Launched, Split, State, Warp, World};
 use super::{async_copy, barrier, bulk, cluster};
 
 /// Instructions that a warp has before the next has its turn, where nothing is drawn.
 const QUANTUM: u32 = 4096;
 /// Instructions that lanes at the lowest place have before others have their turn.
-const PATIENCE: u32 = 512;
+pub(crate) const PATIENCE: u32 = 512;
 /// Clusters that are resident where nothing is drawn, and where something is.
 const RESIDENT: usize = 1;
 const RESIDENT_DRAWN: usize = 4;
@@ -35,6 +34,8 @@ pub(crate) fn run(launched: &Launched<'_>) -> Result<Counters, Fault> {
         events: 1,
         steps: 0,
         random: Random::new(config.seed ^ 0x5a11_e417),
+        quiet: !config.counters && !config.races && config.unwritten == Unwritten::Allow,
+        recent: Default::default(),
         counting: config.counters.then(|| Box::new(Counting::new(launched))),
         races: config.races.then(|| Box::new(Races::new(launched))),
     };
@@ -45,17 +46,18 @@ pub(crate) fn run(launched: &Launched<'_>) -> Result<Counters, Fault> {
         (false, _) => RESIDENT,
     };
     let mut free = Vec::new();
-    let mut at = (0, 0);
+    let mut next = 0;
     loop {
         while world.clusters.len() - free.len() < resident
             && let Some(first) = waiting.pop_front()
         {
             begin(&mut world, first, free.pop());
+            next = 0;
         }
         if world.clusters.len() == free.len() {
             break;
         }
-        let Some((block, warp)) = pick(&mut world, &mut at) else {
+        let Some((block, warp)) = pick(&mut world, &mut next) else {
             unblock(&mut world)?;
             continue;
         };
@@ -103,157 +105,31 @@ fn clusters(world: &mut World<'_>) -> VecDeque<[u32; 3]> {
     all
 }
 
-/// Makes the blocks of a cluster resident, in the place of a cluster that has ended if there is one.
-fn begin(world: &mut World<'_>, first: [u32; 3], place: Option<usize>) {
-    let launched = world.launched;
-    let size = launched.launch.cluster.map(|n| n.max(1));
-    let number = place.unwrap_or(world.clusters.len());
-    let mut old = match place {
-        Some(place) => std::mem::take(&mut world.clusters[place].blocks),
-        None => Vec::new(),
-    };
-    old.reverse();
-    let mut slots = Vec::new();
-    for rank in 0..launched.launch.cluster_blocks() {
-        let index = [
-            first[0] + rank % size[0],
-            first[1] + rank / size[0] % size[1],
-            first[2] + rank / size[0] / size[1],
-        ];
-        let slot = old.pop().unwrap_or(world.blocks.len());
-        let reused = (slot < world.blocks.len()).then(|| &mut world.blocks[slot].warps);
-        let warps = reused.map(std::mem::take).unwrap_or_default();
-        let block = new_block(launched, index, rank, number, slot as u32, warps);
-        if let Some(races) = &mut world.races {
-            races.begin_block(&block);
-        }
-        if slot < world.blocks.len() {
-            world.blocks[slot] = block;
-        } else {
-            world.blocks.push(block);
-        }
-        slots.push(slot);
-    }
-    let cluster = Cluster { blocks: slots, arrived: 0, generation: 0 };
-    match place {
-        Some(place) => world.clusters[place] = cluster,
-        None => world.clusters.push(cluster),
-    }
-}
-
-/// A block at its beginning. `old`: warps whose memory may be used again.
-fn new_block(
-    launched: &Launched<'_>,
-    index: [u32; 3],
-    rank: u32,
-    cluster: usize,
-    slot: u32,
-    mut old: Vec<Warp>,
-) -> Block {
-    let (launch, kernel) = (&launched.launch, launched.kernel);
-    let threads = launched.threads();
-    let shared = kernel.static_shared as usize + launch.dynamic_shared as usize;
-    let track = launched.config.unwritten == Unwritten::Fault;
-    let warps = (0..launched.warps())
-        .map(|warp| {
-            let lanes = (threads - warp * 32).min(32);
-            let born = if lanes == 32 { FULL } else { (1 << lanes) - 1 };
-            let standing = Standing { block: index, rank, warp, slot };
-            let regs = registers(launched, standing, old.pop().map(|warp| warp.regs));
-            Warp {
-                regs,
-                born,
-                alive: born,
-                splits: vec![Split { pc: 0, mask: born, state: State::Ready, token: 0 }],
-                current: 0,
-                patience: PATIENCE,
-                pinned: false,
-                delayed_until: 0,
-                copies: Default::default(),
-                bulk_groups: Default::default(),
-                products: Default::default(),
-                registers: kernel.registers,
-                cluster_token: 0,
-            }
-        })
-        .collect::<Vec<_>>();
-    let [x, y, z] = index;
-    Block {
-        index,
-        number: (z * launch.grid[1] + y) * launch.grid[0] + x,
-        cluster,
-        rank,
-        running: warps.len() as u32,
-        warps,
-        shared: poison(shared),
-        shared_written: if track { vec![0; shared] } else { Vec::new() },
-        barriers: Default::default(),
-        mbarriers: Vec::new(),
-        free_registers: 0,
-        local: poison(kernel.local_bytes as usize * launched.warps() as usize * 32),
-    }
-}
-
-fn poison(bytes: usize) -> Vec<u8> {
-    let mut poison = POISON.to_le_bytes().repeat(bytes.div_ceil(2));
-    poison.truncate(bytes);
-    poison
-}
-
-/// A warp's registers at its beginning: poison, but for constants and special registers.
-fn registers(launched: &Launched<'_>, at: Standing, old: Option<Registers>) -> Registers {
-    let filled = &launched.kernel.filled;
-    let mut regs =
-        old.unwrap_or_else(|| Registers { rows: Vec::new(), predicates: Vec::new() });
-    let poison = Row([u32::from(POISON) << 16 | u32::from(POISON); 32]);
-    let constants_stand = regs.rows.len() == filled.rows as usize
-        && regs.predicates.len() == filled.predicates as usize;
-    if !constants_stand {
-        regs.rows = vec![poison; filled.rows as usize];
-        regs.predicates = vec![0; filled.predicates as usize];
-        for &(row, value, wide) in &filled.constants {
-            if wide {
-                regs.set_longs(row, FULL, &[value; 32]);
-            } else {
-                regs.set_words(row, FULL, &[value as u32; 32]);
-            }
-        }
-    }
-    regs.predicates[filled.always as usize] = FULL;
-    for (name, row) in &filled.specials {
-        let rows = if special::is_wide(name) { 2 } else { 1 };
-        let rows = &mut regs.rows[*row as usize..*row as usize + rows];
-        special::fill(name, rows, launched, at);
-    }
-    regs
-}
-
-/// A warp that can go on.
-fn pick(world: &mut World<'_>, at: &mut (usize, usize)) -> Option<(usize, usize)> {
-    let drawn = world.launched.config.order == Order::Random;
+/// A warp that can go on: its block and its number there. `next`: where to look first, counting the warps
+/// of all blocks.
+fn pick(world: &mut World<'_>, next: &mut usize) -> Option<(usize, usize)> {
+    let order = world.launched.config.order;
     let delay = u64::from(world.launched.config.delay);
-    let mut left: usize = world.blocks.iter().map(|block| block.warps.len()).sum();
-    if drawn {
-        at.0 = world.random.below(world.blocks.len() as u64) as usize;
-        at.1 = world.random.below(world.launched.warps().into()) as usize;
+    let warps = world.launched.warps() as usize;
+    let count = world.blocks.len() * warps;
+    if order == Order::Random {
+        *next = world.random.below(count as u64) as usize;
     }
-    while left > 0 {
-        left -= 1;
-        at.1 += 1;
-        if at.0 >= world.blocks.len() || at.1 >= world.blocks[at.0].warps.len() {
-            *at = ((at.0 + 1) % world.blocks.len(), 0);
-        }
+    for _ in 0..count {
+        let here = if *next < count { *next } else { 0 };
+        *next = here + 1;
+        let here = if order == Order::Reverse { count - 1 - here } else { here };
+        let (block, warp) = (here / warps, here % warps);
         let (events, steps) = (world.events, world.steps);
-        let warp = &mut world.blocks[at.0].warps[at.1];
-        if warp.delayed_until > steps || choose(warp, events).is_none() {
+        let this = &mut world.blocks[block].warps[warp];
+        if this.delayed_until > steps || choose(this, events).is_none() {
             continue;
         }
         if delay > 0 && world.random.once_in(64) {
-            let until = steps + world.random.below(delay);
-            world.blocks[at.0].warps[at.1].delayed_until = until;
+            this.delayed_until = steps + world.random.below(delay);
             continue;
         }
-        return Some(*at);
+        return Some((block, warp));
     }
     None
 }
@@ -261,16 +137,11 @@ fn pick(world: &mut World<'_>, at: &mut (usize, usize)) -> Option<(usize, usize)
 /// The lanes of a warp whose turn it is: those at the lowest place, so that they come together again, or
 /// those that go on for a while whatever their place.
 fn choose(warp: &mut Warp, events: u64) -> Option<usize> {
-    let can = |split: &Split| match split.state {
-        State::Ready => true,
-        State::Waiting(seen) => seen != events,
-        State::Converging => false,
-    };
-    if warp.pinned && warp.splits.get(warp.current).is_some_and(can) {
+    if warp.pinned && warp.splits.get(warp.current).is_some_and(|split| split.can_go(events)) {
         return Some(warp.current);
     }
     warp.pinned = false;
-    let all = warp.splits.iter().enumerate().filter(|(_, split)| can(split));
+    let all = warp.splits.iter().enumerate().filter(|(_, split)| split.can_go(events));
     let chosen = all.min_by_key(|(_, split)| split.pc).map(|(i, _)| i)?;
     warp.current = chosen;
     Some(chosen)
@@ -311,7 +182,7 @@ fn complete_at_random(world: &mut World<'_>, block: usize, warp: usize) -> Resul
         let which = world.random.below(world.bulk.len() as u64) as usize;
         bulk::land(world, which).map_err(|(block, stop)| fault(world, block, 0, stop))?;
     }
-    if world.blocks[block].warps[warp].copies.is_waiting() && world.random.once_in(4) {
+    while world.blocks[block].warps[warp].copies.is_waiting() && !world.random.once_in(8) {
         let pick = world.random.next();
         let mut turn = Turn { world, block, warp };
         let landed = async_copy::land_one(&mut turn, pick);
@@ -333,11 +204,16 @@ fn turn(world: &mut World<'_>, block: usize, warp: usize, quantum: u32) -> Resul
         split.state = State::Ready;
         let mask = split.mask;
         let mut pc = split.pc as usize;
-        // Instructions on registers alone, as long as all lanes stand together.
-        if this.splits.len() == 1 && world.counting.is_none() {
-            let begin = pc;
+        // Instructions on registers alone, as far as no other lanes of the warp stand.
+        if world.counting.is_none() {
+            let (begin, mut end) = (pc, pc + left as usize);
+            if this.splits.len() > 1 {
+                end = end.min(pc + this.patience as usize);
+                let ahead = this.splits.iter().map(|split| split.pc as usize);
+                end = ahead.filter(|&other| other > pc).fold(end, usize::min);
+            }
             while let Run::Lanes(run) = insts[pc].run
-                && left > 0
+                && pc < end
             {
                 let inst = &insts[pc];
                 let lanes = mask & guard(&this.regs, inst.guard);
@@ -345,10 +221,15 @@ fn turn(world: &mut World<'_>, block: usize, warp: usize, quantum: u32) -> Resul
                     run(&mut this.regs, inst, lanes);
                 }
                 pc += 1;
-                left -= 1;
             }
-            this.splits[0].pc = pc as u32;
-            world.steps += (pc - begin) as u64;
+            let done = (pc - begin) as u32;
+            left -= done;
+            world.steps += u64::from(done);
+            this.splits[chosen].pc = pc as u32;
+            if done > 0 && this.splits.len() > 1 {
+                meet(this, events, done);
+                continue;
+            }
             if left == 0 {
                 break;
             }
@@ -410,7 +291,7 @@ fn apply(world: &mut World<'_>, block: usize, warp: usize, lanes: u32, step: Ste
             } else {
                 this.splits[at].mask &= !lanes;
                 this.splits[at].pc += 1;
-                this.splits.push(Split { pc: target, mask: lanes, ..split });
+                add(this, target, lanes);
             }
         }
         Step::Scatter(row) => {
@@ -423,7 +304,7 @@ fn apply(world: &mut World<'_>, block: usize, warp: usize, lanes: u32, step: Ste
                 let these = (0..32)
                     .filter(|lane| left >> lane & 1 != 0 && targets[*lane] == target)
                     .fold(0, |mask, lane| mask | 1 << lane);
-                this.splits.push(Split { pc: target, mask: these, ..split });
+                add(this, target, these);
                 left &= !these;
             }
             if this.splits[at].mask == 0 {
@@ -434,25 +315,44 @@ fn apply(world: &mut World<'_>, block: usize, warp: usize, lanes: u32, step: Ste
         Step::Exit => return exit(world, block, warp, lanes),
     }
     if this.splits.len() > 1 {
-        merge(this);
-        this.patience = this.patience.saturating_sub(1);
-        if this.patience == 0 {
-            this.patience = PATIENCE;
-            this.current = (this.current + 1) % this.splits.len();
-            this.pinned = true;
-        }
+        meet(this, events, 1);
     }
     others
+}
+
+/// Lanes that have come to where others stand go on with them, and others have their turn now and then.
+fn meet(warp: &mut Warp, events: u64, steps: u32) {
+    merge(warp);
+    warp.patience = warp.patience.saturating_sub(steps);
+    if warp.patience == 0 {
+        warp.patience = PATIENCE;
+        let (count, current) = (warp.splits.len(), warp.current);
+        let mut others = (1..=count).map(|i| (current + i) % count);
+        if let Some(next) = others.find(|&i| warp.splits[i].can_go(events)) {
+            (warp.current, warp.pinned) = (next, true);
+        }
+    }
 }
 
 /// Some lanes of the current split stay where they are; the others are done there.
 fn stay(warp: &mut Warp, lanes: u32, state: State) {
     let split = &mut warp.splits[warp.current];
-    let done = Split { pc: split.pc + 1, mask: split.mask & !lanes, ..*split };
+    let (next, done) = (split.pc + 1, split.mask & !lanes);
     (split.mask, split.state) = (lanes, state);
     warp.pinned = false;
-    if done.mask != 0 {
-        warp.splits.push(Split { state: State::Ready, token: 0, ..done });
+    if done != 0 {
+        add(warp, next, done);
+    }
+}
+
+/// Some lanes have come to a place, where others may stand already.
+fn add(warp: &mut Warp, pc: u32, lanes: u32) {
+    match warp.splits.iter_mut().find(|split| split.pc == pc && split.token == 0) {
+        Some(split) => {
+            split.mask |= lanes;
+            split.state = State::Ready;
+        }
+        None => warp.splits.push(Split { pc, mask: lanes, state: State::Ready, token: 0 }),
     }
 }
 
@@ -500,12 +400,10 @@ fn exit(world: &mut World<'_>, block: usize, warp: usize, lanes: u32) -> bool {
     if this.alive != 0 {
         return false;
     }
-    let freed = this.registers;
     let arrived = this.cluster_token;
     this.splits.clear();
     let block_state = &mut world.blocks[block];
     block_state.running -= 1;
-    block_state.free_registers += freed;
     let cluster = block_state.cluster;
     // It has arrived, and is not among those that run any more: it is not counted twice.
     if arrived == world.clusters[cluster].generation + 1 {
@@ -522,10 +420,23 @@ fn exit(world: &mut World<'_>, block: usize, warp: usize, lanes: u32) -> bool {
 fn end(world: &mut World<'_>, cluster: usize) -> Result<(), Fault> {
     for slot in world.clusters[cluster].blocks.clone() {
         if world.bulk.iter().any(|copy| copy.touches(slot)) {
-            let message = "the block has ended while a copy to or from its shared memory was under way";
-            let stop =
-                Stop { kind: FaultKind::Misuse, message: message.to_owned(), lanes: 0 };
+            let message =
+                "the block has ended while a copy to or from its shared memory was under way";
+            let stop = Stop { kind: FaultKind::Misuse, message: message.to_owned(), lanes: 0 };
             return Err(fault(world, slot, 0, stop));
+        }
+        let uneven = |group: &[Warp]| {
+            group.iter().any(|warp| warp.products.issued != group[0].products.issued)
+        };
+        if world.blocks[slot].warps.chunks(4).any(uneven) {
+            let message =
+                "a warp has ended without a wgmma.mma_async that others of its warpgroup issued";
+            let stop = Stop { kind: FaultKind::Misuse, message: message.to_owned(), lanes: 0 };
+            return Err(fault(world, slot, 0, stop));
+        }
+        let races = world.races.as_ref();
+        if let Some(race) = races.and_then(|races| races.too_early(&world.blocks[slot])) {
+            return Err(fault(world, slot, 0, world.early_end(&race)));
         }
         if let Some(races) = &mut world.races {
             races.end_block(&world.blocks[slot]);

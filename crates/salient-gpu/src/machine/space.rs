@@ -64,16 +64,6 @@ impl Where {
             Self::Global | Self::Generic => 0,
         }
     }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Global => "global",
-            Self::Shared => "shared",
-            Self::Local => "local",
-            Self::Param => "parameter",
-            Self::Generic => "generic",
-        }
-    }
 }
 
 /// The address of a byte of shared memory in another block of the cluster (PTX ISA: mapa).

@@ -4,7 +4,7 @@
 //! From its issue until it is waited for, a product's accumulators are poison in the registers: their
 //! values are kept aside. What anybody else writes there is a fault.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crate::config::Completion;
 use crate::fault::FaultKind;
@@ -45,6 +45,19 @@ pub(crate) struct Products {
     aside: HashMap<u32, Lanes>,
     /// All rows as they were at the last wgmma.fence.
     fenced: Option<Vec<Row>>,
+    /// Of the first warp of a warpgroup: what some of its warps have issued and others not yet, the oldest
+    /// first; and how many all have.
+    ahead: VecDeque<Issued>,
+    together: u64,
+}
+
+/// What all warps of a warpgroup must issue alike.
+#[derive(PartialEq, Eq)]
+struct Issued {
+    place: u32,
+    a: Option<u64>,
+    b: u64,
+    accumulate: bool,
 }
 
 struct Product {
@@ -103,9 +116,7 @@ fn multiply(
     };
     let [d_type, a_type, b_type] = types else { return Err(unknown()) };
     let shape = shape.strip_prefix("m64n").and_then(|rest| rest.split_once('k'));
-    let (n, k) = shape
-        .and_then(|(n, k)| n.parse().ok().zip(k.parse().ok()))
-        .ok_or_else(unknown)?;
+    let (n, k) = shape.and_then(|(n, k)| n.parse().ok().zip(k.parse().ok())).ok_or_else(unknown)?;
     let (left, right) = element(a_type).zip(element(b_type)).ok_or_else(unknown)?;
     let sums = accumulator(d_type, saturates).ok_or_else(unknown)?;
     let wgmma = Wgmma::new((n, k), left, right, sums).map_err(|error| error.to_string())?;
@@ -227,6 +238,10 @@ fn issue(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop>
         ranges.extend(wgmma.left_ranges(descriptor, major(inst.e & A_ALONG_MN)));
     }
     ranges.extend(wgmma.right_ranges(&b_descriptor, major(inst.e & B_ALONG_MN)));
+    let raw = |row: u32| turn.world.blocks[turn.block].warps[turn.warp].regs.longs(row)[0];
+    let a = a_descriptor.is_some().then(|| raw(inst.a));
+    let issued = Issued { place: inst.place, a, b: raw(inst.b), accumulate };
+    agree(turn, issued)?;
     let ticket = turn.observe_product(&ranges, inst.place)?;
     turn.world.count_product();
     let warp = turn.warp();
@@ -278,6 +293,30 @@ fn issue(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop>
         run_all(turn, usize::MAX)?;
     }
     Ok(Step::Next)
+}
+
+/// The warps of a warpgroup issue the same products in the same order (PTX ISA: wgmma.mma_async: ".aligned
+/// requires that all threads in the warpgroup must execute the same instruction", and descriptors are the
+/// same for all its warps).
+fn agree(turn: &mut Turn<'_, '_>, issued: Issued) -> Result<(), Stop> {
+    let number = turn.warp().products.issued;
+    let first = turn.warp / 4 * 4;
+    let warps = &mut turn.block().warps[first..first + 4];
+    let all = warps.iter().map(|warp| warp.products.issued).min().expect("4 warps");
+    let group = &mut warps[0].products;
+    while group.together < all {
+        group.ahead.pop_front();
+        group.together += 1;
+    }
+    match group.ahead.get((number - group.together) as usize) {
+        None => group.ahead.push_back(issued),
+        Some(other) if *other == issued => {}
+        Some(_) => {
+            let message = "warps of a warpgroup issue different wgmma.mma_async";
+            return stop(FaultKind::Misuse, message);
+        }
+    }
+    Ok(())
 }
 
 fn major(along_mn: u32) -> Major {

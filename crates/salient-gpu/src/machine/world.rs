@@ -5,15 +5,16 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::random::Random;
 
+use super::Launch;
 use super::async_copy::Copies;
 use super::barrier::Barrier;
 use super::bulk::BulkCopy;
 use super::counters::Counting;
+use super::locate::Recent;
 use super::memory::{Memory, Table};
 use super::module::Kernel;
 use super::registers::Registers;
 use super::warpgroup::Products;
-use super::Launch;
 
 /// What is the same for all of a launch.
 pub(crate) struct Launched<'a> {
@@ -48,6 +49,9 @@ pub(crate) struct World<'a> {
     /// Warp-instructions so far.
     pub(crate) steps: u64,
     pub(crate) random: Random,
+    /// Whether accesses are told to nobody.
+    pub(crate) quiet: bool,
+    pub(crate) recent: Recent,
     pub(crate) counting: Option<Box<Counting>>,
     pub(crate) races: Option<Box<super::races::Races>>,
 }
@@ -84,8 +88,6 @@ pub(crate) struct Block {
 
 pub(crate) struct Warp {
     pub(crate) regs: Registers,
-    /// Lanes that there were at the beginning: fewer than 32 in the last warp of some blocks.
-    pub(crate) born: u32,
     /// Lanes that have not exited.
     pub(crate) alive: u32,
     /// Lanes that stand together, each group at a place of its own. Empty once all have exited.
@@ -124,6 +126,17 @@ pub(crate) enum State {
     Waiting(u64),
     /// Until other lanes of the warp come to the same place.
     Converging,
+}
+
+impl Split {
+    /// Whether it has something to do, or to try again.
+    pub(crate) fn can_go(&self, events: u64) -> bool {
+        match self.state {
+            State::Ready => true,
+            State::Waiting(seen) => seen != events,
+            State::Converging => false,
+        }
+    }
 }
 
 impl Block {

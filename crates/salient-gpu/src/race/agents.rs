@@ -78,6 +78,30 @@ impl Detector {
         self.bulk(warp, lane, of_block, stamp, place, all)
     }
 
+    /// A bulk copy that a lane issues will complete at an mbarrier, whose init it must see: behind a fence,
+    /// as all that the generic proxy wrote.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::access`].
+    pub fn mbarrier_used(
+        &mut self,
+        warp: Warp,
+        lane: u32,
+        (of_block, mbarrier): (u32, u64),
+        place: u32,
+    ) -> Result<(), Box<Race>> {
+        let space = Space::Shared { of_block };
+        let tag = Tag::new(Kind::Read, Agent::Bulk);
+        let now = Entry::new(self.now, place, warp.block, PRODUCTS, tag);
+        let (state, shadow, clusters) = self.parts(warp, space);
+        let seen = state.groups_in(1 << lane).try_for_each(|(lanes, view)| {
+            let past = Past::new(view, warp, lanes, clusters);
+            shadow.touch(&past, &now, 1, (mbarrier, 8), Step::Check)
+        });
+        seen.map_err(|conflict| self.race(space, conflict, &now, 1))
+    }
+
     /// A bulk copy has completed at its mbarrier, whose current phase counts its bytes.
     pub fn bulk_complete(&mut self, of_block: u32, mbarrier: u64, copy: Ticket) {
         self.mbarrier(of_block, mbarrier).in_flight.retain(|stamp| *stamp != copy.0);

@@ -20,12 +20,14 @@
 //! * An asynchronous agent starts after what its issuer did, and is over for those who wait, or
 //!   who are ordered after a waiter: cp.async with the groups of a thread, bulk copies with an
 //!   mbarrier or with the bulk groups of a thread, products (wgmma) with the groups of each warp.
+//! * A block ends after what others do in its shared memory, which its threads must know.
 //! * The async proxy (bulk copies, products) sees writes of the generic proxy only with a
 //!   fence.proxy.async in between: by the writer, by the issuer, or by anyone in the chain that
-//!   orders the two.
+//!   orders the two. Of an mbarrier's init fence.mbarrier_init does, too.
 //!
 //! # What is let pass
 //!
+//! * fence.mbarrier_init is as good as fence.proxy.async for all that its thread wrote.
 //! * No proxy fence is asked for between generic *reads* and a later write by the async proxy, as
 //!   usual in rings of buffers whose consumers only arrive at an mbarrier.
 //! * Strong accesses need not be of one size to be free of races, and a plain write does not
@@ -204,6 +206,25 @@ impl Detector {
         });
         self.blocks[index] = Some(Box::new(Block { warps: warps.collect(), ..Block::default() }));
         self.shared[index] = Some(Box::default());
+    }
+
+    /// Whether a block may end: nobody else accesses its shared memory any more, as far as its threads know.
+    ///
+    /// # Errors
+    ///
+    /// An access that its end may be too early for.
+    pub fn may_end(&self, block: u32) -> Result<(), Box<Race>> {
+        let mut joint = Joint::default();
+        for warp in &self.block(block).warps {
+            joint.absorb(warp, warp.lanes);
+        }
+        let shadow = self.shared[block as usize].as_deref().expect("the block is resident");
+        let (view, first) = (joint.view(), Warp { block, warp: 0 });
+        let past = Past::new(&view, first, 1, &self.clusters);
+        let Some(found) = shadow.unknown(&past, block) else { return Ok(()) };
+        let tag = Tag::new(Kind::Write, Agent::Thread);
+        let end = Entry::new(self.now, found.1.0.place, block, thread_row(0), tag);
+        Err(self.race(Space::Shared { of_block: block }, found, &end, 1))
     }
 
     /// A block has ended. What it did in device memory is remembered.

@@ -318,6 +318,28 @@ impl Shadow {
         Ok(())
     }
 
+    /// The first access by a thread of a block other than `block` that is none of what `past` knows.
+    pub(super) fn unknown(&self, past: &Past, block: u32) -> Option<Conflict> {
+        let unknown = |entry: &&Entry| {
+            entry.stamp != 0
+                && entry.block != block
+                && entry.tag().agent() == Agent::Thread
+                && !past.ordered(entry)
+        };
+        self.index.iter().find_map(|(number, &page)| {
+            self.pages[page].iter().enumerate().find_map(|(at, word)| {
+                let rest = (word.more as usize).checked_sub(1).map(|at| &self.rest.all[at]);
+                let lists = rest.into_iter().flat_map(|rest| [&rest.plain, &rest.strong]);
+                let mut entries = [&word.write, &word.read]
+                    .into_iter()
+                    .chain(lists.flat_map(|list| &list.entries));
+                let address = number * PAGE_BYTES + 4 * at as u64;
+                let entry = entries.find(unknown)?;
+                Some((address, Box::new((*entry, Why::Unordered))))
+            })
+        })
+    }
+
     /// Accesses of consecutive lanes from `first` on to consecutive words of a page.
     #[inline]
     pub(super) fn touch_row(

@@ -24,6 +24,43 @@ fn bulk(d: &mut Detector, w: u32, to: u64, mbarrier: u64) -> Run {
 }
 
 #[test]
+fn copies_see_the_init_of_their_mbarrier() {
+    fn init(d: &mut Detector) -> Run {
+        d.access(warp(0), 1, Kind::Write, HERE, &[512; 32], 8, 7)
+    }
+    check(&[
+        (
+            "init and barrier, but no fence",
+            |d| {
+                init(d)?;
+                sync_block(d);
+                d.mbarrier_used(warp(1), 0, (0, 512), 6)
+            },
+            NO_FENCE,
+        ),
+        (
+            "init, fence, but no barrier",
+            |d| {
+                init(d)?;
+                d.proxy_fence(warp(0), 1);
+                d.mbarrier_used(warp(1), 0, (0, 512), 6)
+            },
+            UNORDERED,
+        ),
+        (
+            "init, fence, barrier",
+            |d| {
+                init(d)?;
+                d.proxy_fence(warp(0), 1);
+                sync_block(d);
+                d.mbarrier_used(warp(1), 0, (0, 512), 6)
+            },
+            None,
+        ),
+    ]);
+}
+
+#[test]
 fn copies() {
     check(&[
         (

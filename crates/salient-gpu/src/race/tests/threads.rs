@@ -312,6 +312,27 @@ fn blocks() {
             UNORDERED,
         ),
         (
+            "a block whose shared memory another has read, for all it knows later",
+            |d| {
+                d.access(Warp { block: 1, warp: 0 }, 1, Kind::Read, HERE, &[64; 32], 4, 4)?;
+                d.may_end(0)
+            },
+            UNORDERED,
+        ),
+        (
+            "a block that knows that it has been read",
+            |d| {
+                d.access(Warp { block: 1, warp: 0 }, 1, Kind::Read, HERE, &[64; 32], 4, 4)?;
+                for block in [0, 1] {
+                    (0..4).for_each(|warp| d.cluster_arrive(Warp { block, warp }, ALL, true));
+                }
+                d.cluster_complete(0);
+                d.cluster_wait(Warp { block: 0, warp: 2 }, ALL);
+                d.may_end(0)
+            },
+            None,
+        ),
+        (
             "two blocks add to a word",
             |d| {
                 touch(d, 0, ADD, 0)?;
