@@ -150,10 +150,11 @@ fn launches_are_counted_in_the_log() {
     let text = std::fs::read_to_string(&log).unwrap();
     std::fs::remove_file(log).unwrap();
     let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!(lines.len(), 4, "{text}");
     assert!(lines[0].starts_with(r#"{"fault":{"#), "{text}");
-    assert_eq!(lines[1], r#"{"kernel":"store","launches":1}"#);
-    assert_eq!(lines[2], r#"{"kernel":"trap_now","launches":1}"#);
+    assert_eq!(lines[1], r#"{"architecture":90}"#);
+    assert_eq!(lines[2], r#"{"kernel":"store","launches":1}"#);
+    assert_eq!(lines[3], r#"{"kernel":"trap_now","launches":1}"#);
 }
 
 /// Runs the tests whose names hold `filter` in a process of their own.

@@ -1,6 +1,6 @@
 //! PTX ISA: shfl.sync, vote.sync, match.sync, redux.sync, elect.sync, activemask.
 
-use salient_gpu::FaultKind;
+use salient_gpu::{FaultKind, POISON};
 
 use crate::common::{Case, words};
 
@@ -164,6 +164,17 @@ fn lanes_of_a_warp_that_is_not_whole_count_as_there() {
         and.b32 %r5, %r5, 1; shl.b32 %r5, %r5, 8; mad.lo.u32 %r1, %r4, 1000, %r2;";
     let output = Case { body, block: [5, 1, 1], ..Case::default() }.output();
     assert_eq!(output, [31005; 5]);
+}
+
+/// What comes from a lane that takes no part is anything: not what it has.
+#[test]
+fn lanes_that_take_no_part_give_nothing() {
+    let body = "
+        mov.u32 %r1, 5; setp.ge.u32 %p0, %r0, 16; @%p0 bra OVER;
+        shfl.sync.idx.b32 %r1, %r0, 20, 31, 0xffff; OVER:";
+    let poison = u32::from(POISON) << 16 | u32::from(POISON);
+    let expected = words(32, |lane| if lane < 16 { poison } else { 5 });
+    assert_eq!(Case { body, ..Case::default() }.output(), expected);
 }
 
 #[test]

@@ -314,3 +314,23 @@ fn products_of_every_type() {
         }
     }
 }
+
+/// 16 products of 2^-26 and an accumulator of 1: each is below the last bit that tensor cores keep, all of
+/// them together are not. (Exact: with one rounding.)
+#[test]
+fn sums_are_cut_off_as_the_device_does() {
+    let body = "mov.b32 %r10, 0x08000800; mov.f32 %f4, 0f3F800000;
+        mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f0, %f1, %f2, %f3}, {%r10, %r10, %r10, %r10},
+            {%r10, %r10}, {%f4, %f4, %f4, %f4};
+        mov.b32 %r1, %f0;";
+    let exact = 1.0 + 2f32.powi(-22);
+    for (config, target, expected) in [
+        ("sm_90", "sm_80", 1.0),
+        ("sm_80", "sm_80", 1.0),
+        ("sm_120", "sm_80", 1.0),
+        ("sm_90,sums=exact", "sm_80", exact),
+    ] {
+        let case = Case { body, config, target, ..Case::default() };
+        assert_eq!(case.output(), [expected.to_bits(); 32], "{config}");
+    }
+}

@@ -53,6 +53,23 @@ fn threads_of_a_block() {
     with_and_without(&body, "bar.sync 0;", &two_warps);
 }
 
+/// Who has only arrived knows nothing of the others, even if the barrier has opened.
+#[test]
+fn arriving_is_not_waiting() {
+    // The second warp writes and waits, the first comes when it surely has.
+    let body = format!(
+        "{} setp.lt.u32 %p1, %r31, 32; @%p1 bra FIRST;
+         st.shared.u32 [%r4], %r31; bar.sync 1, 64; bra END;
+         FIRST: mov.u32 %r7, 0;
+         LATER: add.u32 %r7, %r7, 1; nanosleep.u32 1; setp.lt.u32 %p2, %r7, 200; @%p2 bra LATER;
+         MAYBE 1, 64; ld.shared.u32 %r1, [%r5]; END:",
+        own(128)
+    );
+    let case = Case { block: [64, 1, 1], ..Case::default() };
+    check(&Case { body: &body.replace("MAYBE", "bar.sync"), ..case }, false);
+    check(&Case { body: &body.replace("MAYBE", "bar.arrive"), ..case }, true);
+}
+
 #[test]
 fn a_race_names_both_sides() {
     let body = format!(
@@ -94,6 +111,9 @@ fn blocks_that_hand_over_by_a_flag() {
     check(&Case { body: &released, ..case }, false);
     let within = body.replace("MAYBE st.volatile.global", "st.release.cta.global");
     check(&Case { body: &within, ..case }, true);
+    for narrow in ["membar.cta;", "fence.acq_rel.cluster;"] {
+        check(&Case { body: &body.replace("MAYBE", narrow), ..case }, true);
+    }
 }
 
 #[test]

@@ -355,6 +355,22 @@ fn groups_are_waited_for_in_order() {
     }
 }
 
+/// What lies there when it is waited for counts, if it is done no earlier.
+#[test]
+fn operands_are_read_until_the_wait() {
+    let product = Product { types: ["f32", "f16", "f16"], n: 16, a: Wide, b: Wide };
+    let one = product.instruction("%d10", "%d20", "%p2", [1, 1]);
+    let wiped = format!(
+        "{FENCE} {one} wgmma.commit_group.sync.aligned; bar.sync 0; mov.u32 %r3, %r31; mov.u32 %r4, 0;
+         WIPE: shl.b32 %r5, %r3, 2; add.u32 %r5, %r5, %r2; st.shared.u32 [%r5], %r4;
+         add.u32 %r3, %r3, 128; setp.lt.u32 %p0, %r3, {}; @%p0 bra WIPE;
+         bar.sync 0; wgmma.wait_group.sync.aligned 0;",
+        B_AT / 4
+    );
+    product.check(&product.run(&wiped, ""), 1.0, 1);
+    product.check(&product.run(&wiped, "async=late"), 0.0, 1);
+}
+
 #[test]
 fn broken_rules() {
     let product = Product { types: ["f32", "f16", "f16"], n: 16, a: Wide, b: Wide };
@@ -362,6 +378,9 @@ fn broken_rules() {
     let more = product.instruction("%d11", "%d21", "%p1", [1, 1]);
     let crooked = "or.b64 %d10, %d10, 0x0002000000000000;";
     let differs = "cvt.u64.u32 %d5, %r31; add.u64 %d10, %d10, %d5;";
+    // Warps of a warpgroup that do not do the same.
+    let fourth = "setp.ge.u32 %p3, %r31, 96;";
+    let elsewhere = format!("{fourth} @%p3 add.u64 %d10, %d10, 2;");
     for (what, ok) in [
         (format!("{FENCE} {one} {WAIT}"), true),
         (format!("{one} {WAIT}"), false),
@@ -373,6 +392,8 @@ fn broken_rules() {
         (format!("{FENCE} {one} {WAIT} add.f32 %f0, %f0, %f0; {FENCE} {more} {WAIT}"), true),
         (format!("{crooked} {FENCE} {one} {WAIT}"), false),
         (format!("{differs} {FENCE} {one} {WAIT}"), false),
+        (format!("{elsewhere} {FENCE} {one} {WAIT}"), false),
+        (format!("{fourth} {FENCE} {one} @%p3 bra LESS; {more} LESS: {WAIT}"), false),
     ] {
         let body = format!("{}\n{what}", product.start());
         for config in ["", "async=late"] {
