@@ -5,10 +5,10 @@
 //! into first, it is mapped once, and they share one state, as the real ones do.
 //!
 //! Work of a stream runs in the thread that submits it, before the call returns, or later, under
-//! `streams=late` and `streams=random`; see [`work`]. Every handle is looked up, never followed, so
+//! `streams=late` and `streams=random`; see `work.rs`. Every handle is looked up, never followed, so
 //! that those of others and those that were destroyed are errors, as the driver documents them.
 //!
-//! Tests and tools talk to it through `salient_gpu_control`; see [`control`].
+//! Tests and tools talk to it through `salient_gpu_control`; see `control.rs`.
 #![allow(non_snake_case)]
 
 mod control;
