@@ -92,7 +92,7 @@ impl<T> Out<T> {
 }
 
 impl Out<c_char> {
-    /// Writes text to so many bytes, cut off if it is longer, and ends it with zero.
+    /// Writes text of at most `capacity` bytes, ended with zero; longer text is cut off.
     pub(crate) fn set_text(self, text: &str, capacity: usize) -> Result {
         let length = text.len().min(capacity.checked_sub(1).ok_or(Code::INVALID_VALUE)?);
         for (index, byte) in text.as_bytes()[..length].iter().enumerate() {
@@ -147,7 +147,7 @@ impl In<u8> {
         Self(address as *const u8)
     }
 
-    /// So many bytes, which stay as they are while the slice is used.
+    /// A slice of `length` bytes, which must not change while it is used.
     pub(crate) fn bytes<'a>(self, length: usize) -> Result<&'a [u8]> {
         if self.0.is_null() {
             return Err(Code::INVALID_VALUE);

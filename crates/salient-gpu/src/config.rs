@@ -23,7 +23,7 @@ pub struct Config {
     pub seed: u64,
     /// `order=forward`, `reverse` or `random`: in which order blocks, clusters and warps go.
     pub order: Order,
-    /// `delay=2000`: a warp is now and then held back for up to so many steps of the others. 0: never.
+    /// `delay=2000`: a warp is now and then held back, for at most 2000 steps of the others. 0: never.
     pub delay: u32,
     /// `races`: accesses without an order between them are faults.
     pub races: bool,

@@ -14,7 +14,7 @@ pub struct Control {
     _library: Library,
 }
 
-/// `salient_gpu_control`: writes the reply to so many bytes, cut off if it is longer, and gives its
+/// `salient_gpu_control`: writes the reply, cut off at the capacity, and gives its
 /// length, or minus the length of an error message written there instead.
 type Request = unsafe extern "C" fn(*const c_char, *mut c_char, usize) -> isize;
 

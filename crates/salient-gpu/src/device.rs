@@ -335,7 +335,7 @@ impl Device {
         u64::from(self.blocks.min(by_threads).min(by_registers).min(by_shared))
     }
 
-    /// Clusters of so many blocks that the whole device holds at once.
+    /// Clusters of this size that the whole device holds at once.
     pub fn resident_clusters(
         &self,
         needs: &Needs,

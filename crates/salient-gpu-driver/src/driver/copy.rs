@@ -190,12 +190,12 @@ driver! {
     }
 }
 
-/// Copies so many bytes, and waits for them.
+/// Copies `bytes` bytes, and waits until they are there.
 pub(crate) fn wait_for(to: u64, to_side: Side, from: u64, from_side: Side, bytes: usize) -> Result {
     transfer((to, to_side, bytes), (from, from_side, bytes), bytes, 1, None)
 }
 
-/// Has a stream copy so many bytes.
+/// Enqueues a copy of `bytes` bytes on a stream.
 pub(crate) fn enqueue(
     to: u64,
     to_side: Side,

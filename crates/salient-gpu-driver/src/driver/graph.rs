@@ -264,7 +264,7 @@ fn type_of(work: &Work) -> u32 {
 }
 
 impl Executable {
-    /// An order of the nodes that their edges allow: of so many that are ready, the given one goes
+    /// An order of the nodes that their edges allow: of those that are ready, the one given goes
     /// next.
     pub(crate) fn order(&self, next: impl Fn(usize) -> usize) -> Vec<usize> {
         let mut left: Vec<usize> = (0..self.nodes.len()).collect();

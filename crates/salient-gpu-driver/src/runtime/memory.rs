@@ -305,7 +305,7 @@ fn sides(direction: u32) -> Result<(Side, Side)> {
     }
 }
 
-/// The address of so many bytes of a variable.
+/// The address of a range of bytes of a variable.
 fn within(symbol: u64, bytes: usize, offset: usize) -> Result<u64> {
     let (address, size) = variable(symbol)?;
     let end = offset.checked_add(bytes).ok_or(Code::INVALID_VALUE)?;

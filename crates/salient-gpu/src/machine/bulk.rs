@@ -25,7 +25,7 @@ pub(crate) struct BulkCopy {
     pieces: Vec<Moved>,
     /// What is written where the tensor has nothing, over and over.
     fill: [u8; 16],
-    /// mbarriers that are told of so many bytes.
+    /// mbarriers, with the bytes that they are told of.
     tells: Vec<((usize, u32), i64, Option<Ticket>)>,
     /// Block, warp and lane that issued it, and the group: of stores.
     issuer: Option<(usize, usize, u32, u32)>,

@@ -29,7 +29,7 @@ impl AccessKind {
     }
 }
 
-/// An access of some lanes, each of so many bytes.
+/// An access of some lanes, with the bytes that each touches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Access {
     pub(crate) kind: AccessKind,

@@ -191,7 +191,7 @@ fn complete_at_random(world: &mut World<'_>, block: usize, warp: usize) -> Resul
     Ok(())
 }
 
-/// Up to so many instructions of a warp.
+/// At most `quantum` instructions of a warp.
 fn turn(world: &mut World<'_>, block: usize, warp: usize, quantum: u32) -> Result<(), Fault> {
     let insts = &world.launched.kernel.insts[..];
     let limit = world.launched.config.steps;

@@ -323,7 +323,7 @@ fn major(along_mn: u32) -> Major {
     if along_mn != 0 { Major::Mn } else { Major::K }
 }
 
-/// Runs what was issued, in order, up to so many products.
+/// Runs the first `count` products that were issued, in order.
 fn run_all(turn: &mut Turn<'_, '_>, count: usize) -> Result<(), Stop> {
     let arithmetic = turn.world.arithmetic();
     let number = turn.warp % 4;

@@ -68,7 +68,7 @@ use std::collections::HashMap;
 use sync::{ClusterBarrier, Instance, Object};
 use view::{Joint, Message, View, WarpState, by_value, first_lanes};
 
-/// Up to so many warps are in a block.
+/// The most warps in a block.
 pub const MAX_WARPS: u32 = 32;
 
 /// A warp: the launch-wide index of its block and its own in the block.
