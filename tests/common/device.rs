@@ -9,6 +9,7 @@ mod expected;
 #[path = "device/indexer.rs"]
 mod indexer;
 
+use std::env;
 use std::sync::Arc;
 
 use half::{bf16, f16};
@@ -32,7 +33,7 @@ use salient::kernels::validate::Pages;
 use salient::kernels::{Fault, Status};
 use salient::{DType, Element, Error, Layout, PagedLayout, Ragged, Result, Span, View};
 use salient_oracle::compact::Kept;
-use salient_oracle::implementation::{Compact, Score, Select};
+use salient_oracle::implementation::{Compact, Sample, Score, Select};
 use salient_oracle::select::Selected;
 use salient_oracle::tensor::Sums;
 
@@ -45,9 +46,13 @@ pub(crate) struct Device {
     pub(crate) prefill: PrefillVariant,
     /// How its tensor cores add up.
     pub(crate) sums: Sums,
+    /// The cases of the suite that it runs, of those suites that have many.
+    pub(crate) sample: Sample,
 }
 
 impl Device {
+    /// The first device. `SALIENT_SAMPLE`, a [`Sample`], has it run a share of the suite's cases: the
+    /// software GPU takes long over each.
     pub(crate) fn new(variant: Variant) -> Result<Self> {
         Self::numbered(0, variant)
     }
@@ -56,7 +61,9 @@ impl Device {
         let context = CudaContext::new(device)?;
         let sums = Sums::of_capability(context.compute_capability()?.0);
         let stream = context.new_stream()?;
-        Ok(Self { stream, variant, prefill: PrefillVariant::Auto, sums })
+        let sample = env::var("SALIENT_SAMPLE")
+            .map_or(Sample::ALL, |text| text.parse().unwrap_or_else(|error| panic!("{error}")));
+        Ok(Self { stream, variant, prefill: PrefillVariant::Auto, sums, sample })
     }
 
     /// The major number of its compute capability.
@@ -80,8 +87,8 @@ impl Device {
 
     /// A buffer that nobody has written.
     pub(crate) fn unwritten<T: DeviceRepr>(&self, len: usize) -> Result<Upload<T>> {
-        // SAFETY: what it holds is some element, for every type of bits is one; it is a workspace, of
-        // which a kernel reads what it wrote there.
+        // SAFETY: what it holds is some element, for every type of bits is one; it is a workspace,
+        // of which a kernel reads what it wrote there.
         Ok(Upload { slice: unsafe { self.stream.alloc(len.max(1)) }?, len })
     }
 
@@ -178,6 +185,10 @@ impl<T: DeviceRepr + Default + Clone> Upload<T> {
 }
 
 impl Select for Device {
+    fn sample(&self) -> Sample {
+        self.sample.varied(self.variant as u64)
+    }
+
     fn select(&self, scores: &[f32], request: &Request<'_>) -> Result<Selected> {
         let plan = SelectPlan::of(request)?;
         let plan = plan.with_variant(self.variant).unwrap_or(plan);

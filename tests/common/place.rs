@@ -28,8 +28,8 @@ pub(crate) fn on_device(test: &str, run: impl FnOnce() -> Result<()>) {
     }
 }
 
-/// Runs on the software GPU, or says that it is not there; with `SALIENT_NEED_SOFTWARE_GPU` set that
-/// fails.
+/// Runs on the software GPU, or says that it is not there; with `SALIENT_NEED_SOFTWARE_GPU` set
+/// that fails.
 pub(crate) fn on_software_gpu(test: &str, run: impl FnOnce(&Control) -> Result<()>) {
     let _turn = TURNS.write().unwrap_or_else(PoisonError::into_inner);
     match (probe(), Control::find()) {

@@ -1,7 +1,7 @@
-//! The kernels on data that only a device sees: lists, lengths, offsets and pages that cannot be are
-//! reported, and nothing goes astray; what is not finite stays where it belongs; and outputs of every
-//! layout and type. And that they give the same bits whenever blocks, warps and copies get their
-//! turn. Without a device each test says on standard error that it did not run; with
+//! The kernels on data that only a device sees: lists, lengths, offsets and pages that cannot be
+//! are reported, and nothing goes astray; what is not finite stays where it belongs; and outputs of
+//! every layout and type. And that they give the same bits whenever blocks, warps and copies get
+//! their turn. Without a device each test says on standard error that it did not run; with
 //! `SALIENT_NEED_DEVICE` set it fails.
 
 #[allow(dead_code, reason = "other tests use more of it")]
@@ -15,6 +15,7 @@ mod place;
 mod runs;
 
 mod attention;
+mod capture;
 mod decode;
 mod expected;
 mod fp8;

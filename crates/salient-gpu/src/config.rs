@@ -23,7 +23,8 @@ pub struct Config {
     pub seed: u64,
     /// `order=forward`, `reverse` or `random`: in which order blocks, clusters and warps go.
     pub order: Order,
-    /// `delay=2000`: a warp is now and then held back, for at most 2000 steps of the others. 0: never.
+    /// `delay=2000`: a warp is now and then held back, for at most 2000 steps of the others. 0:
+    /// never.
     pub delay: u32,
     /// `races`: accesses without an order between them are faults.
     pub races: bool,
@@ -35,6 +36,9 @@ pub struct Config {
     pub approximate: Approximate,
     /// `counters`: traffic is counted, instruction by instruction.
     pub counters: bool,
+    /// `loading=anywhere` or `before`: whether a kernel may be loaded while a capture forbids calls
+    /// that may wait.
+    pub loading: Loading,
     /// `steps=1000000000`: a launch that takes more warp-instructions is given up as hanging.
     pub steps: u64,
 }
@@ -79,6 +83,16 @@ pub enum Sums {
     Exact,
 }
 
+/// Where a kernel may be used for the first time, which loads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loading {
+    /// Anywhere.
+    Anywhere,
+    /// Before captures, but relaxed ones. Drivers do not promise that a first use within a capture works:
+    /// this is the strictest of them.
+    Before,
+}
+
 /// What approximate instructions return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Approximate {
@@ -103,6 +117,7 @@ impl Default for Config {
             sums: Sums::Device,
             approximate: Approximate::Best,
             counters: false,
+            loading: Loading::Anywhere,
             steps: 20_000_000_000,
         }
     }
@@ -165,6 +180,8 @@ impl Config {
             ("approximate", "best") => self.approximate = Approximate::Best,
             ("approximate", "worst") => self.approximate = Approximate::Worst,
             ("counters", "") => self.counters = true,
+            ("loading", "anywhere") => self.loading = Loading::Anywhere,
+            ("loading", "before") => self.loading = Loading::Before,
             ("steps", _) => self.steps = number()?.max(1),
             _ => return Err(unknown()),
         }
@@ -179,7 +196,8 @@ mod tests {
     #[test]
     fn every_word_is_taken_and_no_other() {
         let config: Config =
-            "sm_80, async=late,seed=7,delay=2000,races,unwritten=fault,sums=exact,counters"
+            "sm_80, async=late,seed=7,delay=2000,races,unwritten=fault,sums=exact,counters,\
+             loading=before"
                 .parse()
                 .unwrap();
         let expected = Config {
@@ -191,6 +209,7 @@ mod tests {
             unwritten: Unwritten::Fault,
             sums: Sums::Exact,
             counters: true,
+            loading: Loading::Before,
             ..Config::default()
         };
         assert_eq!(config, expected);

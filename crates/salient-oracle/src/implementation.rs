@@ -1,6 +1,7 @@
 //! What the suite runs on: one trait per verb, over plain slices and the vocabulary of `salient`.
 
 use std::fmt::Debug;
+use std::str::FromStr;
 
 use salient::dtype::F8E4M3;
 use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
@@ -31,8 +32,8 @@ pub trait Score {
         out: &mut [f32],
     ) -> Result<()>;
 
-    /// Whether [`Score::mlp`] takes predictors of this size over hidden states of this type; without
-    /// a word, all.
+    /// Whether [`Score::mlp`] takes predictors of this size over hidden states of this type;
+    /// without a word, all.
     fn takes_mlp<T: Element>(&self, hidden: usize, width: usize) -> bool {
         let _ = (hidden, width);
         true
@@ -163,8 +164,8 @@ pub trait ScoreExpected {
         out: &mut [f32],
     ) -> Result<()>;
 
-    /// Whether [`ScoreExpected::expected`] takes keys and values that lie like this; without a word,
-    /// all.
+    /// Whether [`ScoreExpected::expected`] takes keys and values that lie like this; without a
+    /// word, all.
     fn takes_expected<T: Element>(&self, k: Layout, v: Option<Layout>) -> bool {
         let _ = (k, v);
         true
@@ -214,7 +215,7 @@ pub trait ScoreIndexer {
 }
 
 /// A share of the suite's cases, for implementations that take long over each: other seeds, other
-/// cases.
+/// cases. As text it is `N`, one case in N, or `N:SEED`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
     one_in: u64,
@@ -230,6 +231,12 @@ impl Sample {
         Self { one_in, seed }
     }
 
+    /// As many cases, but others: for a second implementation of the same suite.
+    #[must_use]
+    pub const fn varied(self, by: u64) -> Self {
+        Self { seed: self.seed.wrapping_add(by << 32), ..self }
+    }
+
     /// Whether a case is among them: its own text says so, so the order of cases does not matter.
     pub fn takes(&self, case: &impl Debug) -> bool {
         let text = format!("{case:?}");
@@ -237,6 +244,18 @@ impl Sample {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
         });
         Random::new(hash).bits().is_multiple_of(self.one_in)
+    }
+}
+
+impl FromStr for Sample {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (one_in, seed) = text.split_once(':').unwrap_or((text, "0"));
+        match (one_in.parse(), seed.parse()) {
+            (Ok(one_in), Ok(seed)) if one_in > 0 => Ok(Self { one_in, seed }),
+            _ => Err(format!("`{text}` is no sample: N or N:SEED, N at least 1")),
+        }
     }
 }
 
@@ -299,15 +318,15 @@ pub trait Compact {
     ) -> Result<Vec<i32>>;
 }
 
-/// An implementation of **attend** for many queries per sequence. Every error leaves `out` and `lse`
-/// as they were.
+/// An implementation of **attend** for many queries per sequence. Every error leaves `out` and
+/// `lse` as they were.
 pub trait AttendPrefill {
     /// Whether softmax weights are rounded to the element type before values are multiplied. The
     /// suite then compares with a plain computation that does the same.
     const ROUNDS_WEIGHTS: bool = false;
 
-    /// Attention of packed queries over the keys of their sequences: `q` is `[total, q heads, dim]`,
-    /// `out` `[total, q heads, value dim]`, `lse` `[total, q heads]`.
+    /// Attention of packed queries over the keys of their sequences: `q` is
+    /// `[total, q heads, dim]`, `out` `[total, q heads, value dim]`, `lse` `[total, q heads]`.
     ///
     /// # Errors
     /// On shapes that disagree, and row limits, pages or spans beyond the keys.
@@ -341,8 +360,8 @@ pub trait AttendPrefill {
     }
 }
 
-/// An implementation of **attend** for one query per sequence. Every error leaves `out` and `lse` as
-/// they were.
+/// An implementation of **attend** for one query per sequence. Every error leaves `out` and `lse`
+/// as they were.
 pub trait AttendDecode {
     /// As [`AttendPrefill::ROUNDS_WEIGHTS`].
     const ROUNDS_WEIGHTS: bool = false;
@@ -362,8 +381,8 @@ pub trait AttendDecode {
         lse: Option<&mut [f32]>,
     ) -> Result<()>;
 
-    /// Whether [`AttendDecode::decode`] takes keys that lie like this, and an output; without a word,
-    /// all.
+    /// Whether [`AttendDecode::decode`] takes keys that lie like this, and an output; without a
+    /// word, all.
     fn takes_decode<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
         let _ = (keys, out);
         true
@@ -380,8 +399,8 @@ pub trait AttendDecode {
     }
 }
 
-/// An implementation of **attend** for one query per sequence over caches in fp8, whose scales are in
-/// [`Attention`]. Every error leaves `out` and `lse` as they were.
+/// An implementation of **attend** for one query per sequence over caches in fp8, whose scales are
+/// in [`Attention`]. Every error leaves `out` and `lse` as they were.
 pub trait AttendFp8: AttendDecode {
     /// As [`AttendDecode::decode`].
     ///

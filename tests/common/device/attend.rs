@@ -6,7 +6,7 @@ use salient::cuda::attend::{AttendOutputs, DecodeInputs, PrefillInputs, decode, 
 use salient::dtype::F8E4M3;
 use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
 use salient::{DType, Element, Error, Layout, Ragged, Result, View, ViewMut};
-use salient_oracle::implementation::{AttendDecode, AttendFp8, AttendPrefill};
+use salient_oracle::implementation::{AttendDecode, AttendFp8, AttendPrefill, Sample};
 use salient_oracle::plans;
 use salient_oracle::tensor::Sums;
 
@@ -44,6 +44,10 @@ impl AttendPrefill for Device {
         self.sums
     }
 
+    fn prefill_sample(&self) -> Sample {
+        self.sample.varied(self.prefill as u64)
+    }
+
     fn prefill<T: Element>(
         &self,
         q: View<'_, T>,
@@ -68,6 +72,10 @@ impl AttendPrefill for Device {
 impl AttendDecode for Device {
     fn decode_sums(&self) -> Sums {
         self.sums
+    }
+
+    fn decode_sample(&self) -> Sample {
+        self.sample
     }
 
     fn decode<T: Element>(

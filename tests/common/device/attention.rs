@@ -8,7 +8,7 @@ use salient::host::score::{AttentionScore, Pool};
 use salient::kernels::score::{AttentionPlan, AttentionShape, PoolPlan, check_attention};
 use salient::{DType, Element, Error, Layout, Ragged, Result, Span, View};
 use salient_oracle::attend::{Weights, prefill};
-use salient_oracle::implementation::ScoreAttention;
+use salient_oracle::implementation::{Sample, ScoreAttention};
 use salient_oracle::tensor::Sums;
 
 use super::{Device, Upload};
@@ -16,6 +16,10 @@ use super::{Device, Upload};
 impl ScoreAttention for Device {
     fn attention_sums(&self) -> Sums {
         self.sums
+    }
+
+    fn attention_sample(&self) -> Sample {
+        self.sample
     }
 
     fn takes_attention<T: Element>(&self, q: Layout, k: Layout) -> bool {
@@ -88,8 +92,8 @@ impl ScoreAttention for Device {
 }
 
 impl Device {
-    /// Scores of the queries of all sequences, or of their last; the LSE, where the plan asks for it,
-    /// is that of the oracle.
+    /// Scores of the queries of all sequences, or of their last; the LSE, where the plan asks for
+    /// it, is that of the oracle.
     fn attention_of<T: DeviceElement + Default>(
         &self,
         plan: impl FnOnce(AttentionShape) -> Result<AttentionPlan>,

@@ -6,7 +6,7 @@ use salient::cuda::score::{self, ExpectedInputs, Statistics};
 use salient::host::score::{ExpectedAttention, QueryStatistics};
 use salient::kernels::score::{ExpectedPlan, ExpectedTensors, ExpectedWeights};
 use salient::{DType, Element, Layout, Ragged, Result, View};
-use salient_oracle::implementation::ScoreExpected;
+use salient_oracle::implementation::{Sample, ScoreExpected};
 use salient_oracle::tensor::Sums;
 
 use super::{Device, Upload};
@@ -14,6 +14,10 @@ use super::{Device, Upload};
 impl ScoreExpected for Device {
     fn expected_sums(&self) -> Sums {
         self.sums
+    }
+
+    fn expected_sample(&self) -> Sample {
+        self.sample
     }
 
     fn expected<T: Element>(

@@ -9,7 +9,7 @@ use salient::host::score::{IndexerKeys, IndexerQueries, Logits};
 use salient::kernels::attend::Sees;
 use salient::kernels::score::{IndexerPlan, IndexerShape};
 use salient::{DType, Element, Error, Layout, Result, View};
-use salient_oracle::implementation::ScoreIndexer;
+use salient_oracle::implementation::{Sample, ScoreIndexer};
 use salient_oracle::plans;
 use salient_oracle::tensor::Sums;
 
@@ -18,6 +18,10 @@ use super::{Device, Upload};
 impl ScoreIndexer for Device {
     fn indexer_sums(&self) -> Sums {
         self.sums
+    }
+
+    fn indexer_sample(&self) -> Sample {
+        self.sample
     }
 
     fn indexer<T: Element>(

@@ -129,8 +129,8 @@ pub(crate) struct DecodeRun<T, C = T> {
 }
 
 impl<T: DeviceElement + Default, C: DeviceElement + Default> DecodeRun<T, C> {
-    /// Uploads keys and lists, and plans a step for lists (or sequences, where there are none) of up
-    /// to `spare` more entries than the longest has.
+    /// Uploads keys and lists, and plans a step for lists (or sequences, where there are none) of
+    /// up to `spare` more entries than the longest has.
     pub(crate) fn new(
         device: &Device,
         q: View<'_, T>,

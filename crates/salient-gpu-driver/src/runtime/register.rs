@@ -1,8 +1,10 @@
-//! What the host code that nvcc generates says of its kernels and variables when the program starts,
-//! and where these are once they are used.
+//! What the host code that nvcc generates says of its kernels and variables when the program
+//! starts, and where these are once they are used.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+
+use salient_gpu::config::Loading;
 
 use crate::driver::module::{Image, function_of, load_image_anyway};
 use crate::error::{Code, Result};
@@ -152,9 +154,25 @@ pub(crate) fn function(kernel: u64) -> Result<Handle> {
         registry.kernels.get(&stub).cloned()
     });
     let symbol = symbol.ok_or(Code::INVALID_DEVICE_FUNCTION)?;
+    if driver.config().loading == Loading::Before && !is_loaded(driver, current, &symbol) {
+        driver.tables().check_unsafe_call().inspect_err(|_| {
+            eprintln!("software GPU: {} is first used while a stream is captured", symbol.name);
+        })?;
+    }
     let module = module(driver, current, symbol.binary)?;
     function_of(&mut driver.tables(), module, &symbol.name)
         .map_err(|_| Code::INVALID_DEVICE_FUNCTION)
+}
+
+/// Whether a kernel was used before in the current context.
+fn is_loaded(driver: &Driver, current: Current, symbol: &Symbol) -> bool {
+    let module = with_registry(|registry| {
+        let modules = &registry.binaries.get(&symbol.binary)?.modules;
+        modules.get(&current.context).copied()?.ok()
+    });
+    let tables = driver.tables();
+    let module = module.and_then(|module| tables.modules.get(&module));
+    module.is_some_and(|module| module.functions.contains_key(&symbol.name))
 }
 
 /// Where a variable is on the current device, and its size.

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use crate::api::{Context, PTX, call, call_long, get, ok, read, words};
+use crate::api::{Context, PTX, call, call_long, control, get, ok, read, stream, words};
 
 /// A program's fat binary with one piece of PTX, registered under the addresses of these.
 struct Program {
@@ -58,9 +58,21 @@ impl Program {
 
     /// `kernel<<<blocks, threads>>>(to, value)`.
     fn launch(&self, index: usize, blocks: u32, threads: u32, to: u64, value: u32) -> u32 {
+        self.launch_in(0, index, blocks, threads, to, value)
+    }
+
+    fn launch_in(
+        &self,
+        stream: u64,
+        index: usize,
+        blocks: u32,
+        threads: u32,
+        to: u64,
+        value: u32,
+    ) -> u32 {
         let params = [&raw const to as u64, &raw const value as u64];
         let (grid, block) = (u64::from(blocks) | 1 << 32, u64::from(threads) | 1 << 32);
-        let arguments = [self.stub(index), grid, 1, block, 1, params.as_ptr() as u64, 0, 0];
+        let arguments = [self.stub(index), grid, 1, block, 1, params.as_ptr() as u64, 0, stream];
         call("cudaLaunchKernel", &arguments)
     }
 }
@@ -99,6 +111,25 @@ fn a_program_launches_its_kernels() {
     ok(call("__cudaLaunchKernel", &arguments));
     assert_eq!(read(address, 17), [vec![13; 16], vec![12]].concat());
     assert_eq!(call("__cudaGetKernel", &[&raw mut stream as u64, 0x1234]), 98);
+}
+
+#[test]
+fn a_kernel_can_be_required_to_be_loaded_before_captures() {
+    let _context = Context::alone();
+    let (program, address, stream) = (Program::new(PTX, 80), words(32), stream());
+    let captured = |strict: bool| {
+        control().set(if strict { "loading=before" } else { "loading=anywhere" }).unwrap();
+        ok(call("cuStreamBeginCapture_v2", &[stream, 1]));
+        let launched = program.launch_in(stream, 0, 1, 32, address, 3);
+        control().set("loading=anywhere").unwrap();
+        let mut graph = 0u64;
+        (launched, call("cuStreamEndCapture", &[stream, &raw mut graph as u64]))
+    };
+    assert_eq!(captured(true), (900, 901));
+    // Which loads nothing, so the next one is the first again.
+    assert_eq!(captured(true), (900, 901));
+    assert_eq!(captured(false), (0, 0));
+    assert_eq!(captured(true), (0, 0));
 }
 
 #[test]
