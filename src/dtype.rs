@@ -1,8 +1,8 @@
 //! Element types of tensors: storage in f32, f16, bf16 or fp8 (E4M3), arithmetic in f32.
 //!
-//! [`F8E4M3`] is the 8-bit type of the OCP specification (OFP8): a sign, 4 bits of exponent with bias
-//! 7, 3 bits of mantissa, no infinities, NaN where all bits but the sign are ones. What exceeds its
-//! largest value, 448, becomes 448, as the saturating conversions of a GPU have it.
+//! [`F8E4M3`] is the 8-bit type of the OCP specification (OFP8): a sign, 4 bits of exponent with
+//! bias 7, 3 bits of mantissa, no infinities, NaN where all bits but the sign are ones. What
+//! exceeds its largest value, 448, becomes 448, as the saturating conversions of a GPU have it.
 
 pub use float8::F8E4M3;
 use half::slice::HalfFloatSliceExt;
@@ -49,7 +49,8 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + Send + Sync + PartialOrd {
     /// The value as f32, exact.
     fn to_f32(self) -> f32;
 
-    /// The nearest value of this type, ties to even; of [`F8E4M3`], the largest for what exceeds it.
+    /// The nearest value of this type, ties to even; of [`F8E4M3`], the largest for what exceeds
+    /// it.
     fn from_f32(value: f32) -> Self;
 
     /// Converts a slice to f32, exact.

@@ -53,8 +53,8 @@ impl Layout {
 }
 
 /// Strides of a paged `[page, slot, head, dim]` pool, in elements. Token `i` of a sequence is slot
-/// `i % page_size` of the sequence's page `i / page_size`. The channels of one head of one token are
-/// contiguous; everything else is free, so `[pages, page_size, heads, dim]` and
+/// `i % page_size` of the sequence's page `i / page_size`. The channels of one head of one token
+/// are contiguous; everything else is free, so `[pages, page_size, heads, dim]` and
 /// `[pages, heads, page_size, dim]` are one type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PagedLayout {

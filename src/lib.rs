@@ -10,9 +10,9 @@
 //! | [`compact`](host::compact) | moves the survivors together: hidden states, positions, KV caches |
 //! | [`attend`](host::attend) | attention over the survivors, exact in their original positions |
 //!
-//! A [`Schedule`](schedule::Schedule) decides, from prompt lengths alone, how many tokens each stage keeps, so every shape
-//! is known before anything runs. Sequences of a batch are packed along one token axis; see
-//! [`Ragged`].
+//! A [`Schedule`](schedule::Schedule) decides, from prompt lengths alone, how many tokens each
+//! stage keeps, so every shape is known before anything runs. Sequences of a batch are packed along
+//! one token axis; see [`Ragged`].
 //!
 //! The CPU backend is [`host`]. Feature `cuda` adds the device backend, `cuda`: the same verbs on
 //! buffers and streams of the caller. What it checks and plans without a device is [`kernels`].

@@ -17,10 +17,11 @@
 //!          | "crossover=" tokens
 //! ```
 //!
-//! `sdtp` is `4:3:10:0.9`, `late` is `14:2:8:0.75:0.12` and `salient` is `4:3:9:0.89`; either form is
-//! read, the name is written. Options left out have their defaults, `@sinks=4,local=0.1,kv=pruned,crossover=0`, and are
-//! not written. What is written reads back as the same schedule, but for a list of one ratio
-//! ([`Stages::Ratios`]): that is a [`Stages::Single`], which plans the same.
+//! `sdtp` is `4:3:10:0.9`, `late` is `14:2:8:0.75:0.12` and `salient` is `4:3:9:0.89`; either form
+//! is read, the name is written. Options left out have their defaults,
+//! `@sinks=4,local=0.1,kv=pruned,crossover=0`, and are not written. What is written reads back as
+//! the same schedule, but for a list of one ratio ([`Stages::Ratios`]): that is a
+//! [`Stages::Single`], which plans the same.
 //!
 //! ```
 //! use salient::schedule::{Schedule, Stages};
@@ -158,9 +159,9 @@ impl Schedule {
         Self::with_stages(LATE)
     }
 
-    /// From layer 4 every 3 layers, 0.89 each, nine times: for scores that know early what matters. On a
-    /// model of 30 layers it does as little work as [`Schedule::late`], and keeps three times as much to
-    /// the end.
+    /// From layer 4 every 3 layers, 0.89 each, nine times: for scores that know early what matters.
+    /// On a model of 30 layers it does as little work as [`Schedule::late`], and keeps three times
+    /// as much to the end.
     pub fn salient() -> Self {
         Self::with_stages(SALIENT)
     }

@@ -1,9 +1,10 @@
-//! The probes: CUDA's built-ins and the wrappers of `kernels/ptx/` do on a device what the PTX manual
-//! says. And kernels that are wrong on purpose, each of which the software GPU must report by name.
+//! The probes: CUDA's built-ins and the wrappers of `kernels/ptx/` do on a device what the PTX
+//! manual says. And kernels that are wrong on purpose, each of which the software GPU must report
+//! by name.
 //!
-//! `scripts/probes` compiles them into the library that is loaded here, which lies beside this program or
-//! where `SALIENT_PROBES` says. Without a device the tests say that they did not run; with
-//! `SALIENT_NEED_DEVICE` or `SALIENT_NEED_SOFTWARE_GPU` set they fail.
+//! `scripts/probes` compiles them into the library that is loaded here, which lies beside this
+//! program or where `SALIENT_PROBES` says. Without a device the tests say that they did not run;
+//! with `SALIENT_NEED_DEVICE` or `SALIENT_NEED_SOFTWARE_GPU` set they fail.
 
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "common/place.rs"]
@@ -41,8 +42,8 @@ fn every_probe_does_what_the_manual_says() {
             let launcher = launcher.expect("the library has every probe");
             let output =
                 answer(&stream, &probe.input(), probe.output_len(), |from, to, stream| {
-                    // SAFETY: the buffers are as long as the probe says and outlive the launch, and the
-                    // stream is alive.
+                    // SAFETY: the buffers are as long as the probe says and outlive the launch, and
+                    // the stream is alive.
                     unsafe { launcher(from, to, stream) }
                 })?;
             probe.check(&output);
@@ -147,8 +148,8 @@ fn run_wrong(wrong: &str) -> Result<()> {
     };
     let stream = CudaContext::new(0)?.per_thread_stream();
     let output = answer(&stream, &input, expected.len(), |from, to, stream| {
-        // SAFETY: the buffers are as long as the kernels' sources say and outlive the launch, and the
-        // stream is alive. What is wrong with them is what the software GPU is to see.
+        // SAFETY: the buffers are as long as the kernels' sources say and outlive the launch, and
+        // the stream is alive. What is wrong with them is what the software GPU is to see.
         unsafe { launcher(from, to, mistake, stream) }
     })?;
     assert!(output == expected, "{kernel}: other values");
@@ -182,8 +183,8 @@ fn library() -> Library {
         || env::current_exe().expect("this program has a path").with_file_name("probes.so"),
         Into::into,
     );
-    // SAFETY: the library is that of `scripts/probes`; loading it registers its kernels with the CUDA
-    // runtime, as every CUDA program does on its start.
+    // SAFETY: the library is that of `scripts/probes`; loading it registers its kernels with the
+    // CUDA runtime, as every CUDA program does on its start.
     unsafe { Library::new(&path) }.unwrap_or_else(|error| panic!("{path:?}: {error}"))
 }
 

@@ -1,4 +1,5 @@
-//! **attend**: causal prefill, all queries over some keys, and decode over lists and over every key.
+//! **attend**: causal prefill, all queries over some keys, and decode over lists and over every
+//! key.
 
 use half::bf16;
 use salient::cuda::StatusWord;

@@ -1,6 +1,7 @@
-//! The verbs on a device at the shapes of `docs/design.md`, section 7. Takes verbs, prints a line of
-//! JSON for every measurement; with `--small`, runs small cases instead and times nothing, for
-//! compute-sanitizer. Every result is checked. `scripts/device-run` runs it beside `benches/peers/`.
+//! The verbs on a device at the shapes of `docs/design.md`, section 7. Takes verbs, prints a line
+//! of JSON for every measurement; with `--small`, runs small cases instead and times nothing, for
+//! compute-sanitizer. Every result is checked. `scripts/device-run` runs it beside
+//! `benches/peers/`.
 //!
 //! Each launch is captured into a graph, and the replay timed by CUDA events. Between two replays
 //! 256 MiB are read, so that the L2 cache holds none of the case and nothing that must be written.

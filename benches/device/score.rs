@@ -1,4 +1,5 @@
-//! **score**: the predictor; attention of the last queries and of all; expected attention; an indexer.
+//! **score**: the predictor; attention of the last queries and of all; expected attention; an
+//! indexer.
 
 mod attention;
 mod expected;

@@ -79,8 +79,8 @@ struct Whole {
         out += part_out * factor;
     }
 
-    // Adds a sink, a logit without a value; -inf is none. Without one, weights that are all 0 have no
-    // mean.
+    // Adds a sink, a logit without a value; -inf is none. Without one, weights that are all 0 have
+    // no mean.
     __device__ __forceinline__ void join(float sink) {
         if (sum == INFINITY) sum = sink == -INFINITY ? NAN : 0.0f;
         if (sink == -INFINITY) return;

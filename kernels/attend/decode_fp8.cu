@@ -1,6 +1,7 @@
-// attend: decode over caches of fp8 E4M3, a byte per element: rows are copied as they are, and widened
-// to the queries' type, exactly, between shared memory and the products. Scales join the logits and
-// the output. Rows of 65 to 96 channels go by the way of 128, whose other channels are never read.
+// attend: decode over caches of fp8 E4M3, a byte per element: rows are copied as they are, and
+// widened to the queries' type, exactly, between shared memory and the products. Scales join the
+// logits and the output. Rows of 65 to 96 channels go by the way of 128, whose other channels are
+// never read.
 #include "attend/decode_block.cuh"
 
 namespace salient {

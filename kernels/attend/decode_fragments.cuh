@@ -8,8 +8,8 @@
 namespace salient {
 namespace decoding {
 
-// A load gives words of COUNT fragments, of 16 channels and 16 keys each. `place` is where a chunk of
-// a row lies.
+// A load gives words of COUNT fragments, of 16 channels and 16 keys each. `place` is where a chunk
+// of a row lies.
 template <typename T, typename KV>
 struct Fragments {
     static constexpr int COUNT = 1;
@@ -51,10 +51,10 @@ struct Fragments {
     }
 };
 
-// Neighbouring fp8 of a row go through matrix loads in pairs and are parted when they are widened, so
-// the channels of a fragment are in another order: of every four the keys' have 0 and 2 in the first
-// word and 1 and 3 in the second, and the values' even ones come before the odd ones. Queries and the
-// output follow.
+// Neighbouring fp8 of a row go through matrix loads in pairs and are parted when they are widened,
+// so the channels of a fragment are in another order: of every four the keys' have 0 and 2 in the
+// first word and 1 and 3 in the second, and the values' even ones come before the odd ones. Queries
+// and the output follow.
 template <typename T>
 struct Fragments<T, e4m3> {
     static constexpr int COUNT = 2;

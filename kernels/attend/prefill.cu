@@ -1,14 +1,14 @@
 // attend: prefill on tensor cores of sm_80, by the schedule of FlashAttention-2 (arXiv 2307.08691).
 //
-// A block takes ROWS queries of one head and walks over the keys that any of them sees, in tiles that
-// begin at multiples of KEYS: what a row sums up, and in which order, depends on no other row. A warp
-// holds the logits and the output of its own rows in registers, with a running maximum and sum of
-// weights (online softmax: arXiv 1805.02867). While one product runs, the operand of the next is on
-// its way: values during q k, the next keys during p v.
+// A block takes ROWS queries of one head and walks over the keys that any of them sees, in tiles
+// that begin at multiples of KEYS: what a row sums up, and in which order, depends on no other row.
+// A warp holds the logits and the output of its own rows in registers, with a running maximum and
+// sum of weights (online softmax: arXiv 1805.02867). While one product runs, the operand of the
+// next is on its way: values during q k, the next keys during p v.
 //
 // A warp passes by tiles that none of its rows sees, and compares positions only in tiles that some
-// of its rows do not see whole. There, zero weights would make NaN of values that are not finite, so
-// if there are any, they are taken out of the product and added by themselves.
+// of its rows do not see whole. There, zero weights would make NaN of values that are not finite,
+// so if there are any, they are taken out of the product and added by themselves.
 #include "attend/prefill_warp.cuh"
 
 namespace salient {

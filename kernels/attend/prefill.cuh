@@ -28,8 +28,8 @@ struct alignas(16) Place {
     int head;
 };
 
-// The variant of sm_80: a block takes ROWS queries of one head, a warp 16 * M of them; keys go by in
-// tiles.
+// The variant of sm_80: a block takes ROWS queries of one head, a warp 16 * M of them; keys go by
+// in tiles.
 template <int DIM>
 struct PrefillTile {
     static constexpr int M = DIM <= 128 ? 2 : 1;

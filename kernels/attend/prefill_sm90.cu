@@ -4,9 +4,10 @@
 // A block stays on its multiprocessor and works off query tiles. One warp has the copy engine bring
 // queries, keys and values into a ring of stages; two warpgroups hold the logits and the output of
 // 64 rows each in registers. While a group's weights of one key tile meet its values, the logits of
-// the next tile are made and become weights; and the groups take turns at starting products, so that
-// one's exponentials run while the other's products do. Tiles begin at multiples of KEYS from the
-// sequence's first key and are summed up in order: what a row reads depends on no other sequence.
+// the next tile are made and become weights; and the groups take turns at starting products, so
+// that one's exponentials run while the other's products do. Tiles begin at multiples of KEYS from
+// the sequence's first key and are summed up in order: what a row reads depends on no other
+// sequence.
 #include "attend/prefill_sm90.cuh"
 #include "attend/prefill_warp.cuh"
 #include "common/compiled.cuh"
@@ -23,7 +24,8 @@ struct Consumer {
     using Rows = Warp<T, Tile>;
     static constexpr int N = Tile::N, C = Tile::C, GROUPS = Tile::GROUPS;
     static constexpr uint32_t OWN = TURN + GROUPS;  // the barrier of the group's own warps
-    // Bytes from a stage to the next, and from 8 rows to the next 8: of keys, and queries; of values.
+    // Bytes from a stage to the next, and from 8 rows to the next 8: of keys, and queries; of
+    // values.
     static constexpr uint32_t K_STAGE = Tile::PANELS * Tile::K_PANEL, K_ATOM = 8 * 128;
     static constexpr uint32_t V_STAGE = Tile::V_PANELS * Tile::V_PANEL, V_ATOM = 8 * Tile::V_ROW;
 
@@ -263,8 +265,8 @@ __global__ void __launch_bounds__(Sm90Tile<DIM>::THREADS, 1)
     }
 }
 
-// A map of a tensor of `tokens` rows of which a copy takes `rows`, as many channels as the swizzle is
-// wide; false if there is none.
+// A map of a tensor of `tokens` rows of which a copy takes `rows`, as many channels as the swizzle
+// is wide; false if there is none.
 bool make_map(TensorMap& map, const SalientPrefillParams& p, const void* address, int tokens,
               int heads, const SalientStrides& strides, int rows, Swizzle swizzle) {
     constexpr int64_t LIMIT = int64_t{1} << 40;

@@ -17,8 +17,8 @@ struct alignas(64) Work {
     int unused[3];   // so that what is loaded as one has been written
 };
 
-// A block takes ROWS queries of one head, each of its GROUPS warpgroups 64 of them and each warp 16;
-// keys go by in tiles. The warps of one more warpgroup serve them.
+// A block takes ROWS queries of one head, each of its GROUPS warpgroups 64 of them and each warp
+// 16; keys go by in tiles. The warps of one more warpgroup serve them.
 template <int DIM>
 struct Sm90Tile {
     static constexpr int GROUPS = 2;
@@ -31,7 +31,8 @@ struct Sm90Tile {
     static constexpr int STAGES = 2;
     static constexpr int N = KEYS / 8;
     static constexpr int C = DIM / 8;
-    // Rows of queries and keys lie in panels of 64 channels, 128 bytes a row, as a copy brings them.
+    // Rows of queries and keys lie in panels of 64 channels, 128 bytes a row, as a copy brings
+    // them.
     static constexpr int PANELS = ceil_div(DIM, 64);
     static constexpr int WIDTH = 8 * PANELS;
     static constexpr uint32_t Q_PANEL = 128 * ROWS, K_PANEL = 128 * KEYS;  // bytes
@@ -241,9 +242,9 @@ struct Producer {
     }
 };
 
-// The warps that clean values, for a weight of 0 makes NaN of one that is not finite. Tiles that some
-// row does not see whole come to them first. They write zeros over such values, and over all that
-// belongs to no key that any row sees; and they tell if they found any in the rest.
+// The warps that clean values, for a weight of 0 makes NaN of one that is not finite. Tiles that
+// some row does not see whole come to them first. They write zeros over such values, and over all
+// that belongs to no key that any row sees; and they tell if they found any in the rest.
 template <typename T, int DIM>
 __device__ void clean(typename Sm90Tile<DIM>::Shared& shared) {
     using Tile = Sm90Tile<DIM>;

@@ -111,8 +111,8 @@ struct Warp {
         }
     }
 
-    // Logits become weights, and what they add up to so far is brought to the new largest logit; the
-    // output is still to be multiplied with `shrink`.
+    // Logits become weights, and what they add up to so far is brought to the new largest logit;
+    // the output is still to be multiplied with `shrink`.
     __device__ void weigh(float (&logits)[M][N][4], float (&shrink)[M][2]) {
         float scale = natural_scale(p) * LOG2_E;
 #pragma unroll

@@ -1,5 +1,5 @@
-// What the code was compiled for that the device runs. That may be less than the device has: a build
-// for older ones runs on it by way of their PTX.
+// What the code was compiled for that the device runs. That may be less than the device has: a
+// build for older ones runs on it by way of their PTX.
 #pragma once
 
 #include "common/launch.cuh"

@@ -42,8 +42,8 @@ inline int allow_shared(const Kernel& kernel) {
                                 static_cast<int>(kernel.shared_bytes));
 }
 
-// Launches KERNEL, whose blocks have SHARED bytes of dynamic shared memory. Who launches a kernel of
-// more than every device has says so by LIMIT.
+// Launches KERNEL, whose blocks have SHARED bytes of dynamic shared memory. Who launches a kernel
+// of more than every device has says so by LIMIT.
 template <auto KERNEL, size_t SHARED = 0, size_t LIMIT = SHARED_EVERYWHERE, typename... Arguments>
 int launch(const Launch& l, SalientStream stream, const Arguments&... arguments) {
     static_assert(SHARED <= LIMIT, "there are devices without so much shared memory");

@@ -1,8 +1,8 @@
 // Kept keys and values of all layers to the front of their sequence, in place, in one launch.
 //
-// Stable: a block moves one slice of the columns of one list in one tensor, all its tokens in order.
-// Hole-fill: a block moves a tile of survivors in a group of tensors. Of every list the first block
-// moves nothing: it reports, and writes what was asked for beside the move.
+// Stable: a block moves one slice of the columns of one list in one tensor, all its tokens in
+// order. Hole-fill: a block moves a tile of survivors in a group of tensors. Of every list the
+// first block moves nothing: it reports, and writes what was asked for beside the move.
 #include "common/launch.cuh"
 #include "compact/kv.cuh"
 

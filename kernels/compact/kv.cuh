@@ -6,7 +6,8 @@
 
 namespace salient {
 
-// How the launch cuts the columns of a list up: the words of all lanes that follow it, lane by lane.
+// How the launch cuts the columns of a list up: the words of all lanes that follow it, lane by
+// lane.
 struct KvShare {
     int64_t list_stride;  // bytes from a list's lanes to the next list's
     int64_t lane_stride;

@@ -96,9 +96,9 @@ __device__ __forceinline__ void write_words(const Word (&words)[ROWS][COLUMNS], 
 
 // Moves rows of one tensor down, in place, in a stream of steps. next(moves) gives the thread's
 // rows of the following step, no_move() behind the last. Over all steps and rows of the block, in
-// order, destinations ascend, and no source lies below its own destination. So what a step writes is
-// never a source of a later one, and reads may run ahead of writes; but it may be a source of the
-// same step in another thread, which the barrier sees read.
+// order, destinations ascend, and no source lies below its own destination. So what a step writes
+// is never a source of a later one, and reads may run ahead of writes; but it may be a source of
+// the same step in another thread, which the barrier sees read.
 template <typename Word, int ROWS, int COLUMNS, typename Next>
 __device__ __forceinline__ void move_down(char* tensor, const int64_t (&columns)[COLUMNS],
                                           int steps, Next& next) {

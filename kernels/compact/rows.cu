@@ -1,8 +1,8 @@
 // Kept rows of several tensors in one launch: into other buffers, or to the front of their own.
 //
 // Work is cut by the rows of the destination, kept_total of them, whatever the lengths of the
-// sequences: each destination row belongs to one thread group per slice of its words, and is written
-// at most once, also where lists or offsets are wrong.
+// sequences: each destination row belongs to one thread group per slice of its words, and is
+// written at most once, also where lists or offsets are wrong.
 #include "common/launch.cuh"
 #include "common/status.cuh"
 #include "compact/moves.cuh"

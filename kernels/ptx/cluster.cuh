@@ -22,8 +22,8 @@ __device__ __forceinline__ uint32_t cluster_size() {
     return size;
 }
 
-// Every thread of the cluster arrives and waits; writes before it are seen after it. Not the aligned
-// form, which is undefined where a warp has not converged.
+// Every thread of the cluster arrives and waits; writes before it are seen after it. Not the
+// aligned form, which is undefined where a warp has not converged.
 __device__ __forceinline__ void cluster_sync() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::

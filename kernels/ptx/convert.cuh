@@ -79,7 +79,8 @@ __device__ __forceinline__ uint32_t pack<bf16>(float low, float high) {
     return word;
 }
 
-// 2 to the power of x, within 2 ulp; below the least normal number, 0 (PTX ISA: ex2.approx.ftz.f32).
+// 2 to the power of x, within 2 ulp; below the least normal number, 0 (PTX ISA:
+// ex2.approx.ftz.f32).
 __device__ __forceinline__ float exp2_approx(float x) {
     float power;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
@@ -131,9 +132,9 @@ __device__ __forceinline__ uint32_t multiply_add_pair<bf16>(uint32_t a, uint32_t
     return d;
 }
 
-// How an e4m3 at the upper end of 16 bits becomes a T: its magnitude shifted to where T has exponent
-// and mantissa, times 2 to the power of what the biases differ by. That makes 480 of a NaN; times
-// `overflow` it leaves the range of T, which 448 does not, and times 0 it is NaN again.
+// How an e4m3 at the upper end of 16 bits becomes a T: its magnitude shifted to where T has
+// exponent and mantissa, times 2 to the power of what the biases differ by. That makes 480 of a
+// NaN; times `overflow` it leaves the range of T, which 448 does not, and times 0 it is NaN again.
 template <typename T>
 struct FromE4m3;
 

@@ -16,8 +16,8 @@ namespace scoring {
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
-// A query: its attention to a key is exp2(scale * dot - shift) * factor, in units of log2, if it sees
-// the key. The difference is rounded once, so that large logits are no less exact.
+// A query: its attention to a key is exp2(scale * dot - shift) * factor, in units of log2, if it
+// sees the key. The difference is rounded once, so that large logits are no less exact.
 struct alignas(16) Column {
     float shift;
     float factor;

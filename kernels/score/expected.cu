@@ -1,12 +1,12 @@
 // score: expected attention, from query statistics, on tensor cores of sm_80.
 //
 // With x = k . (mean + product k), keys are the rows of a product with the statistics of each query
-// head of their KV head's group, which go by in chunks of 16 columns. Sums begin at the mean; when a
-// chunk's are complete, they meet the key's own channels, which the lane that holds a sum holds too. The
-// product is triangular, so that half of its blocks are not there.
+// head of their KV head's group, which go by in chunks of 16 columns. Sums begin at the mean; when
+// a chunk's are complete, they meet the key's own channels, which the lane that holds a sum holds
+// too. The product is triangular, so that half of its blocks are not there.
 //
-// Then, in launches of their own: the largest logit and the sum of exponentials of every sequence and
-// query head, inverted; the norms of values (salient_keynorm); and the scores.
+// Then, in launches of their own: the largest logit and the sum of exponentials of every sequence
+// and query head, inverted; the norms of values (salient_keynorm); and the scores.
 #include "common/launch.cuh"
 #include "common/status.cuh"
 #include "ptx/async_copy.cuh"

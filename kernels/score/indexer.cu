@@ -1,10 +1,10 @@
 // score: the lightning indexer, on tensor cores of sm_80.
 //
-// In the orientation of DeepGEMM's mqa_logits: keys are the rows of the product, the heads of queries its
-// columns. A block holds KEYS keys in registers for up to QUERIES queries, which go by through shared
-// memory, several at a time if they have few heads; a warp has 32 of the keys. ReLU and weights are
-// applied to the sums as they stand, added up over the columns of a lane and then over the four lanes
-// of a row; the keys' scales come last.
+// In the orientation of DeepGEMM's mqa_logits: keys are the rows of the product, the heads of
+// queries its columns. A block holds KEYS keys in registers for up to QUERIES queries, which go by
+// through shared memory, several at a time if they have few heads; a warp has 32 of the keys. ReLU
+// and weights are applied to the sums as they stand, added up over the columns of a lane and then
+// over the four lanes of a row; the keys' scales come last.
 //
 // Queries that see none of a block's keys are not loaded, and warps pass by those that see none of
 // theirs.
@@ -49,8 +49,8 @@ struct Work {
     int key;
 };
 
-// The keys that query `row` of a sequence sees, of `len`; none if it does not exist. What lies beyond
-// the keys is cut off, and reported.
+// The keys that query `row` of a sequence sees, of `len`; none if it does not exist. What lies
+// beyond the keys is cut off, and reported.
 __device__ __forceinline__ void window_of(const SalientIndexerParams& p, const Work& work, int row,
                                           int& first, int& limit) {
     int len = work.keys.len, query = work.queries.start + row;

@@ -1,8 +1,8 @@
 // score: minus the Euclidean norm of keys.
 //
 // A block takes 256 keys: a power of two of heads, up to 8, by as many tokens as that leaves. Eight
-// lanes share a key, 16 bytes at a time, and every lane has four keys' loads on their way. The norms
-// meet in shared memory, from where scores leave in whole lines whatever the keys' layout.
+// lanes share a key, 16 bytes at a time, and every lane has four keys' loads on their way. The
+// norms meet in shared memory, from where scores leave in whole lines whatever the keys' layout.
 #include "common/launch.cuh"
 #include "common/memory.cuh"
 #include "ptx/convert.cuh"

@@ -1,6 +1,7 @@
-// Rows of a tensor as operands of mma.m16n8k16, straight from where they lie: a lane takes 16 bytes of
-// a row at a time, the four lanes of a row 64. So a product's channels stand in another order than in
-// memory, the same for both operands: of 16-bit elements, row i of operand block s is channel
+// Rows of a tensor as operands of mma.m16n8k16, straight from where they lie: a lane takes 16 bytes
+// of a row at a time, the four lanes of a row 64. So a product's channels stand in another order
+// than in memory, the same for both operands: of 16-bit elements, row i of operand block s is
+// channel
 //
 //     32 (s / 2) + 8 (i % 8 / 2) + 4 (s % 2) + 2 (i / 8) + i % 2
 #pragma once
@@ -74,8 +75,8 @@ struct Rows {
     }
 };
 
-// Of a value for each of up to four groups of 8 rows, every lane's share: the sum over the four lanes
-// of row `lane / 4` of group `lane % 4`.
+// Of a value for each of up to four groups of 8 rows, every lane's share: the sum over the four
+// lanes of row `lane / 4` of group `lane % 4`.
 __device__ __forceinline__ float sum_of_row(const float (&values)[4]) {
     bool upper = lane_id() & 2, odd = lane_id() & 1;
     float pair[2];

@@ -21,8 +21,8 @@ constexpr int STAGES = 4;         // slots
 constexpr int CHUNKS = STEP / 8;  // 16-byte chunks of a row in a slot
 constexpr int GROUP = 8;          // tiles of tokens that share the columns' w1 in L2 before the next do
 
-// The chunk of 16 bytes that holds chunk `chunk` of a row: any 8 rows at one chunk, and any 8 chunks
-// in a row of 128 bytes, lie in different banks.
+// The chunk of 16 bytes that holds chunk `chunk` of a row: any 8 rows at one chunk, and any 8
+// chunks in a row of 128 bytes, lie in different banks.
 __device__ __forceinline__ uint32_t swizzle(uint32_t row, uint32_t chunk) {
     return row * CHUNKS + (chunk ^ (row / (8 / CHUNKS) % CHUNKS));
 }

@@ -100,7 +100,8 @@ __device__ __forceinline__ void find_largest(const SalientAttentionScoreParams& 
     }
 }
 
-// SAVED: from logits; else from raw scores, of KV heads or, if heads are normalised, of query heads.
+// SAVED: from logits; else from raw scores, of KV heads or, if heads are normalised, of query
+// heads.
 template <bool SAVED>
 __global__ void __launch_bounds__(THREADS)
     finish_scores(SalientAttentionScoreParams p, int tile_keys) {

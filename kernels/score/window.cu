@@ -1,9 +1,10 @@
 // score: attention of the last queries of a sequence, where no LSE was saved.
 //
-// Softmax needs each query's sum over all keys before any of its attention is known. So this goes in
-// passes: the largest logit and the sum of exponentials of each query in each tile of keys; those of
-// all tiles put together in order; then attention itself (columns.cu), from keys that are read once
-// more. Windows of few queries save their logits in the first pass and read those instead.
+// Softmax needs each query's sum over all keys before any of its attention is known. So this goes
+// in passes: the largest logit and the sum of exponentials of each query in each tile of keys;
+// those of all tiles put together in order; then attention itself (columns.cu), from keys that are
+// read once more. Windows of few queries save their logits in the first pass and read those
+// instead.
 #include "score/attention.cuh"
 
 namespace salient {

@@ -1,5 +1,5 @@
-// Selection with groups of resident blocks that meet in the workspace: rows of any length, read once
-// where a group has a block for every 16384 scores.
+// Selection with groups of resident blocks that meet in the workspace: rows of any length, read
+// once where a group has a block for every 16384 scores.
 #include "select/select.cuh"
 #include "select/variants.cuh"
 

@@ -3,8 +3,8 @@
 // A row is cut into parts, one per block of its group. A part that fits is read once and stays in
 // registers; a longer one is read again for every pass. Three histograms, of 11, 11 and 10 bits,
 // find the lowest winning key; the passes end early where a bin ends exactly at the budget. A lane
-// holds every 32nd key of its warp's stretch, so ballots tell each winner its place. No place depends
-// on the order of atomics: the result is the same bits every time.
+// holds every 32nd key of its warp's stretch, so ballots tell each winner its place. No place
+// depends on the order of atomics: the result is the same bits every time.
 #pragma once
 
 #include "select/group.cuh"
@@ -228,8 +228,8 @@ __device__ void emit(const SalientSelectParams& p, const Row& row, Tile<THREADS>
     }
 }
 
-// Where each list starts when packed, by the first block. Not for thresholds, whose lengths are known
-// only when all rows are done.
+// Where each list starts when packed, by the first block. Not for thresholds, whose lengths are
+// known only when all rows are done.
 template <int THREADS>
 __device__ void write_offsets(const SalientSelectParams& p, uint32_t (&sums)[2][MAX_WARPS]) {
     int rows = p.batch * p.heads, turn = 0;

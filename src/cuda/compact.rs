@@ -109,8 +109,8 @@ pub fn rows(
     unsafe { operands.launch("rows", raw::salient_rows, &params) }
 }
 
-/// Moves the kept rows of several tensors, the plan's, in bytes ([`super::bytes_mut`]), to their own
-/// fronts in one launch. What lies behind the kept rows afterwards is unspecified.
+/// Moves the kept rows of several tensors, the plan's, in bytes ([`super::bytes_mut`]), to their
+/// own fronts in one launch. What lies behind the kept rows afterwards is unspecified.
 ///
 /// # Errors
 /// Those of [`rows_in_place_params`], [`Error::OtherContext`], [`Error::Driver`] and

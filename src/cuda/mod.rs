@@ -21,10 +21,11 @@
 //! # Launches
 //!
 //! What the host knows ahead of a launch is a plan of [`crate::kernels`], which also says how much
-//! workspace the launch takes. A launch checks lengths, strides, alignment and contexts on the host,
-//! and returns an `Err` before anything is enqueued; it never allocates and never synchronises, so
-//! it may be captured into a CUDA graph. What only the device can see (a list that does not ascend,
-//! a budget below the protected tokens) is added to a [`StatusWord`], read when the caller likes.
+//! workspace the launch takes. A launch checks lengths, strides, alignment and contexts on the
+//! host, and returns an `Err` before anything is enqueued; it never allocates and never
+//! synchronises, so it may be captured into a CUDA graph. What only the device can see (a list that
+//! does not ascend, a budget below the protected tokens) is added to a [`StatusWord`], read when
+//! the caller likes.
 //!
 //! A launch waits for earlier work on its buffers, and later work waits for it, as far as cudarc
 //! tracks events; else the order of the stream is the order of the work. A stream that another
@@ -37,9 +38,9 @@
 //! [`attend::decode`] serves every length and list up to its plan's capacity. Capture on a stream
 //! of [`cudarc::driver::CudaContext::per_thread_stream`], or of
 //! [`cudarc::driver::CudaContext::new_stream`] after event tracking was switched off: a captured
-//! launch must not wait for events from outside. Call [`prepare`] before, for a first launch would load its
-//! kernel and set its attributes in the midst of the capture. A graph holds the addresses of its buffers, and
-//! nothing in Rust's types says so: they must outlive it.
+//! launch must not wait for events from outside. Call [`prepare`] before, for a first launch would
+//! load its kernel and set its attributes in the midst of the capture. A graph holds the addresses
+//! of its buffers, and nothing in Rust's types says so: they must outlive it.
 //!
 //! # What was run
 //!

@@ -44,13 +44,14 @@ pub fn bytes<'a, T: Pod>(view: &CudaView<'a, T>) -> CudaView<'a, u8> {
 
 /// The elements of a mutable view as bytes.
 pub fn bytes_mut<'a, T: Pod>(view: &'a mut CudaViewMut<'_, T>) -> CudaViewMut<'a, u8> {
-    // SAFETY: elements of a Pod type have no padding, every byte is a u8, and any bytes are elements.
+    // SAFETY: elements of a Pod type have no padding, every byte is a u8, and any bytes are
+    // elements.
     let bytes = unsafe { view.transmute_mut(view.num_bytes()) };
     bytes.expect("a view is as long as itself")
 }
 
-/// Lengths and places held as u32, as kernels take them: what is beyond `i32::MAX` is negative there,
-/// and a fault.
+/// Lengths and places held as u32, as kernels take them: what is beyond `i32::MAX` is negative
+/// there, and a fault.
 pub fn signed<'a>(view: &CudaView<'a, u32>) -> CudaView<'a, i32> {
     // SAFETY: every u32 is an i32 of the same size and alignment.
     let signed = unsafe { view.transmute(view.len()) };
@@ -66,8 +67,8 @@ pub(super) struct Operands<'a, const N: usize> {
 }
 
 impl<'a, const N: usize> Operands<'a, N> {
-    /// Binds the stream's context to the thread: neither views nor the CUDA runtime, which launches,
-    /// do.
+    /// Binds the stream's context to the thread: neither views nor the CUDA runtime, which
+    /// launches, do.
     pub(super) fn new(stream: &'a Arc<CudaStream>) -> Result<Self> {
         stream.context().bind_to_thread()?;
         Ok(Self { stream, guards: [const { None }; N], count: 0 })

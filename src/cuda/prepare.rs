@@ -7,9 +7,9 @@ use cudarc::driver::CudaContext;
 use crate::error::Result;
 use crate::kernels::{LaunchError, raw};
 
-/// Has every kernel loaded on a device, and its attributes set: what its first launch would do otherwise.
-/// To be called once before launches are captured into a graph, where the driver may refuse it, and by who
-/// wants no first launch to be slower than the others.
+/// Has every kernel loaded on a device, and its attributes set: what its first launch would do
+/// otherwise. To be called once before launches are captured into a graph, where the driver may
+/// refuse it, and by who wants no first launch to be slower than the others.
 ///
 /// ```no_run
 /// # fn main() -> salient::Result<()> {

@@ -48,8 +48,8 @@ pub enum NoDevice {
     /// The driver works and has no device.
     #[error("the CUDA driver knows no device")]
     Empty,
-    /// The driver is older than the CUDA runtime that the kernels are linked with, so every launch would
-    /// fail.
+    /// The driver is older than the CUDA runtime that the kernels are linked with, so every launch
+    /// would fail.
     #[error(
         "the driver is for CUDA {}.{}, the runtime of this build is of {}.{}: it needs a driver for \
          {}.0 or later",
@@ -85,8 +85,8 @@ pub fn probe() -> Backend {
 }
 
 impl Driver {
-    /// Itself, if it is new enough for a runtime. Runtimes of one major version run on every driver of
-    /// that version (CUDA Compatibility: minor version compatibility).
+    /// Itself, if it is new enough for a runtime. Runtimes of one major version run on every driver
+    /// of that version (CUDA Compatibility: minor version compatibility).
     fn serves(self, runtime: (usize, usize)) -> Result<Self, NoDevice> {
         if self.version.0 < runtime.0 {
             return Err(NoDevice::Older { driver: self.version, runtime });

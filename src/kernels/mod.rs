@@ -1,10 +1,10 @@
 //! The pure half of the kernels' interface: what is checked before a launch, how much workspace a
 //! launch takes, and the parameters that a launcher is given.
 //!
-//! Nothing here touches a device. A plan ([`select::SelectPlan`], [`score::MlpPlan`], ...) holds what the
-//! host knows ahead of the launch and says how long every buffer must be; a `params` function takes
-//! a plan and where the buffers lie ([`Buffer`]), checks lengths, alignment and overlap, and returns
-//! the parameters of the C ABI ([`raw`]). It is tested without a device.
+//! Nothing here touches a device. A plan ([`select::SelectPlan`], [`score::MlpPlan`], ...) holds
+//! what the host knows ahead of the launch and says how long every buffer must be; a `params`
+//! function takes a plan and where the buffers lie ([`Buffer`]), checks lengths, alignment and
+//! overlap, and returns the parameters of the C ABI ([`raw`]). It is tested without a device.
 //!
 //! ```
 //! use salient::kernels::Buffer;
@@ -29,8 +29,8 @@
 pub mod attend;
 mod buffer;
 pub mod compact;
-/// The C ABI of the kernels, as in `kernels/include/salient.h`. The launchers are there to link with
-/// under feature `cuda`, unless `SALIENT_SKIP_KERNELS` left the kernels out of the build.
+/// The C ABI of the kernels, as in `kernels/include/salient.h`. The launchers are there to link
+/// with under feature `cuda`, unless `SALIENT_SKIP_KERNELS` left the kernels out of the build.
 #[rustfmt::skip]
 #[allow(
     missing_docs,

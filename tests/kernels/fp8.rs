@@ -22,7 +22,8 @@ fn the_same_in_any_order() {
     });
 }
 
-/// Entries and pages that name no key are left out, and scales that are no numbers stay in their head.
+/// Entries and pages that name no key are left out, and scales that are no numbers stay in their
+/// head.
 #[test]
 fn bad_device_data_is_reported_or_stays_where_it_is() {
     on_device("bad_device_data_is_reported_or_stays_where_it_is", || {

@@ -90,8 +90,8 @@ fn the_output_may_have_the_type_of_queries() {
     });
 }
 
-/// Rows that see no key are 0, of either type and in whatever order warps and copies get their turn:
-/// queries may still be on their way when the rows are written.
+/// Rows that see no key are 0, of either type and in whatever order warps and copies get their
+/// turn: queries may still be on their way when the rows are written.
 #[test]
 fn where_there_are_no_keys_all_is_0_in_any_order() {
     in_any_order("where_there_are_no_keys_all_is_0_in_any_order", 12, |order| {

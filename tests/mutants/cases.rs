@@ -1,5 +1,5 @@
-//! Small problems, each judged in full: what a mistake in a kernel breaks. They are run in processes of
-//! their own, on kernels with a mistake and on kernels without.
+//! Small problems, each judged in full: what a mistake in a kernel breaks. They are run in
+//! processes of their own, on kernels with a mistake and on kernels without.
 
 use half::bf16;
 use salient::host::attend::{Attention, RowLimit};
@@ -167,7 +167,8 @@ cases! {
         }
     }
 
-    // The same sequence at two places of a batch, of as many key tiles as are added up by several warps.
+    // The same sequence at two places of a batch, of as many key tiles as are added up by several
+    // warps.
     window_twice(device) {
         let (len, heads, dim) = (1500, 2, 64);
         let numbers = |seed, rows| -> Vec<bf16> {

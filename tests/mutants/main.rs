@@ -1,9 +1,9 @@
-//! Mistakes made on purpose in the kernels, each of which must be seen by name: `table.json` has what
-//! each breaks, the case that fails, and what it says then. This keeps the cases honest, and the
-//! software GPU: a mistake that it let pass would pass in a kernel too.
+//! Mistakes made on purpose in the kernels, each of which must be seen by name: `table.json` has
+//! what each breaks, the case that fails, and what it says then. This keeps the cases honest, and
+//! the software GPU: a mistake that it let pass would pass in a kernel too.
 //!
-//! A copy of `kernels/` with the mistake in it is compiled to PTX, and the case runs in a process of
-//! its own, in which the software GPU takes that PTX in place of what the program was built with
+//! A copy of `kernels/` with the mistake in it is compiled to PTX, and the case runs in a process
+//! of its own, in which the software GPU takes that PTX in place of what the program was built with
 //! (`SALIENT_GPU_PTX`). Every case is run on a copy without a mistake, too, where it must pass.
 //!
 //! Needs nvcc and the software GPU, and says on standard error that it did not run where they are
@@ -116,7 +116,8 @@ struct Run<'a> {
     says: Option<&'a str>,
 }
 
-/// The mutants that are asked for, and for each source that they are in, their cases without a mistake.
+/// The mutants that are asked for, and for each source that they are in, their cases without a
+/// mistake.
 fn jobs(table: &Table) -> Vec<Job<'_>> {
     let asked = std::env::var("SALIENT_MUTANTS").unwrap_or_default();
     let is_asked = |mutant: &&Mutant| asked.split(',').any(|part| mutant.name.contains(part));

@@ -17,8 +17,8 @@ use crate::{Counting, counting};
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 
-/// Queries once, keys and values once for every tile of queries that sees them: those up to its last
-/// one. Tiles that the copy engine brings are whole, with zeros where the tensor ends.
+/// Queries once, keys and values once for every tile of queries that sees them: those up to its
+/// last one. Tiles that the copy engine brings are whole, with zeros where the tensor ends.
 #[test]
 fn keys_and_values_are_read_once_per_tile_of_queries() {
     counting("keys_and_values_are_read_once_per_tile_of_queries", |on| {

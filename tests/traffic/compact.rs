@@ -10,8 +10,8 @@ use crate::runs::compact::RowsRun;
 use crate::runs::random_bytes;
 use crate::{Launched, Traffic, counting};
 
-/// Lists may cost 2% in bytes: eight times that in sectors, for an entry that all lanes read is one of the
-/// eight words of a sector.
+/// Lists may cost 2% in bytes: eight times that in sectors, for an entry that all lanes read is one
+/// of the eight words of a sector.
 const MOST: f64 = 1.16;
 
 /// Bytes of all sectors that were touched over the least.

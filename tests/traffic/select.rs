@@ -26,8 +26,8 @@ fn select(
     SelectRun::new(device, plan, &scores, &request)?.launch(device)
 }
 
-/// Every score is read once where the row fits the group's registers, whatever the distribution, and
-/// nothing is written but the outputs.
+/// Every score is read once where the row fits the group's registers, whatever the distribution,
+/// and nothing is written but the outputs.
 #[test]
 fn scores_are_read_once_and_only_outputs_are_written() {
     counting("scores_are_read_once_and_only_outputs_are_written", |on| {

@@ -1,5 +1,6 @@
-//! Prefill attention beside candle's own: matmul, softmax, matmul over the full square, and its fused
-//! CPU kernel. Shapes are SmolLM2-135M's (9 query heads, 3 KV heads, 64 channels) and a wider one.
+//! Prefill attention beside candle's own: matmul, softmax, matmul over the full square, and its
+//! fused CPU kernel. Shapes are SmolLM2-135M's (9 query heads, 3 KV heads, 64 channels) and a wider
+//! one.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! Prefill of a model of 32 layers and 4096 channels on a CUDA device, dense and pruned, with the share
-//! of each verb. Random weights in bf16: time does not depend on them. Prints a line of JSON for every
-//! length and schedule:
+//! Prefill of a model of 32 layers and 4096 channels on a CUDA device, dense and pruned, with the
+//! share of each verb. Random weights in bf16: time does not depend on them. Prints a line of JSON
+//! for every length and schedule:
 //!
 //! ```sh
 //! cargo bench -p salient-candle --features cuda --bench device_prefill [-- LENGTH...]

@@ -1,5 +1,5 @@
-//! SmolLM2-135M-Instruct answers a question on a CUDA device with the tokens that it answers with on the
-//! host, dense and pruned, by steps and by a captured graph:
+//! SmolLM2-135M-Instruct answers a question on a CUDA device with the tokens that it answers with
+//! on the host, dense and pruned, by steps and by a captured graph:
 //! `cargo run --release --features cuda --example cuda_answer`, after `salient fetch smollm2`.
 //!
 //! On the software GPU that takes minutes, hence no test: `scripts/candle-software-gpu --generate`.

@@ -27,8 +27,8 @@ pub struct LayerCache {
 }
 
 impl KvCache {
-    /// An empty cache of `layers` layers for `batch` sequences. `reserve` tokens per sequence can be
-    /// appended later before anything has to move.
+    /// An empty cache of `layers` layers for `batch` sequences. `reserve` tokens per sequence can
+    /// be appended later before anything has to move.
     pub fn new(
         layers: usize,
         batch: usize,

@@ -288,7 +288,8 @@ impl RawConfig {
             .or_else(|| rope.and_then(|r| r.get("rope_theta")).and_then(serde_json::Value::as_f64))
             .unwrap_or(10_000.0);
         let scaling = self.rope_scaling.as_ref().or(rope).map(rope_scaling).transpose()?.flatten();
-        // Qwen turns the window on by a flag, and only above `max_window_layers`; Mistral by its value.
+        // Qwen turns the window on by a flag, and only above `max_window_layers`; Mistral by its
+        // value.
         let (sliding_window, sliding_from) = match family {
             Family::Mistral => (self.sliding_window, 0),
             Family::Qwen2 | Family::Qwen3 if self.use_sliding_window == Some(true) => {

@@ -143,8 +143,8 @@ impl Model {
         Ok(rows.hidden)
     }
 
-    /// Logits of hidden states, `[n, hidden]` to `[n, vocab]`. The vocabulary is wide: pass the rows
-    /// that are needed.
+    /// Logits of hidden states, `[n, hidden]` to `[n, vocab]`. The vocabulary is wide: pass the
+    /// rows that are needed.
     ///
     /// # Errors
     /// Those of candle.

@@ -46,8 +46,8 @@ impl Generation {
     }
 }
 
-/// Answers prompts. `on_token(sequence, token)` sees every token as it comes, and ends generation by
-/// returning `false`.
+/// Answers prompts. `on_token(sequence, token)` sees every token as it comes, and ends generation
+/// by returning `false`.
 ///
 /// # Errors
 /// Those of [`Model::prefill`], and of impossible sampling options.

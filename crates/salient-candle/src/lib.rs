@@ -1,9 +1,9 @@
 //! Pruned prefill for Llama-family models on candle.
 //!
 //! A [`Model`] runs packed ragged batches up its blocks. At every stage of a
-//! [`Schedule`](salient::schedule::Schedule) a [`Scorer`](scorer::Scorer) scores the tokens, the best
-//! stay, and everything after runs on fewer rows. Positions never change, and each layer keeps a KV
-//! cache of its own length.
+//! [`Schedule`](salient::schedule::Schedule) a [`Scorer`](scorer::Scorer) scores the tokens, the
+//! best stay, and everything after runs on fewer rows. Positions never change, and each layer keeps
+//! a KV cache of its own length.
 //!
 //! ```no_run
 //! use salient::schedule::Schedule;

@@ -16,10 +16,12 @@ use crate::rope::RopeTable;
 /// prompt.
 const FFN_ROWS: usize = 1024;
 
-/// Weights of a tensor that [`Model::fingerprint`] looks at: enough that no training misses them all.
+/// Weights of a tensor that [`Model::fingerprint`] looks at: enough that no training misses them
+/// all.
 const FINGERPRINT_SAMPLES: usize = 1024;
 
-/// A Llama-family decoder in f32: on the host, or by [`Model::to_device`] where predictors are trained.
+/// A Llama-family decoder in f32: on the host, or by [`Model::to_device`] where predictors are
+/// trained.
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
@@ -90,7 +92,8 @@ impl Model {
     /// Builds a model; `weight(name, shape)` returns each tensor by its Hugging Face name.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) if the sizes do not fit together, and what `weight` returns.
+    /// [`Error::Config`](crate::Error::Config) if the sizes do not fit together, and what `weight`
+    /// returns.
     pub fn new(
         config: ModelConfig,
         mut weight: impl FnMut(&str, &[usize]) -> Result<Tensor>,
@@ -159,9 +162,9 @@ impl Model {
     }
 
     /// The same model with its weights on a device: for [`reference`](crate::reference) and
-    /// [`train`](crate::train), which are candle's operations alone. What runs packed batches, prefill,
-    /// scorers and generation, takes a model on the host, and fails with this one; to run a model on a
-    /// device there is [`DeviceModel`](crate::device::DeviceModel).
+    /// [`train`](crate::train), which are candle's operations alone. What runs packed batches,
+    /// prefill, scorers and generation, takes a model on the host, and fails with this one; to run
+    /// a model on a device there is [`DeviceModel`](crate::device::DeviceModel).
     ///
     /// # Errors
     /// Those of candle, and of [`Model::fingerprint`].

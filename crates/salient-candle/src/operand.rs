@@ -32,8 +32,8 @@ pub(crate) fn packed_range(what: &'static str, layout: &TensorLayout) -> Result<
     }
 }
 
-/// Where the elements of a tensor `[tokens, heads, dim]` lie in its storage, from the first to the last,
-/// and how.
+/// Where the elements of a tensor `[tokens, heads, dim]` lie in its storage, from the first to the
+/// last, and how.
 pub(crate) fn head_range(
     what: &'static str,
     layout: &TensorLayout,

@@ -14,15 +14,16 @@ use crate::scorer::{FromLayer, LastQuery, Learned, RankSum, Scorer, Window};
 /// What to drop when, and by which scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Preset {
-    /// SDTP as published (arXiv 2504.04514): the paper's schedule, predictors trained towards gradient
-    /// saliency alone.
+    /// SDTP as published (arXiv 2504.04514): the paper's schedule, predictors trained towards
+    /// gradient saliency alone.
     Sdtp,
     /// For prompts that end with their question. Below layer 16, where no token has understood the
-    /// question yet, predictors trained towards the attention that questions and answers pay; from there
-    /// on these, the attention of the last token and of the last 24, by the sum of their ranks.
+    /// question yet, predictors trained towards the attention that questions and answers pay; from
+    /// there on these, the attention of the last token and of the last 24, by the sum of their
+    /// ranks.
     Salient,
-    /// For prompts that are pruned before their question is known: the predictors of [`Self::Salient`]
-    /// alone, at its schedule.
+    /// For prompts that are pruned before their question is known: the predictors of
+    /// [`Self::Salient`] alone, at its schedule.
     SalientAgnostic,
 }
 
@@ -30,8 +31,8 @@ pub enum Preset {
 const ASKED: usize = 16;
 /// Of the last tokens, how many ask.
 const WINDOW: usize = 24;
-/// Over how many tokens scores of predictors are averaged, by themselves below [`ASKED`]; widely, since
-/// early blocks build what later ones look for from runs of tokens.
+/// Over how many tokens scores of predictors are averaged, by themselves below [`ASKED`]; widely,
+/// since early blocks build what later ones look for from runs of tokens.
 const WIDE: usize = 17;
 /// The same where they are one of several, and for [`Preset::SalientAgnostic`].
 const NARROW: usize = 9;

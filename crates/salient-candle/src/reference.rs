@@ -1,8 +1,8 @@
 //! The decoder again in plain candle operations: full-length, masked, differentiable; and gradients
 //! through it. It runs where the model's weights are.
 //!
-//! It shares nothing with the packed runner but the weights, so the two check each other: a run with
-//! dropped tokens masked must equal the run that gathers the survivors.
+//! It shares nothing with the packed runner but the weights, so the two check each other: a run
+//! with dropped tokens masked must equal the run that gathers the survivors.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -150,8 +150,8 @@ pub fn inputs(model: &Model, tokens: &[u32], layers: &[usize]) -> Result<BTreeMa
     Ok(inputs)
 }
 
-/// The hidden states of a text alone after its first `blocks` blocks. `visit` is given each of these
-/// and its input.
+/// The hidden states of a text alone after its first `blocks` blocks. `visit` is given each of
+/// these and its input.
 pub(crate) fn run(
     model: &Model,
     tokens: &[u32],
@@ -188,8 +188,8 @@ pub struct BlockGradient {
 /// of every block from the last down to `lowest`, in that order. The first token has nothing before
 /// it and is never scored.
 ///
-/// The backward pass goes block by block: hidden states between blocks are kept, everything inside a
-/// block is computed again, so memory is one block's graph.
+/// The backward pass goes block by block: hidden states between blocks are kept, everything inside
+/// a block is computed again, so memory is one block's graph.
 ///
 /// # Errors
 /// [`Error::EmptyPrompt`], [`Error::UnknownToken`], those of candle and of `visit`.
@@ -224,8 +224,8 @@ pub fn gradients(
     Ok(())
 }
 
-/// The sum of a loss over rows of final hidden states, and its gradient by all of them. `loss` takes
-/// the logits of some rows, and which they are, and returns the sum of theirs.
+/// The sum of a loss over rows of final hidden states, and its gradient by all of them. `loss`
+/// takes the logits of some rows, and which they are, and returns the sum of theirs.
 pub(crate) fn head_gradient(
     model: &Model,
     hidden: &Tensor,

@@ -287,8 +287,8 @@ fn failed(error: tokenizers::Error) -> Error {
     Error::Tokenizer { reason: error.to_string() }
 }
 
-/// Byte-level BPE drops bytes that its vocabulary lacks without a word. Real vocabularies lack a few
-/// that hardly occur in UTF-8; one that lacks plain text is refused.
+/// Byte-level BPE drops bytes that its vocabulary lacks without a word. Real vocabularies lack a
+/// few that hardly occur in UTF-8; one that lacks plain text is refused.
 fn check_alphabet(tokenizer: &tokenizers::Tokenizer) -> Result<()> {
     const SPACE: char = 'Ġ';
     let mut plain = ('!'..='~').chain([SPACE]);

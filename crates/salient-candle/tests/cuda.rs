@@ -1,5 +1,5 @@
-//! Tensors on a CUDA device, and the runner there, against the host. Without a device each test says
-//! on standard error that it did not run; with `SALIENT_NEED_DEVICE` set it fails.
+//! Tensors on a CUDA device, and the runner there, against the host. Without a device each test
+//! says on standard error that it did not run; with `SALIENT_NEED_DEVICE` set it fails.
 
 #[path = "common/device.rs"]
 mod against_host;

@@ -4,8 +4,8 @@
 /// which on every recorded schedule was faster than no pruning at all. Shorter prompts are on no
 /// record.
 ///
-/// The record is `benches/records/2026-11-22-crossover.json`: SmolLM2-135M on 2 cores. Another model,
-/// scorer or machine has another; `salient bench --length 64,128,256,512,1024` measures it.
+/// The record is `benches/records/2026-11-22-crossover.json`: SmolLM2-135M on 2 cores. Another
+/// model, scorer or machine has another; `salient bench --length 64,128,256,512,1024` measures it.
 pub const CROSSOVER: usize = 64;
 
 #[cfg(test)]

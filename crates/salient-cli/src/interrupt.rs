@@ -1,4 +1,5 @@
-//! Ctrl-C: the first press asks long work to stop where it can go on later, the second ends at once.
+//! Ctrl-C: the first press asks long work to stop where it can go on later, the second ends at
+//! once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,5 +1,5 @@
-//! What the `salient` command is made of: the asset cache, output files, interruption, and the parts
-//! of evaluation that need no model (corpora, needles, statistics, plots, pages).
+//! What the `salient` command is made of: the asset cache, output files, interruption, and the
+//! parts of evaluation that need no model (corpora, needles, statistics, plots, pages).
 #![forbid(unsafe_code)]
 
 pub mod corpus;

@@ -90,8 +90,8 @@ impl Haystack {
     }
 
     /// `sentence` at `depth` percent of as many whole sentences of the hay as give at most `tokens`
-    /// tokens together, as `count_tokens` counts them; one more would exceed it. The hay begins at its
-    /// sentence number `start`, and goes on at its beginning beyond its end.
+    /// tokens together, as `count_tokens` counts them; one more would exceed it. The hay begins at
+    /// its sentence number `start`, and goes on at its beginning beyond its end.
     ///
     /// # Errors
     /// As [`Haystack::hide`].

@@ -1,4 +1,5 @@
-//! Means and 95% intervals: the bootstrap for means and paired differences, Wilson's for proportions.
+//! Means and 95% intervals: the bootstrap for means and paired differences, Wilson's for
+//! proportions.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;

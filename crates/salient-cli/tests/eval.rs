@@ -168,8 +168,8 @@ fn untimed(mut summary: Value) -> Value {
     summary
 }
 
-/// The question after the cache is built: where nothing is dropped there is nothing to tell from the
-/// dense run, and where tokens are dropped there is.
+/// The question after the cache is built: where nothing is dropped there is nothing to tell from
+/// the dense run, and where tokens are dropped there is.
 #[test]
 fn questions_are_asked_of_a_text_that_is_pruned_already() {
     let Some(home) = home() else { return };

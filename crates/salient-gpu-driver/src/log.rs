@@ -1,8 +1,8 @@
 //! What kernels did: launches and faults, for tests and for lists of what was covered.
 //!
-//! `SALIENT_GPU_LOG=path` has each fault appended there as a line of JSON, and, when the process ends, one
-//! with the architecture and one for each kernel that the program registered or launched, with the number
-//! of its launches: `scripts/kernel-coverage` reads them.
+//! `SALIENT_GPU_LOG=path` has each fault appended there as a line of JSON, and, when the process
+//! ends, one with the architecture and one for each kernel that the program registered or launched,
+//! with the number of its launches: `scripts/kernel-coverage` reads them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;

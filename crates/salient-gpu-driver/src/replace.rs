@@ -1,7 +1,9 @@
-//! Other PTX in place of what a program was built with: `SALIENT_GPU_PTX` lists files, with colons between.
+//! Other PTX in place of what a program was built with: `SALIENT_GPU_PTX` lists files, with colons
+//! between.
 //!
-//! A file takes the place of the module that has the same kernels, for the same target; it may lack some
-//! of them. So tests run a program on kernels with a mistake in them, without building it again.
+//! A file takes the place of the module that has the same kernels, for the same target; it may lack
+//! some of them. So tests run a program on kernels with a mistake in them, without building it
+//! again.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -27,7 +29,8 @@ pub(crate) fn replace(text: Cow<'_, str>) -> Result<Cow<'_, str>, String> {
     Ok(text)
 }
 
-/// `other` with the names of `text`, if it is for the same target and all its kernels are of `text`.
+/// `other` with the names of `text`, if it is for the same target and all its kernels are of
+/// `text`.
 fn in_place_of(text: &str, other: &str) -> Option<String> {
     let (ours, theirs) = (entries(text), entries(other));
     let known = !theirs.is_empty() && theirs.keys().all(|name| ours.contains_key(name));

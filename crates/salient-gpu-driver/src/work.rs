@@ -1,8 +1,8 @@
 //! The work of streams: what it is, and when it is done.
 //!
 //! Everything goes through [`submit`]. Each stream has a queue, and an item may wait for items of
-//! other queues: for those of an event, and for those that the legacy stream orders. Whoever waits for
-//! an item does what lies before it, so work can be left lying until then.
+//! other queues: for those of an event, and for those that the legacy stream orders. Whoever waits
+//! for an item does what lies before it, so work can be left lying until then.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

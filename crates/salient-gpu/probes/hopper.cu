@@ -102,8 +102,8 @@ struct Words {
     uint32_t at[128];
 };
 
-// in and out: [128] words. The first two warps only arrive at barrier 1, the others wait there; then
-// these reverse among themselves behind barrier 15.
+// in and out: [128] words. The first two warps only arrive at barrier 1, the others wait there;
+// then these reverse among themselves behind barrier 15.
 __global__ void named_barriers(const uint32_t* in, uint32_t* out) {
     auto& shared = shared_memory<Words>();
     uint32_t thread = threadIdx.x;
@@ -128,8 +128,8 @@ struct alignas(1024) Operands {
     Vector b[B_BYTES / 16];
 };
 
-// Where an operand of DEPTH columns lies, as the probe's input has it: its descriptor, and the bytes
-// to the second half of the columns.
+// Where an operand of DEPTH columns lies, as the probe's input has it: its descriptor, and the
+// bytes to the second half of the columns.
 template <Swizzle SWIZZLE, Major MAJOR>
 __device__ uint64_t describe(const void* operand, uint32_t rows, uint32_t& step) {
     constexpr uint32_t WIDTH = static_cast<uint32_t>(SWIZZLE);

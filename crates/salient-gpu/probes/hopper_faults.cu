@@ -36,8 +36,8 @@ struct alignas(1024) Tiles {
     Mbarrier unused;
 };
 
-// TOUCHED: the accumulators, between two multiplies. By itself, for the compiler would move them about
-// in the others, too.
+// TOUCHED: the accumulators, between two multiplies. By itself, for the compiler would move them
+// about in the others, too.
 template <bool TOUCHED>
 __device__ void square_tile(Tiles& shared, float* out, int wrong) {
     float d[8][4] = {};

@@ -1,7 +1,7 @@
 //! Fat binaries: what nvcc embeds, PTX and machine code for several architectures in one.
 //!
-//! The format is not published; this is as nvcc 11 to 13 write it: a header (magic, version, size of
-//! the header, size of what follows), then entries, each with a header and its payload.
+//! The format is not published; this is as nvcc 11 to 13 write it: a header (magic, version, size
+//! of the header, size of what follows), then entries, each with a header and its payload.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -171,8 +171,8 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Says whether PTX for `target` can be compiled for a device (PTX ISA: .target): of its architecture
-/// or an older one; with `a`, of the very architecture; with `f`, of its family.
+/// Says whether PTX for `target` can be compiled for a device (PTX ISA: .target): of its
+/// architecture or an older one; with `a`, of the very architecture; with `f`, of its family.
 pub fn runs_on(target: Target, architecture: u32) -> bool {
     match target.suffix {
         None => target.architecture <= architecture,

@@ -108,8 +108,8 @@ pub enum Weights {
 }
 
 /// What one query row of one head reads: its output, and the log of the sum of exponentials of its
-/// scaled logits. `seen` holds the key and value of every token it sees; none: 0 and the sink of the
-/// head, -infinity if there is none. The heads are its own and that of its keys.
+/// scaled logits. `seen` holds the key and value of every token it sees; none: 0 and the sink of
+/// the head, -infinity if there is none. The heads are its own and that of its keys.
 pub fn row<R: Real, T: Element, K: Element>(
     query: &[T],
     seen: &[(&[K], &[K])],

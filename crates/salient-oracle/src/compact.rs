@@ -81,8 +81,8 @@ pub fn kv_paged<T: Element>(
     }
 }
 
-/// Which token is in each place where survivors at or beyond the new length, `list.len()`, move into
-/// the holes below it, in order, and the others stay.
+/// Which token is in each place where survivors at or beyond the new length, `list.len()`, move
+/// into the holes below it, in order, and the others stay.
 pub fn hole_fill(list: &[i32]) -> Vec<i32> {
     let len = list.len() as i32;
     let mut movers = list.iter().filter(|&&token| token >= len);

@@ -2,8 +2,8 @@
 //! kernels; and the suite that every implementation passes.
 //!
 //! An implementation is anything with the traits of [`implementation`]: the [`Oracle`] itself, the
-//! host backend, kernels on the software GPU, kernels on a device. [`suite`] runs every property and
-//! every adversarial table on it and panics with the case at fault.
+//! host backend, kernels on the software GPU, kernels on a device. [`suite`] runs every property
+//! and every adversarial table on it and panics with the case at fault.
 #![forbid(unsafe_code)]
 
 pub mod attend;

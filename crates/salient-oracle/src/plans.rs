@@ -22,8 +22,8 @@ pub fn sees<'a>(limit: RowLimit<'a>) -> (Option<&'a [i32]>, Option<&'a [i32]>, S
 /// A prefill over given keys: layouts of queries and outputs, and their types.
 ///
 /// # Errors
-/// Those of [`PrefillPlan::new`]; for sinks and scales that do not fit, for as many sequences of keys
-/// as there are not of queries, and for paged keys and scales, which the kernel does not take.
+/// Those of [`PrefillPlan::new`]; for sinks and scales that do not fit, for as many sequences of
+/// keys as there are not of queries, and for paged keys and scales, which the kernel does not take.
 pub fn prefill<T: Element>(
     [q, out]: [Layout; 2],
     out_dtype: DType,
@@ -68,11 +68,13 @@ pub fn takes_prefill<T: Element>(keys: &Keys<'_, T>, out: Layout) -> bool {
     prefill(layouts, DType::F32, &queries, &keys, Sees::All, &attention).is_ok()
 }
 
-/// A decode step over given keys and lists: layouts of queries and outputs, and their types. There is
-/// room for `spare` more entries than the longest list has, or without lists the longest sequence.
+/// A decode step over given keys and lists: layouts of queries and outputs, and their types. There
+/// is room for `spare` more entries than the longest list has, or without lists the longest
+/// sequence.
 ///
 /// # Errors
-/// Those of [`check_decode_keys`] and [`DecodePlan::new`], and for sinks and scales that do not fit.
+/// Those of [`check_decode_keys`] and [`DecodePlan::new`], and for sinks and scales that do not
+/// fit.
 pub fn decode<C: Element>(
     [q, out]: [Layout; 2],
     [dtype, out_dtype]: [DType; 2],

@@ -11,18 +11,18 @@ use crate::real::{Real, real};
 /// How an implementation adds up products of matrices.
 ///
 /// A tensor core takes a block of products along the summed dimension at a time. It aligns them and
-/// the sum so far to the largest exponent among them, cuts off what lies more than `23 + extra` bits
-/// below, adds the rest without error, and cuts the result off to f32 (arXiv 2512.07004: measured,
-/// and the same in f16 and bf16). Let M be the largest magnitude in a block and B products be in it.
-/// Then each of its `B + 1` terms loses less than `2^-(23 + extra) M`, and the result less than
-/// `2^-23` of itself; so n products lose less than
+/// the sum so far to the largest exponent among them, cuts off what lies more than `23 + extra`
+/// bits below, adds the rest without error, and cuts the result off to f32 (arXiv 2512.07004:
+/// measured, and the same in f16 and bf16). Let M be the largest magnitude in a block and B
+/// products be in it. Then each of its `B + 1` terms loses less than `2^-(23 + extra) M`, and the
+/// result less than `2^-23` of itself; so n products lose less than
 ///
 /// `n / B * ((B + 1) * 2^-(23 + extra) + 2^-23) * M`,
 ///
-/// and since all of it is lost towards zero, sums of one sign lose about half of that: no noise that
-/// evens out, as rounding to the nearest is. The bound is far too wide where terms cancel. So the
-/// plain computation loses the same bits instead ([`Truncated`]), and what is judged may err twice
-/// as much.
+/// and since all of it is lost towards zero, sums of one sign lose about half of that: no noise
+/// that evens out, as rounding to the nearest is. The bound is far too wide where terms cancel. So
+/// the plain computation loses the same bits instead ([`Truncated`]), and what is judged may err
+/// twice as much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sums {
     /// Each product and each sum is rounded to the nearest f32.

@@ -28,8 +28,8 @@ pub struct DecodeInputs<'a, T, C = T> {
     pub span_starts: Option<CudaView<'a, i32>>,
     /// `[batch, max_pages]`; paged caches only.
     pub page_table: Option<CudaView<'a, i32>>,
-    /// `[batch, capacity]` or `[batch, KV heads, capacity]` listed keys, ascending, counted from the
-    /// sequence's first; with lists only.
+    /// `[batch, capacity]` or `[batch, KV heads, capacity]` listed keys, ascending, counted from
+    /// the sequence's first; with lists only.
     pub kept: Option<CudaView<'a, i32>>,
     /// `[batch]` or `[batch, KV heads]` lengths of the lists; with lists only.
     pub kept_lens: Option<CudaView<'a, i32>>,
@@ -69,8 +69,9 @@ impl<'a, T, C> DecodeInputs<'a, T, C> {
 }
 
 /// Attention of one query per sequence over all of its keys, or those that a list names. Lengths
-/// and lists are read on the device up to the plan's capacity, so a captured step serves every length.
-/// `workspace` holds at least [`DecodePlan::workspace_bytes`]; none is needed where that is 0.
+/// and lists are read on the device up to the plan's capacity, so a captured step serves every
+/// length. `workspace` holds at least [`DecodePlan::workspace_bytes`]; none is needed where that is
+/// 0.
 ///
 /// Entries outside the sequence or on pages outside the pool are left out and added to `status`, as
 /// are lists that do not ascend, and lengths that cannot be, which count as 0. Of an empty list the

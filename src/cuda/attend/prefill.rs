@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::kernels::attend::{PrefillBuffers, PrefillPlan, prefill_params};
 use crate::kernels::raw;
 
-/// What a prefill reads. Queries, keys and values lie as the plan says and may be longer; the lengths
-/// of the others are in elements and exact.
+/// What a prefill reads. Queries, keys and values lie as the plan says and may be longer; the
+/// lengths of the others are in elements and exact.
 #[derive(Debug)]
 pub struct PrefillInputs<'a, T> {
     /// `[queries, q heads, dim]`.

@@ -87,8 +87,8 @@ pub struct AttentionInputs<'a, T> {
 /// ```
 ///
 /// # Errors
-/// Those of [`attention_params`]; [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) for a plan of
-/// another type; [`Error::OtherContext`](crate::Error::OtherContext),
+/// Those of [`attention_params`]; [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) for a plan
+/// of another type; [`Error::OtherContext`](crate::Error::OtherContext),
 /// [`Error::Driver`](crate::Error::Driver) and [`Error::Launch`](crate::Error::Launch).
 pub fn attention<T: DeviceElement>(
     stream: &Arc<CudaStream>,
@@ -117,8 +117,8 @@ pub fn attention<T: DeviceElement>(
     unsafe { operands.launch("attention_score", raw::salient_attention_score, &params) }
 }
 
-/// Pools `scores`, `[heads, total]`, along the tokens of each sequence into `out`, `[heads, total]`:
-/// [`crate::host::score::pool`]. A sequence whose offsets cannot be is a
+/// Pools `scores`, `[heads, total]`, along the tokens of each sequence into `out`,
+/// `[heads, total]`: [`crate::host::score::pool`]. A sequence whose offsets cannot be is a
 /// [`crate::kernels::Fault::Lengths`] of `status` and is left out.
 ///
 /// # Errors

@@ -50,16 +50,16 @@ pub struct ExpectedInputs<'a, T> {
     pub cu_seqlens: CudaView<'a, i32>,
 }
 
-/// Scores keys by the attention that they are expected to draw
-/// ([`crate::host::score::expected`]) into `scores`, `[total]` or `[kv_heads, total]`. `workspace` holds
-/// at least [`ExpectedPlan::workspace_bytes`].
+/// Scores keys by the attention that they are expected to draw ([`crate::host::score::expected`])
+/// into `scores`, `[total]` or `[kv_heads, total]`. `workspace` holds at least
+/// [`ExpectedPlan::workspace_bytes`].
 ///
 /// A sequence with impossible offsets is added to `status`, and its scores are not written.
 ///
 /// # Errors
 /// Those of [`expected_params`]; [`Error::Unfit`] for a plan of other statistics;
-/// [`Error::DTypeMismatch`] for keys of another type; [`Error::OtherContext`], [`Error::Driver`] and
-/// [`Error::Launch`].
+/// [`Error::DTypeMismatch`] for keys of another type; [`Error::OtherContext`], [`Error::Driver`]
+/// and [`Error::Launch`].
 pub fn expected<T: DeviceElement>(
     stream: &Arc<CudaStream>,
     plan: &ExpectedPlan,
@@ -85,7 +85,7 @@ pub fn expected<T: DeviceElement>(
         status: word(operands.write("status", &mut status)?),
     };
     let params = expected_params(plan, &buffers)?;
-    // SAFETY: the parameters were made from the operands, checked against their lengths, and say that k
-    // and v are of `T`, for which the statistics were prepared.
+    // SAFETY: the parameters were made from the operands, checked against their lengths, and say
+    // that k and v are of `T`, for which the statistics were prepared.
     unsafe { operands.launch("expected", raw::salient_expected, &params) }
 }

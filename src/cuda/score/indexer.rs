@@ -30,20 +30,20 @@ pub struct IndexerInputs<'a, T> {
     /// `[queries]`, for [`Sees::Rows`](crate::kernels::attend::Sees::Rows): the first key that each
     /// query sees. Nothing: 0.
     pub firsts: Option<CudaView<'a, i32>>,
-    /// `[queries]`, for [`Sees::Rows`](crate::kernels::attend::Sees::Rows) and only then: the row limit of
-    /// each.
+    /// `[queries]`, for [`Sees::Rows`](crate::kernels::attend::Sees::Rows) and only then: the row
+    /// limit of each.
     pub limits: Option<CudaView<'a, i32>>,
 }
 
-/// The logits of a lightning indexer ([`crate::host::score::indexer`]), where the plan says. Logits of
-/// one query per sequence lie as [`select`](crate::cuda::select::select) takes scores.
+/// The logits of a lightning indexer ([`crate::host::score::indexer`]), where the plan says. Logits
+/// of one query per sequence lie as [`select`](crate::cuda::select::select) takes scores.
 ///
-/// A window beyond the keys is cut off and added to `status`. So is a sequence with impossible offsets,
-/// whose logits are not written.
+/// A window beyond the keys is cut off and added to `status`. So is a sequence with impossible
+/// offsets, whose logits are not written.
 ///
 /// # Errors
-/// Those of [`indexer_params`]; [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) for queries and
-/// keys of another type than planned; [`Error::OtherContext`](crate::Error::OtherContext),
+/// Those of [`indexer_params`]; [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) for queries
+/// and keys of another type than planned; [`Error::OtherContext`](crate::Error::OtherContext),
 /// [`Error::Driver`](crate::Error::Driver) and [`Error::Launch`](crate::Error::Launch).
 pub fn indexer<T: DeviceElement>(
     stream: &Arc<CudaStream>,

@@ -54,9 +54,9 @@ const HEADS: usize = 4;
 ///
 /// `q` is `[batch, q heads, dim]`, `out` `[batch, q heads, value dim]`, `lse` `[batch, q heads]`:
 /// the natural log of the sum of exponentials of a row's logits. Query heads
-/// `h * group..(h + 1) * group` read KV head h. With an empty list the row is 0, its `lse` -inf, or the sink.
-/// Keys and values may be of another type than queries. Keys outside a list are never read. A sliding window of w leaves those of a list that are among
-/// the last w key rows.
+/// `h * group..(h + 1) * group` read KV head h. With an empty list the row is 0, its `lse` -inf, or
+/// the sink. Keys and values may be of another type than queries. Keys outside a list are never
+/// read. A sliding window of w leaves those of a list that are among the last w key rows.
 ///
 /// # Errors
 /// If shapes disagree, the number of query heads is no multiple of the number of KV heads, a list

@@ -6,8 +6,8 @@
 //!
 //! # Learned sinks
 //!
-//! With [`Attention::sinks`], a learned logit s of each query head joins the softmax of all its rows
-//! as a key with no value would (as in the gpt-oss models): over logits x the weights are
+//! With [`Attention::sinks`], a learned logit s of each query head joins the softmax of all its
+//! rows as a key with no value would (as in the gpt-oss models): over logits x the weights are
 //! `exp(x_i) / (sum of exp(x_j) + exp(s))`, and the log-sum-exp counts s. Neither scale nor softcap
 //! applies to it. A row that sees no key is 0, its log-sum-exp s. These sinks are not the
 //! [protected](crate::host::select::Edges) first tokens, to which models without learned ones turn
@@ -16,9 +16,9 @@
 //! # Caches in fp8
 //!
 //! [`decode`] takes keys and values of another type than queries, such as
-//! [`F8E4M3`](crate::dtype::F8E4M3). With [`Attention::k_scales`] and [`Attention::v_scales`] what is
-//! stored stands for that times a scale of its KV head. The first multiply logits, the second outputs,
-//! so neither is applied element by element.
+//! [`F8E4M3`](crate::dtype::F8E4M3). With [`Attention::k_scales`] and [`Attention::v_scales`] what
+//! is stored stands for that times a scale of its KV head. The first multiply logits, the second
+//! outputs, so neither is applied element by element.
 
 mod decode;
 mod pack;
@@ -45,8 +45,8 @@ pub struct Attention<'a> {
     pub sliding_window: Option<usize>,
     /// `[q heads]`: a learned logit that joins every row of the head; -inf joins none.
     pub sinks: Option<&'a [f32]>,
-    /// `[kv heads]`: what the stored keys of a head are multiplied with to be its keys, for caches in
-    /// fp8.
+    /// `[kv heads]`: what the stored keys of a head are multiplied with to be its keys, for caches
+    /// in fp8.
     pub k_scales: Option<&'a [f32]>,
     /// `[kv heads]`: the same of values.
     pub v_scales: Option<&'a [f32]>,

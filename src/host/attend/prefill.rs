@@ -25,7 +25,8 @@ use crate::ragged::Ragged;
 /// sequence's first key.
 #[derive(Debug, Clone, Copy)]
 pub enum RowLimit<'a> {
-    /// Aligned at the end: query i of n over m keys sees the first `m - n + i + 1`, none if negative.
+    /// Aligned at the end: query i of n over m keys sees the first `m - n + i + 1`, none if
+    /// negative.
     Causal,
     /// All of them.
     Full,
@@ -95,9 +96,9 @@ const SERIAL_WORK: usize = 2_000_000;
 /// `q` is `[total, q heads, dim]`, `queries` says which rows belong to which sequence, `out` is
 /// `[total, q heads, value dim]`, `lse` `[total, q heads]`: the natural log of the sum of
 /// exponentials of a row's logits. Query heads `h * group..(h + 1) * group` read KV head h. A row
-/// that sees no key becomes 0, its `lse` -inf, or the sink. Keys that a row does not see have no influence on
-/// it, even if they are NaN. The result depends neither on the number of threads nor on the other
-/// sequences.
+/// that sees no key becomes 0, its `lse` -inf, or the sink. Keys that a row does not see have no
+/// influence on it, even if they are NaN. The result depends neither on the number of threads nor
+/// on the other sequences.
 ///
 /// # Errors
 /// If shapes disagree, the number of query heads is no multiple of the number of KV heads, a page,
@@ -358,8 +359,8 @@ impl<T: Element> Problem<'_, T> {
     }
 }
 
-/// The sum of a row's weights, relative to e to the power of `largest`, once its sink has joined it,
-/// and its log-sum-exp. A blind row sees no key.
+/// The sum of a row's weights, relative to e to the power of `largest`, once its sink has joined
+/// it, and its log-sum-exp. A blind row sees no key.
 fn whole(largest: f32, sum: f32, sink: f32, blind: bool) -> (f32, f32) {
     if sink > f32::NEG_INFINITY && sum == 0.0 {
         return (1.0, sink);

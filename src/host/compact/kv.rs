@@ -46,10 +46,10 @@ impl<'a> KvMut<'a> {
     }
 }
 
-/// Moves the kept keys and values of all layers to the front of each sequence's span, with no second
-/// buffer. One list per sequence serves all heads; with a list per KV head, each head's survivors
-/// move on their own. The new lengths are [`Selection::kept_rows`]; what lies behind them in a span
-/// is unspecified, and nothing outside the spans is touched.
+/// Moves the kept keys and values of all layers to the front of each sequence's span, with no
+/// second buffer. One list per sequence serves all heads; with a list per KV head, each head's
+/// survivors move on their own. The new lengths are [`Selection::kept_rows`]; what lies behind them
+/// in a span is unspecified, and nothing outside the spans is touched.
 ///
 /// # Errors
 /// [`Error::LengthMismatch`] if a layer's spans are not as many and as long as the selection's

@@ -13,8 +13,9 @@ use crate::ragged::{Ragged, Span};
 /// Attention of each sequence's last query (LazyLLM, arXiv 2407.14057; FastV, arXiv 2403.06764;
 /// TOVA, arXiv 2401.06104), as the [module](super) defines.
 ///
-/// `q` holds one row per sequence, `[batch, q_heads, dim]`; an empty sequence's is not read. `k` holds
-/// the keys, `[total, kv_heads, dim]`. `out` is `[total]` or `[kv_heads, total]`, see [`Per`].
+/// `q` holds one row per sequence, `[batch, q_heads, dim]`; an empty sequence's is not read. `k`
+/// holds the keys, `[total, kv_heads, dim]`. `out` is `[total]` or `[kv_heads, total]`, see
+/// [`Per`].
 ///
 /// # Errors
 /// [`Error::OutOfRange`] or [`Error::LengthMismatch`] if heads, channels, lengths or parameters do
@@ -35,9 +36,9 @@ pub fn last_query<T: Element>(
 /// Attention of each sequence's last queries (SnapKV, arXiv 2404.14469; PyramidInfer, ACL Findings
 /// 2024), as the [module](super) defines.
 ///
-/// Row `j` of `queries.span(i)` is, counted from the end of sequence `i`, the query in the same place;
-/// a window without queries scores 0. `q` is `[queries.total(), q_heads, dim]`, `k` and `out` are as in
-/// [`last_query`].
+/// Row `j` of `queries.span(i)` is, counted from the end of sequence `i`, the query in the same
+/// place; a window without queries scores 0. `q` is `[queries.total(), q_heads, dim]`, `k` and
+/// `out` are as in [`last_query`].
 ///
 /// # Errors
 /// As for [`last_query`]; also [`Error::OutOfRange`] for a window longer than its sequence.

@@ -17,8 +17,8 @@ pub struct ExpectedAttention {
     pub scale: f32,
     /// Added to the attention before the values' norms are multiplied.
     pub epsilon: f32,
-    /// The first tokens of every sequence, which draw attention whatever they say: the softmax leaves
-    /// them out and their attention is 0. It is for selection to keep them, see
+    /// The first tokens of every sequence, which draw attention whatever they say: the softmax
+    /// leaves them out and their attention is 0. It is for selection to keep them, see
     /// [`Edges`](crate::host::select::Edges).
     pub sinks: usize,
     /// What gets a score.
@@ -42,8 +42,8 @@ impl ExpectedAttention {
     }
 }
 
-/// The attention that queries of known mean mu and covariance Sigma are expected to pay to each key,
-/// weighed by the norm of its value (Expected Attention, arXiv 2510.00636; kvpress
+/// The attention that queries of known mean mu and covariance Sigma are expected to pay to each
+/// key, weighed by the norm of its value (Expected Attention, arXiv 2510.00636; kvpress
 /// `ExpectedAttentionPress`):
 ///
 /// ```text
@@ -53,9 +53,9 @@ impl ExpectedAttention {
 /// score   = S, or its mean over KV heads: see Per
 /// ```
 ///
-/// `exp(x)` is the mean of `exp(scale * q . k)` over normal queries. Without a covariance its term is
-/// 0, without values their norm 1. A key of which a channel is not finite has x = NaN, which is all
-/// scores of its sequence and KV head then.
+/// `exp(x)` is the mean of `exp(scale * q . k)` over normal queries. Without a covariance its term
+/// is 0, without values their norm 1. A key of which a channel is not finite has x = NaN, which is
+/// all scores of its sequence and KV head then.
 ///
 /// `statistics` holds one for all sequences or one for each, averaged over the positions to come
 /// ([`QueryStatistics::averaged`]) since keys lie in the cache after rotary embedding; all with a
@@ -91,8 +91,8 @@ impl ExpectedAttention {
 /// ```
 ///
 /// # Errors
-/// [`Error::OutOfRange`], [`Error::LengthMismatch`] or [`Error::Unfit`] if heads, channels, lengths,
-/// statistics or options do not fit each other.
+/// [`Error::OutOfRange`], [`Error::LengthMismatch`] or [`Error::Unfit`] if heads, channels,
+/// lengths, statistics or options do not fit each other.
 pub fn expected<T: Element>(
     k: View<'_, T>,
     v: Option<View<'_, T>>,

@@ -16,8 +16,9 @@ use crate::ragged::Ragged;
 pub struct IndexerQueries<'a, T> {
     /// `[queries, heads, dim]`.
     pub q: View<'a, T>,
-    /// How much each head counts: `[queries, heads]`. The factor of the dot product and the scales of
-    /// quantised queries are multiplied into it by the caller: ReLU lets a positive factor through.
+    /// How much each head counts: `[queries, heads]`. The factor of the dot product and the scales
+    /// of quantised queries are multiplied into it by the caller: ReLU lets a positive factor
+    /// through.
     pub weights: &'a [f32],
     /// Which of them belong to which sequence.
     pub rows: &'a Ragged,
@@ -39,14 +40,14 @@ pub struct IndexerKeys<'a, T> {
 /// Where logits go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Logits {
-    /// `[queries, stride]`: that of query m and key n of its sequence at `m * stride + n`. What is left
-    /// of a row is -inf.
+    /// `[queries, stride]`: that of query m and key n of its sequence at `m * stride + n`. What is
+    /// left of a row is -inf.
     Rows {
         /// At least as long as the longest sequence.
         stride: usize,
     },
-    /// `[total keys]`, as **select** takes scores: sequences have one query, or none and score -inf.
-    /// One step of decoding.
+    /// `[total keys]`, as **select** takes scores: sequences have one query, or none and score
+    /// -inf. One step of decoding.
     Tokens,
 }
 
@@ -57,13 +58,13 @@ pub enum Logits {
 /// logit[m, n] = scale[n] * sum over heads h of weight[m, h] * ReLU(q[m, h] . k[n])
 /// ```
 ///
-/// for the keys n that query m sees, and -inf for all others. The highest 2048 are what DeepSeek-V3.2
-/// attends to. A NaN in q or k makes NaN of the logits that it reaches: ReLU passes it on. The
-/// result depends neither on the number of threads nor on the other sequences.
+/// for the keys n that query m sees, and -inf for all others. The highest 2048 are what
+/// DeepSeek-V3.2 attends to. A NaN in q or k makes NaN of the logits that it reaches: ReLU passes
+/// it on. The result depends neither on the number of threads nor on the other sequences.
 ///
 /// # Errors
-/// [`Error::OutOfRange`] or [`Error::LengthMismatch`] if heads, channels, lengths or row limits do not
-/// fit each other.
+/// [`Error::OutOfRange`] or [`Error::LengthMismatch`] if heads, channels, lengths or row limits do
+/// not fit each other.
 pub fn indexer<T: Element>(
     queries: &IndexerQueries<'_, T>,
     keys: &IndexerKeys<'_, T>,
@@ -127,8 +128,8 @@ impl Logits {
     /// How many there are.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for rows shorter than a sequence, or more than one query where there is
-    /// room for one; [`Error::Overflow`].
+    /// [`Error::OutOfRange`] for rows shorter than a sequence, or more than one query where there
+    /// is room for one; [`Error::Overflow`].
     pub(crate) fn len(self, queries: &Ragged, keys: &Ragged) -> Result<usize> {
         match self {
             Self::Rows { stride } => {

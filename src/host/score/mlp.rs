@@ -110,8 +110,8 @@ impl Predictor {
     /// A predictor for hidden states of `hidden` channels.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] if `hidden` or the width is 0, there are not 1 or 2 outputs, or epsilon
-    /// is negative; [`Error::LengthMismatch`] if a length disagrees with the others;
+    /// [`Error::OutOfRange`] if `hidden` or the width is 0, there are not 1 or 2 outputs, or
+    /// epsilon is negative; [`Error::LengthMismatch`] if a length disagrees with the others;
     /// [`Error::NotFinite`] for NaN or infinity, also where folding makes it.
     pub fn new(hidden: usize, weights: PredictorWeights) -> Result<Self> {
         let Folded { w1, b1, w2, b2, eps } = weights.fold(hidden)?;
@@ -140,8 +140,8 @@ impl Predictor {
 
 /// Scores hidden states `x`, `[tokens, hidden]`, into `out`, `[tokens]`.
 ///
-/// Each token's score depends on its own hidden state alone; a NaN or infinity there makes its score
-/// NaN or infinite and touches no other.
+/// Each token's score depends on its own hidden state alone; a NaN or infinity there makes its
+/// score NaN or infinite and touches no other.
 ///
 /// # Errors
 /// [`Error::LengthMismatch`] if `x` is not `out.len()` tokens.

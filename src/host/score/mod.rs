@@ -16,8 +16,8 @@
 //! # Attention scores
 //!
 //! A sequence has `n` rows; its window is its last `m <= n` queries, `m = 1` for [`last_query`] and
-//! `m = n` for [`columns`]. Query `j` of the window sees the keys `t <= n - m + j` (causal, bottom-right
-//! aligned), and
+//! `m = n` for [`columns`]. Query `j` of the window sees the keys `t <= n - m + j` (causal,
+//! bottom-right aligned), and
 //!
 //! ```text
 //! A[h, j, t] = softmax over the keys that j sees of  scale * q[h, j] . k[h / group, t]
@@ -27,9 +27,9 @@
 //! score[t]   = S pooled along tokens                   inside the sequence; see pool
 //! ```
 //!
-//! `group = q_heads / kv_heads`: query head `h` reads KV head `h / group`. Neither A nor an expanded
-//! K is ever materialised. The result is bitwise the same for any number of threads and for any
-//! neighbours in the batch. A NaN in q or k makes NaN of the scores that it reaches.
+//! `group = q_heads / kv_heads`: query head `h` reads KV head `h / group`. Neither A nor an
+//! expanded K is ever materialised. The result is bitwise the same for any number of threads and
+//! for any neighbours in the batch. A NaN in q or k makes NaN of the scores that it reaches.
 
 mod attention;
 mod expected;
@@ -58,8 +58,8 @@ pub enum HeadReduce {
     Mean,
     /// Their maximum: what any head looks at.
     Max,
-    /// Their maximum after each head's scores are divided by that head's largest in the sequence, so
-    /// a head that spreads its attention counts as much as one that does not.
+    /// Their maximum after each head's scores are divided by that head's largest in the sequence,
+    /// so a head that spreads its attention counts as much as one that does not.
     MaxNormalised,
 }
 

@@ -3,14 +3,14 @@
 //! One task takes one KV head of one sequence and shares each read of K among the query heads of
 //! its group. It goes over its queries in strips of about [`ROWS`] rows (query head, query):
 //!
-//! 1. for each tile of [`KEYS`] keys, in parallel: logits, then `e^(s - max)` and its sum, both over
-//!    the tile alone;
+//! 1. for each tile of [`KEYS`] keys, in parallel: logits, then `e^(s - max)` and its sum, both
+//!    over the tile alone;
 //! 2. the tiles' maxima and sums give each row's softmax, as one factor per row and tile;
 //! 3. for each tile, in parallel: `sums[h, t] += factor * e`, over the strip's rows.
 //!
 //! So every product and every exponential is computed once. Strips of long windows are dealt to a
-//! fixed number of parts that add up separately: the order of additions, and with it every bit of the
-//! result, is the same for any number of threads.
+//! fixed number of parts that add up separately: the order of additions, and with it every bit of
+//! the result, is the same for any number of threads.
 
 use std::ops::Range;
 
@@ -296,8 +296,8 @@ impl<F: Fn(usize) -> usize> WithSimd for TileSoftmax<'_, F> {
     }
 }
 
-/// Turns the tiles' maxima into factors, `[tile][row]`: what makes a row's `e^(s - max of the tile)`
-/// its softmax times the row's weight.
+/// Turns the tiles' maxima into factors, `[tile][row]`: what makes a row's
+/// `e^(s - max of the tile)` its softmax times the row's weight.
 struct Factors<'a> {
     weights: &'a [f32],
     max: &'a mut [f32],
@@ -329,8 +329,8 @@ impl WithSimd for Factors<'_> {
     }
 }
 
-/// `sums[h, t] +=` factor times weight, over the rows of head h and the keys they see: a row that is
-/// NaN leaves the keys it does not see alone.
+/// `sums[h, t] +=` factor times weight, over the rows of head h and the keys they see: a row that
+/// is NaN leaves the keys it does not see alone.
 struct AddRows<'a, F> {
     weights: &'a [f32],
     keys: usize,

@@ -1,10 +1,11 @@
 //! Exact top-k by radix selection.
 //!
-//! Scores become unsigned keys in the same order, made anew on every pass in blocks that stay in the
-//! first-level cache, so a row is only ever read. The cut between winners and losers is found digit
-//! by digit from the top: a histogram of the digit names the bin in which the cut lies, everything
-//! above that bin wins, and the search goes on inside it. As soon as the bin is small its keys are
-//! gathered and the rest of the work is on those. A last pass in index order writes the winners.
+//! Scores become unsigned keys in the same order, made anew on every pass in blocks that stay in
+//! the first-level cache, so a row is only ever read. The cut between winners and losers is found
+//! digit by digit from the top: a histogram of the digit names the bin in which the cut lies,
+//! everything above that bin wins, and the search goes on inside it. As soon as the bin is small
+//! its keys are gathered and the rest of the work is on those. A last pass in index order writes
+//! the winners.
 //!
 //! Passes over long rows are cut into fixed chunks that run in parallel. Only counts are combined,
 //! so the outcome does not depend on who ran what.
@@ -420,7 +421,8 @@ impl WithSimd for CountDigits<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Box<[u32; BINS]> {
         // Equal keys hit one counter again and again; four sets of counters take turns, so that an
-        // increment need not wait for the one before. The bin after the last takes what lies outside.
+        // increment need not wait for the one before. The bin after the last takes what lies
+        // outside.
         let mut counts = [[0u32; BINS + 1]; 4];
         let mut bins = [0u32; BLOCK];
         let mut buffer = [0; BLOCK];

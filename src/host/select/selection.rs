@@ -95,8 +95,8 @@ impl Selection {
         &self.kept
     }
 
-    /// Where each row's list lies in [`Selection::kept`]: `[batch * heads]` rows. With one head these
-    /// are the sequences after compaction.
+    /// Where each row's list lies in [`Selection::kept`]: `[batch * heads]` rows. With one head
+    /// these are the sequences after compaction.
     pub fn kept_rows(&self) -> &Ragged {
         &self.kept_rows
     }
@@ -123,7 +123,8 @@ impl Selection {
         Ok(out)
     }
 
-    /// Where each token went: `[heads, total]`, its place in its row's list, or -1 if it was dropped.
+    /// Where each token went: `[heads, total]`, its place in its row's list, or -1 if it was
+    /// dropped.
     pub fn inverse(&self) -> Vec<i32> {
         let total = self.source.total();
         let mut out = vec![-1; self.heads * total];

@@ -50,11 +50,12 @@ pub enum DecodeCache {
         /// Tokens that both hold.
         tokens: usize,
     },
-    /// On pages of two pools that are laid out alike, in any way of which a row is one piece: vLLM's
-    /// `[pages, page_size, heads, dim]` ([`PagedLayout::nhd`]) and `[pages, heads, page_size, dim]`
-    /// ([`PagedLayout::hnd`]) are. Its older caches, whose keys are cut into pieces of 16 bytes and
-    /// whose values are transposed, are not: one value of a transposed row is 2 bytes of its 32-byte
-    /// sector, so a listed row would cost up to 16 times its bytes.
+    /// On pages of two pools that are laid out alike, in any way of which a row is one piece:
+    /// vLLM's `[pages, page_size, heads, dim]` ([`PagedLayout::nhd`]) and
+    /// `[pages, heads, page_size, dim]` ([`PagedLayout::hnd`]) are. Its older caches, whose keys
+    /// are cut into pieces of 16 bytes and whose values are transposed, are not: one value of a
+    /// transposed row is 2 bytes of its 32-byte sector, so a listed row would cost up to 16 times
+    /// its bytes.
     Paged {
         /// Of both pools.
         layout: PagedLayout,
@@ -95,7 +96,8 @@ pub struct DecodeShape {
 /// Lists are cut into splits, a block for each. How long a split is depends on the capacity alone,
 /// not on lengths, batch or heads: with one capacity a sequence gets the same bits in every batch,
 /// and a captured graph serves every length. Up to a capacity of 16384 a split has 256 entries, so
-/// that even the capacity changes nothing. There is no other mode: decode is batch-invariant always.
+/// that even the capacity changes nothing. There is no other mode: decode is batch-invariant
+/// always.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DecodePlan {
     shape: DecodeShape,

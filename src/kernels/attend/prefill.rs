@@ -77,9 +77,9 @@ impl PrefillPlan {
     /// A plan for sequences that lie in contiguous key rows. Sinks come with the buffers.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] unless elements have 16 bits, channels per head are a multiple of 8 up to
-    /// [`MAX_PREFILL_DIM`], strides multiples of 16 bytes, query heads a multiple of KV heads and
-    /// options in range; [`Error::LengthMismatch`] where heads or channels disagree;
+    /// [`Error::OutOfRange`] unless elements have 16 bits, channels per head are a multiple of 8 up
+    /// to [`MAX_PREFILL_DIM`], strides multiples of 16 bytes, query heads a multiple of KV heads
+    /// and options in range; [`Error::LengthMismatch`] where heads or channels disagree;
     /// [`Error::Overflow`] where sizes do; [`Error::Unfit`] for sinks here.
     pub fn new(shape: PrefillShape, attention: Attention<'static>, sees: Sees) -> Result<Self> {
         let PrefillShape { batch, queries, max_queries, keys, dtype, out_dtype, q, k, v, out } =

@@ -39,8 +39,8 @@ impl RowShape {
     }
 }
 
-/// A move of kept rows: list entry `i` of sequence `b` goes from row `cu_seqlens[b] + kept[b, i]` to
-/// row `cu_kept[b] + i`.
+/// A move of kept rows: list entry `i` of sequence `b` goes from row `cu_seqlens[b] + kept[b, i]`
+/// to row `cu_kept[b] + i`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowsPlan {
     batch: usize,

@@ -26,8 +26,8 @@ const TILE_PARTS: usize = 8;
 pub struct AttentionShape {
     /// Sequences.
     pub batch: usize,
-    /// Query rows of all sequences. A window is the last of a sequence's, so those of all its tokens
-    /// will do.
+    /// Query rows of all sequences. A window is the last of a sequence's, so those of all its
+    /// tokens will do.
     pub queries: usize,
     /// Keys of all sequences.
     pub total: usize,
@@ -91,9 +91,9 @@ impl AttentionPlan {
     /// ([`crate::host::score::window`]; a window of one is [`crate::host::score::last_query`]).
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a window of more than [`MAX_WINDOW`] queries, for elements that are
-    /// not of 16 bits, channels that are no multiple of 8 up to [`MAX_SCORE_DIM`], strides that are no
-    /// multiples of 16 bytes, heads that do not go together, and options out of range;
+    /// [`Error::OutOfRange`] for a window of more than [`MAX_WINDOW`] queries, for elements that
+    /// are not of 16 bits, channels that are no multiple of 8 up to [`MAX_SCORE_DIM`], strides that
+    /// are no multiples of 16 bytes, heads that do not go together, and options out of range;
     /// [`Error::LengthMismatch`] where channels disagree; [`Error::Overflow`] where sizes do.
     pub fn window(shape: AttentionShape, score: AttentionScore, window: usize) -> Result<Self> {
         if window > MAX_WINDOW {
@@ -195,8 +195,8 @@ impl AttentionPlan {
         self.scores_len
     }
 
-    /// Bytes of workspace, on a multiple of [`ALIGNMENT`]. What they hold does not matter, before or
-    /// after.
+    /// Bytes of workspace, on a multiple of [`ALIGNMENT`]. What they hold does not matter, before
+    /// or after.
     pub fn workspace_bytes(&self) -> usize {
         4 * self.parts.iter().sum::<usize>()
     }

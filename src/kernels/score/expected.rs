@@ -43,10 +43,10 @@ impl ExpectedPlan {
     /// A plan for keys, and values, of the type that the statistics were prepared for.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] unless query heads are a multiple of KV heads, strides of keys multiples of
-    /// 8 and options in range; [`Error::LengthMismatch`] where heads, channels or the number of
-    /// statistics disagree; [`Error::Unfit`] for the statistics of another scale; [`Error::Overflow`]
-    /// where sizes do.
+    /// [`Error::OutOfRange`] unless query heads are a multiple of KV heads, strides of keys
+    /// multiples of 8 and options in range; [`Error::LengthMismatch`] where heads, channels or the
+    /// number of statistics disagree; [`Error::Unfit`] for the statistics of another scale;
+    /// [`Error::Overflow`] where sizes do.
     pub fn new(
         shape: ExpectedShape,
         tensors: ExpectedTensors,
@@ -100,14 +100,15 @@ impl ExpectedPlan {
         self.scores_len
     }
 
-    /// Bytes of workspace; they start on a multiple of [`ALIGNMENT`]. What they hold does not matter,
-    /// before or after.
+    /// Bytes of workspace; they start on a multiple of [`ALIGNMENT`]. What they hold does not
+    /// matter, before or after.
     pub fn workspace_bytes(&self) -> usize {
         4 * self.parts.iter().sum::<usize>()
     }
 }
 
-/// Where a scoring's buffers lie. Lengths are in elements and exact, but for `k`, `v` and the workspace.
+/// Where a scoring's buffers lie. Lengths are in elements and exact, but for `k`, `v` and the
+/// workspace.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ExpectedBuffers {
     /// `[total, KV heads, dim]`, on a multiple of [`ALIGNMENT`].
@@ -129,8 +130,8 @@ pub struct ExpectedBuffers {
 /// Checks the buffers and makes the launcher's parameters.
 ///
 /// # Errors
-/// [`Error::LengthMismatch`], [`Error::Misaligned`], [`Error::Unfit`] for values without a plan or the
-/// other way round.
+/// [`Error::LengthMismatch`], [`Error::Misaligned`], [`Error::Unfit`] for values without a plan or
+/// the other way round.
 pub fn expected_params(
     plan: &ExpectedPlan,
     buffers: &ExpectedBuffers,
@@ -187,7 +188,8 @@ pub fn expected_params(
     })
 }
 
-/// Checks that the kernel takes keys that lie like this, for statistics of so many heads and channels.
+/// Checks that the kernel takes keys that lie like this, for statistics of so many heads and
+/// channels.
 fn check_keys(q_heads: usize, dim: usize, k: Layout) -> Result<()> {
     let out_of_range =
         |what, value, expected| Err(Error::OutOfRange { what, value: value as f64, expected });

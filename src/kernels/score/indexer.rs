@@ -55,10 +55,11 @@ impl IndexerPlan {
     /// A plan.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] unless elements have 8 or 16 bits, there are 1 to [`MAX_INDEXER_HEADS`]
-    /// heads of a multiple of 16 channels up to [`MAX_INDEXER_DIM`], strides are multiples of 16 bytes,
-    /// and rows of logits hold all keys of a sequence; [`Error::LengthMismatch`] where channels
-    /// disagree or keys have more heads than one; [`Error::Overflow`] where sizes do.
+    /// [`Error::OutOfRange`] unless elements have 8 or 16 bits, there are 1 to
+    /// [`MAX_INDEXER_HEADS`] heads of a multiple of 16 channels up to [`MAX_INDEXER_DIM`], strides
+    /// are multiples of 16 bytes, and rows of logits hold all keys of a sequence;
+    /// [`Error::LengthMismatch`] where channels disagree or keys have more heads than one;
+    /// [`Error::Overflow`] where sizes do.
     pub fn new(shape: IndexerShape) -> Result<Self> {
         let IndexerShape { batch, queries, max_queries, keys, max_keys, dtype, q, k, .. } = shape;
         let out_of_range =
@@ -129,8 +130,8 @@ impl IndexerPlan {
     }
 }
 
-/// Where the buffers lie; lengths in elements, exact but for `q` and `k`, which start on a multiple of
-/// [`ALIGNMENT`].
+/// Where the buffers lie; lengths in elements, exact but for `q` and `k`, which start on a multiple
+/// of [`ALIGNMENT`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct IndexerBuffers {
     /// `[queries, heads, dim]`.

@@ -38,8 +38,8 @@ impl<T: Element> MlpWeights<T> {
     /// Folds and rounds the weights of a predictor for hidden states of `hidden` channels.
     ///
     /// # Errors
-    /// Those of [`crate::host::score::Predictor::new`] and of [`check_mlp`]; [`Error::NotFinite`] for
-    /// a weight beyond the range of `T`.
+    /// Those of [`crate::host::score::Predictor::new`] and of [`check_mlp`]; [`Error::NotFinite`]
+    /// for a weight beyond the range of `T`.
     pub fn new(hidden: usize, weights: PredictorWeights) -> Result<Self> {
         let Folded { w1, b1, w2, b2, eps } = weights.fold(hidden)?;
         let (width, dtype) = (b1.len(), T::DTYPE);

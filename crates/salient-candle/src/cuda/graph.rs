@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 
 /// Runs a step as it is, then captures it, then replays it.
 ///
-/// Within a capture candle may allocate and free, which become nodes of the graph, but may not upload:
-/// it takes what the first run, which is watched, has uploaded (shapes and strides of operands that
-/// have gaps). So the first step cannot be the captured one. Kernels are loaded by then, too, and the
-/// workspace of the verbs has its size.
+/// Within a capture candle may allocate and free, which become nodes of the graph, but may not
+/// upload: it takes what the first run, which is watched, has uploaded (shapes and strides of
+/// operands that have gaps). So the first step cannot be the captured one. Kernels are loaded by
+/// then, too, and the workspace of the verbs has its size.
 pub(crate) struct StepGraph {
     /// Before the verbs, whose workspace it holds the address of.
     graph: Option<CudaGraph>,
@@ -45,8 +45,8 @@ impl StepGraph {
         &self.verbs
     }
 
-    /// Runs `step`, which does the same over the same memory in every call and keeps nothing that it
-    /// allocates.
+    /// Runs `step`, which does the same over the same memory in every call and keeps nothing that
+    /// it allocates.
     pub(crate) fn run(&mut self, step: impl FnOnce(&mut CudaVerbs) -> Result<()>) -> Result<()> {
         if self.graph.is_none() {
             let _watched = self.device.enable_cuda_graph_htod_cache();

@@ -46,7 +46,8 @@ impl<'a> TensorView<'a> {
         Self::new(what, tensor, storage, range)
     }
 
-    /// The elements from the first to the last of a tensor `[tokens, heads, dim]`, and how they lie.
+    /// The elements from the first to the last of a tensor `[tokens, heads, dim]`, and how they
+    /// lie.
     ///
     /// # Errors
     /// [`Error::TensorLayout`] for other dimensions or channels with gaps, [`Error::TensorPlace`]

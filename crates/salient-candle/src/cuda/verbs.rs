@@ -319,8 +319,8 @@ impl Verbs for CudaVerbs {
     }
 }
 
-/// A workspace of at least so many bytes, for the next launch. One that is too small is freed in the
-/// stream's order, after the launches that use it.
+/// A workspace of at least so many bytes, for the next launch. One that is too small is freed in
+/// the stream's order, after the launches that use it.
 pub(super) fn room<'a>(
     workspace: &'a mut Option<CudaSlice<u8>>,
     stream: &Arc<CudaStream>,

@@ -1,5 +1,5 @@
-//! Attention in candle's operations, for what the verbs do not take: a masked product, some queries at
-//! a time.
+//! Attention in candle's operations, for what the verbs do not take: a masked product, some queries
+//! at a time.
 
 use candle_core::{D, DType, Tensor};
 use salient::Ragged;

@@ -50,8 +50,8 @@ pub struct CachedKeys {
 }
 
 impl DeviceCache {
-    /// An empty cache of `layers` layers for `batch` sequences. `reserve` tokens per sequence can be
-    /// appended later before anything has to move.
+    /// An empty cache of `layers` layers for `batch` sequences. `reserve` tokens per sequence can
+    /// be appended later before anything has to move.
     pub(super) fn new(layers: usize, batch: usize, reserve: usize) -> Self {
         let layer = || DeviceLayer {
             store: None,
@@ -149,8 +149,8 @@ impl DeviceLayer {
         self.len(sequence) == 0
     }
 
-    /// One sequence's keys and values, `[kv_heads, len, head_dim]` each as they lie, and the original
-    /// positions, u32 `[len]`, ascending. None without a token.
+    /// One sequence's keys and values, `[kv_heads, len, head_dim]` each as they lie, and the
+    /// original positions, u32 `[len]`, ascending. None without a token.
     ///
     /// # Errors
     /// Those of candle.
@@ -192,8 +192,8 @@ impl DeviceLayer {
         self.store.as_ref().ok_or_else(empty)
     }
 
-    /// Moves all sequences, if one has to, to spans with room for `rows` and `reserve` more tokens, of
-    /// the types and sizes of `like`.
+    /// Moves all sequences, if one has to, to spans with room for `rows` and `reserve` more tokens,
+    /// of the types and sizes of `like`.
     fn make_room(&mut self, rows: &Ragged, reserve: usize, like: [&Tensor; 3]) -> Result<()> {
         let mut grown = self.spans.iter().zip(&self.capacities).zip(rows.lens());
         let fits = grown.all(|((span, &capacity), new)| span.len + new <= capacity);

@@ -1,5 +1,5 @@
-//! Greedy decoding whose every step does the same to the same tensors, so that a CUDA graph can hold
-//! it.
+//! Greedy decoding whose every step does the same to the same tensors, so that a CUDA graph can
+//! hold it.
 
 use candle_core::{D, DType, Device, Tensor};
 
@@ -14,8 +14,8 @@ use crate::model::Projection;
 ///
 /// What changes from step to step (tokens, positions, numbers of keys) lies on the device and is
 /// counted on there, and caches have room for all steps: a step is the same launches over the same
-/// memory. On a CUDA device the first step runs as it is, the second is captured into a graph on the
-/// way, and all from there on are one launch each. In host memory every step runs as it is.
+/// memory. On a CUDA device the first step runs as it is, the second is captured into a graph on
+/// the way, and all from there on are one launch each. In host memory every step runs as it is.
 ///
 /// ```no_run
 /// use salient::schedule::Plan;
@@ -71,8 +71,8 @@ impl DeviceModel {
     /// follow, one for each, and `steps` the most steps that will be taken.
     ///
     /// # Errors
-    /// Those of [`DeviceModel::extend`]; [`Error::Unsupported`] for layers with a sliding window, and
-    /// unless the model is f16 or bf16 on a CUDA device: there the kernel attends.
+    /// Those of [`DeviceModel::extend`]; [`Error::Unsupported`] for layers with a sliding window,
+    /// and unless the model is f16 or bf16 on a CUDA device: there the kernel attends.
     pub fn decoder(
         &self,
         mut cache: DeviceCache,

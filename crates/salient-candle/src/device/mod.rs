@@ -2,12 +2,12 @@
 //! memory.
 //!
 //! A [`DeviceModel`] follows the same [`Plan`] as a [`Model`] and keeps everything, the selections
-//! too, where its tensors are. All sizes are planned from prompt lengths, so a prefill waits for the
-//! device once, at its end. Score, select, compact and attend go through [`Verbs`]: salient's kernels
-//! on a CUDA device, the host backend in host memory. Everything else is candle's own operations, and
-//! attention too where the kernels do not take it: in f32 on a CUDA device, and in layers with a
-//! sliding window, which after a stage counts positions and not rows. It is a masked product then, in
-//! parts so that its memory stays bounded.
+//! too, where its tensors are. All sizes are planned from prompt lengths, so a prefill waits for
+//! the device once, at its end. Score, select, compact and attend go through [`Verbs`]: salient's
+//! kernels on a CUDA device, the host backend in host memory. Everything else is candle's own
+//! operations, and attention too where the kernels do not take it: in f32 on a CUDA device, and in
+//! layers with a sliding window, which after a stage counts positions and not rows. It is a masked
+//! product then, in parts so that its memory stays bounded.
 //!
 //! ```no_run
 //! use candle_core::{DType, Device};
@@ -254,8 +254,8 @@ impl DeviceModel {
         }
     }
 
-    /// Logits of hidden states, `[n, hidden]` to `[n, vocab]`. The vocabulary is wide: pass the rows
-    /// that are needed.
+    /// Logits of hidden states, `[n, hidden]` to `[n, vocab]`. The vocabulary is wide: pass the
+    /// rows that are needed.
     ///
     /// # Errors
     /// Those of candle.
@@ -315,8 +315,8 @@ impl DeviceModel {
         self.finish_block(block, &rows.hidden, &attended)
     }
 
-    /// Attention of `q` over the layer's cache, `[rows, heads, head_dim]`. Each query sees so many of
-    /// its sequence's keys as `limits`, u32 `[rows]`, says, or is one of the last tokens.
+    /// Attention of `q` over the layer's cache, `[rows, heads, head_dim]`. Each query sees so many
+    /// of its sequence's keys as `limits`, u32 `[rows]`, says, or is one of the last tokens.
     fn attention<V: Verbs>(
         &self,
         layer: usize,
@@ -402,7 +402,8 @@ impl DeviceModel {
         let scores = scorer.score(verbs, &scored)?;
         let kept = verbs.select(&scores, &rows.ragged, stage)?;
 
-        // Under `incoming`, how many of its sequence's keys each token sees; else keys that there are.
+        // Under `incoming`, how many of its sequence's keys each token sees; else keys that there
+        // are.
         let fourth = match kv {
             KvAtStage::Incoming => Some(counted(&rows.ragged, &self.device)?),
             KvAtStage::Pruned => keys.clone(),

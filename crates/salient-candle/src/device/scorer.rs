@@ -114,8 +114,8 @@ impl DevicePredictor {
     ///
     /// # Errors
     /// Those of [`Predictor::new`]; on a CUDA device those of
-    /// [`salient::kernels::score::MlpWeights::new`], and [`Error::Unsupported`] unless `dtype` is f16
-    /// or bf16.
+    /// [`salient::kernels::score::MlpWeights::new`], and [`Error::Unsupported`] unless `dtype` is
+    /// f16 or bf16.
     pub fn new(
         hidden: usize,
         weights: PredictorWeights,

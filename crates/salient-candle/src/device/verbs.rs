@@ -12,8 +12,8 @@ use super::{CachedKeys, DevicePredictor};
 use crate::error::Error;
 use crate::error::Result;
 
-/// Score, select and compact as a stage needs them, and attention over cached keys, on tensors of one
-/// device. What one call returns may be passed to the next before the device has made it.
+/// Score, select and compact as a stage needs them, and attention over cached keys, on tensors of
+/// one device. What one call returns may be passed to the next before the device has made it.
 pub trait Verbs {
     /// Which tokens a selection kept.
     type Kept;
@@ -58,14 +58,14 @@ pub trait Verbs {
     /// For tensors of another device or layout, or with another number of rows.
     fn rows(&mut self, kept: &Self::Kept, tensors: &[&Tensor]) -> Result<Vec<Tensor>>;
 
-    /// Whether [`Verbs::prefill`] and [`Verbs::decode`] take tensors of this type with so many query
-    /// heads, KV heads and channels per head.
+    /// Whether [`Verbs::prefill`] and [`Verbs::decode`] take tensors of this type with so many
+    /// query heads, KV heads and channels per head.
     fn attends(&self, dtype: DType, heads: usize, kv_heads: usize, dim: usize) -> bool;
 
-    /// Attention of queries `[rows, heads, head_dim]`, packed as `rows` says, over cached keys, with
-    /// logits scaled by `scale`: as many of the same type. Query i of a sequence sees so many of its
-    /// keys as `limits`, u32 `[rows]`, says; without, the queries are the last tokens of their
-    /// sequences, and each sees itself and all before it.
+    /// Attention of queries `[rows, heads, head_dim]`, packed as `rows` says, over cached keys,
+    /// with logits scaled by `scale`: as many of the same type. Query i of a sequence sees so many
+    /// of its keys as `limits`, u32 `[rows]`, says; without, the queries are the last tokens of
+    /// their sequences, and each sees itself and all before it.
     ///
     /// # Errors
     /// For tensors of another device, type or layout than the kernel takes, and lengths that do not
@@ -79,8 +79,8 @@ pub trait Verbs {
         scale: f32,
     ) -> Result<Tensor>;
 
-    /// Attention of one query per sequence, `[batch, heads, head_dim]`, over all of its cached keys.
-    /// Their numbers are read where the tensors are.
+    /// Attention of one query per sequence, `[batch, heads, head_dim]`, over all of its cached
+    /// keys. Their numbers are read where the tensors are.
     ///
     /// # Errors
     /// As [`Verbs::prefill`].

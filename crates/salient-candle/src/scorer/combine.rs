@@ -31,7 +31,8 @@ impl Scorer for FromLayer {
     }
 }
 
-/// The sum of several scorers' percentile ranks, in which units and spread of their scores do not count.
+/// The sum of several scorers' percentile ranks, in which units and spread of their scores do not
+/// count.
 pub struct RankSum(pub Vec<Box<dyn Scorer>>);
 
 impl Scorer for RankSum {

@@ -29,8 +29,8 @@ pub struct PredictorInfo {
 ///
 /// The file is safetensors in f32: for the stage at layer `L`, `stage.L.w1` `[width, hidden]`,
 /// `stage.L.b1` `[width]`, `stage.L.w2` `[outputs, width]` with one or two outputs (keep, drop),
-/// `stage.L.b2` `[outputs]`, and, where the input is normalised, `stage.L.norm` `[hidden]`. Files that
-/// `salient train` made have a [`PredictorInfo`] in JSON as their metadata `salient`.
+/// `stage.L.b2` `[outputs]`, and, where the input is normalised, `stage.L.norm` `[hidden]`. Files
+/// that `salient train` made have a [`PredictorInfo`] in JSON as their metadata `salient`.
 #[derive(Debug, Clone)]
 pub struct Learned {
     predictors: BTreeMap<usize, Predictor>,
@@ -45,8 +45,8 @@ impl Learned {
     }
 
     /// The same with scores averaged over `width` tokens, odd and at most
-    /// [`MAX_POOL_WIDTH`](score::MAX_POOL_WIDTH): stages that keep runs of tokens lose less than those
-    /// that keep lone ones.
+    /// [`MAX_POOL_WIDTH`](score::MAX_POOL_WIDTH): stages that keep runs of tokens lose less than
+    /// those that keep lone ones.
     pub fn pooled(self, width: usize) -> Self {
         Self { pool: width, ..self }
     }
@@ -85,12 +85,12 @@ impl Learned {
         Ok(Self::new(built.collect::<Result<_>>()?))
     }
 
-    /// Reads the predictors of `model` from a file's contents, to be used with `schedules`; errors name
-    /// `path`.
+    /// Reads the predictors of `model` from a file's contents, to be used with `schedules`; errors
+    /// name `path`.
     ///
     /// # Errors
-    /// As [`Self::from_file`], [`Error::OtherSchedule`] if a stage has no predictor, and those of the
-    /// schedules.
+    /// As [`Self::from_file`], [`Error::OtherSchedule`] if a stage has no predictor, and those of
+    /// the schedules.
     pub fn for_schedules(
         bytes: &[u8],
         path: &Path,

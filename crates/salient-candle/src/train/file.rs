@@ -75,8 +75,8 @@ impl Trainer {
     /// The run that [`Trainer::checkpoint`] wrote, which goes on as if it had not stopped.
     ///
     /// # Errors
-    /// [`Error::Training`] if the bytes are no checkpoint, or one of another model, run or data: both
-    /// are named.
+    /// [`Error::Training`] if the bytes are no checkpoint, or one of another model, run or data:
+    /// both are named.
     pub fn resume(
         model: &Model,
         options: TrainOptions,

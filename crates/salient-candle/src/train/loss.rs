@@ -78,10 +78,10 @@ pub fn mse(scores: &[f64], targets: &[f64]) -> Loss {
     }
 }
 
-/// The Kullback-Leibler divergence of `softmax(scores)` from the targets scaled to sum to 1: the form
-/// of the objective of DeepSeek sparse attention's indexer, which has it for every query, of attention
-/// summed over heads; here there is one target per token. Targets are not negative; if none is positive
-/// the loss is 0.
+/// The Kullback-Leibler divergence of `softmax(scores)` from the targets scaled to sum to 1: the
+/// form of the objective of DeepSeek sparse attention's indexer, which has it for every query, of
+/// attention summed over heads; here there is one target per token. Targets are not negative; if
+/// none is positive the loss is 0.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -104,8 +104,8 @@ pub fn divergence(scores: &[f64], targets: &[f64]) -> Loss {
     loss
 }
 
-/// How far the share of tokens kept is from what it should be, squared (DynamicViT, arXiv 2106.02034,
-/// equation 10). `keep` is 0 or 1 for every token, or a probability.
+/// How far the share of tokens kept is from what it should be, squared (DynamicViT, arXiv
+/// 2106.02034, equation 10). `keep` is 0 or 1 for every token, or a probability.
 pub fn keep_ratio(keep: &[f64], ratio: f64) -> Loss {
     let factor = 1.0 / keep.len().max(1) as f64;
     let excess = factor * keep.iter().sum::<f64>() - ratio;

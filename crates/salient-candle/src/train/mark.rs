@@ -26,11 +26,11 @@ pub enum Target {
     SaliencyNorm,
     /// The L2 norm of the gradient.
     GradientNorm,
-    /// The attention that scored tokens, [`LATER`] or more later, pay to it: averaged over them, heads,
-    /// this block and those above.
+    /// The attention that scored tokens, [`LATER`] or more later, pay to it: averaged over them,
+    /// heads, this block and those above.
     MeanAttention,
-    /// The largest of any of them, in any head of this block and those above (KVzip, arXiv 2505.23416,
-    /// looks at its maximum too).
+    /// The largest of any of them, in any head of this block and those above (KVzip, arXiv
+    /// 2505.23416, looks at its maximum too).
     MaxAttention,
     /// The largest of any of them, averaged over heads, this block and those above.
     HeadAttention,
@@ -90,9 +90,9 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Marks `tokens` on entry to each of `layers`, by the log-likelihood of `tokens[scored]` and by
-    /// the attention of these tokens and of the one before, which predicts the first: the whole text,
-    /// or a question and its answer at the end.
+    /// Marks `tokens` on entry to each of `layers`, by the log-likelihood of `tokens[scored]` and
+    /// by the attention of these tokens and of the one before, which predicts the first: the whole
+    /// text, or a question and its answer at the end.
     ///
     /// One pass forward and one backward through the frozen model, block by block; see
     /// [`reference::gradients`].

@@ -72,14 +72,14 @@ struct Stage {
 
 /// One pass forward and one backward through `model`: at every stage the predictor's scores and
 /// logistic noise give each token that is alive and not protected a keep probability; the mask is
-/// that rounded, its gradient the probability's own (straight-through). Masked tokens are no keys to
-/// others (see [`reference::block_and_attention`]) and their own next tokens are not scored.
+/// that rounded, its gradient the probability's own (straight-through). Masked tokens are no keys
+/// to others (see [`reference::block_and_attention`]) and their own next tokens are not scored.
 ///
 /// Like [`reference::gradients`] it goes block by block and computes again what is inside.
 ///
 /// # Errors
-/// [`Error::EmptyPrompt`], [`Error::UnknownToken`]; [`Error::Config`] for a plan of other lengths or
-/// a stage without a predictor; those of candle.
+/// [`Error::EmptyPrompt`], [`Error::UnknownToken`]; [`Error::Config`] for a plan of other lengths
+/// or a stage without a predictor; those of candle.
 pub fn masked_pass(
     model: &Model,
     predictors: &BTreeMap<usize, Trainee>,
@@ -248,8 +248,8 @@ impl Pass<'_> {
         Ok(block.0)
     }
 
-    /// Mean cross entropy and divergence, and the gradient of their weighted sum by the final hidden
-    /// states.
+    /// Mean cross entropy and divergence, and the gradient of their weighted sum by the final
+    /// hidden states.
     fn judge(&self, Input { hidden, keep }: &Input) -> Result<(f64, f64, Tensor)> {
         let alive: Vec<f32> = keep.to_vec1()?;
         let scored = self.text.scored.start.max(1)..self.text.scored.end;

@@ -25,9 +25,9 @@ pub struct TrainOptions {
     /// What scores are to foresee.
     #[serde(with = "as_text")]
     pub target: Target,
-    /// Worth is taken over the geometric mean of so many tokens around; of 0, as it is. Scored tokens
-    /// attend more to what is near, and predictors would learn where a token stands: those at the
-    /// beginning of a long prompt would go first.
+    /// Worth is taken over the geometric mean of so many tokens around; of 0, as it is. Scored
+    /// tokens attend more to what is near, and predictors would learn where a token stands: those
+    /// at the beginning of a long prompt would go first.
     pub contrast: usize,
     /// What the mean squared error compares scores with.
     pub scale: Scale,
@@ -277,7 +277,8 @@ mod tests {
             (0..400).map(|i| (i as f32 / 50.0).exp() * if i == 100 { 3.0 } else { 1.0 }).collect();
         assert_eq!(options(0).contrasted(&worth), worth);
         let contrasted = options(40).contrasted(&worth);
-        // Within a window of 40 its mean is a fortieth of ln 3 higher, and half a token's trend less.
+        // Within a window of 40 its mean is a fortieth of ln 3 higher, and half a token's trend
+        // less.
         let own = 1.0 / 100.0 + 39.0 / 40.0 * 3f64.ln();
         assert!((f64::from(contrasted[100]).ln() - own).abs() < 1e-5, "{}", contrasted[100]);
         let far = (20..60).chain(140..380);

@@ -15,9 +15,9 @@ const PARTS: [&str; 5] = ["w1", "b1", "w2", "b2", "norm"];
 
 /// A stage's predictor in training: `w2 . gelu(w1 norm(x) + b1) + b2` with one output.
 ///
-/// SDTP's has two, keep and drop, and a Gumbel-softmax over them (equation 2). Only their difference
-/// matters to order, probability and straight-through mask alike, so here it is the output, and the
-/// noise is logistic: the difference of two Gumbel variables.
+/// SDTP's has two, keep and drop, and a Gumbel-softmax over them (equation 2). Only their
+/// difference matters to order, probability and straight-through mask alike, so here it is the
+/// output, and the noise is logistic: the difference of two Gumbel variables.
 #[derive(Debug, Clone)]
 pub struct Trainee {
     w1: Var,
@@ -29,8 +29,8 @@ pub struct Trainee {
 }
 
 impl Trainee {
-    /// Random weights, where the model's are: uniform within `1 / sqrt(inputs)` of 0, biases 0, the norm
-    /// 1 throughout.
+    /// Random weights, where the model's are: uniform within `1 / sqrt(inputs)` of 0, biases 0, the
+    /// norm 1 throughout.
     ///
     /// # Errors
     /// Those of candle.

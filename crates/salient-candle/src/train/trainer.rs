@@ -38,8 +38,8 @@ impl Sample {
     /// A text with its marks on entry to the stages of `options`, marked by `tokens[scored]`.
     ///
     /// # Errors
-    /// [`Error::TextTooShort`] if the first stage would drop nothing; [`Error::Training`] for marks of
-    /// other stages or another text, or that are not finite; those of a prefill.
+    /// [`Error::TextTooShort`] if the first stage would drop nothing; [`Error::Training`] for marks
+    /// of other stages or another text, or that are not finite; those of a prefill.
     pub fn new(
         model: &Model,
         options: &TrainOptions,
@@ -121,8 +121,8 @@ pub struct Progress {
     pub phase: Phase,
     /// Steps taken in it.
     pub step: usize,
-    /// The best evaluation on the held-out texts in this phase: the mean pair accuracy over stages in the
-    /// first, minus the mean loss in the second.
+    /// The best evaluation on the held-out texts in this phase: the mean pair accuracy over stages
+    /// in the first, minus the mean loss in the second.
     pub best: Option<f64>,
     /// Evaluations since.
     pub evaluations_since: usize,
@@ -157,8 +157,9 @@ pub struct StepReport {
     pub loss: f64,
     /// The rate it went by.
     pub rate: f64,
-    /// In the second phase, the share of tokens that the mask left behind every stage, averaged over
-    /// the batch. It is the predictors' own: only the loss `keep_ratio` holds it to the schedule's.
+    /// In the second phase, the share of tokens that the mask left behind every stage, averaged
+    /// over the batch. It is the predictors' own: only the loss `keep_ratio` holds it to the
+    /// schedule's.
     pub alive: Vec<f64>,
 }
 
@@ -166,8 +167,8 @@ pub struct StepReport {
 pub type Evaluation = BTreeMap<usize, RankMetrics>;
 
 impl Trainer {
-    /// A run before its first step, where `model` is: on a CUDA device after [`Model::to_device`]. The
-    /// steps of all its methods are to be taken by one thread, and with that model.
+    /// A run before its first step, where `model` is: on a CUDA device after [`Model::to_device`].
+    /// The steps of all its methods are to be taken by one thread, and with that model.
     ///
     /// # Errors
     /// Those of [`TrainOptions::check`]; [`Error::Training`] for a schedule without stages in this
@@ -274,12 +275,12 @@ impl Trainer {
         })
     }
 
-    /// Evaluates on the held-out texts, keeps the best, and ends the phase where it is time: its steps
-    /// are taken, or `patience` evaluations brought nothing.
+    /// Evaluates on the held-out texts, keeps the best, and ends the phase where it is time: its
+    /// steps are taken, or `patience` evaluations brought nothing.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if a score is NaN or the loss of the second phase is not finite; those of
-    /// candle.
+    /// [`Error::Diverged`] if a score is NaN or the loss of the second phase is not finite; those
+    /// of candle.
     pub fn evaluate(&mut self, model: &Model, held_out: &[Sample]) -> Result<Evaluation> {
         let evaluation = self.metrics(held_out)?;
         let merit = match self.progress.phase {
@@ -319,9 +320,9 @@ impl Trainer {
         })
     }
 
-    /// As [`Trainer::metrics`], of another scorer's scores on the same texts for the same target: what
-    /// predictors are to be compared with. It sees the unmasked model's hidden states at every stage, and
-    /// runs on the host, where `model` must be, wherever the run is.
+    /// As [`Trainer::metrics`], of another scorer's scores on the same texts for the same target:
+    /// what predictors are to be compared with. It sees the unmasked model's hidden states at every
+    /// stage, and runs on the host, where `model` must be, wherever the run is.
     ///
     /// # Errors
     /// As [`Trainer::metrics`], and those of the scorer.
@@ -368,8 +369,9 @@ impl Trainer {
         Ok(evaluation)
     }
 
-    /// What `run` makes of each, side by side on the host. On a CUDA device every thread has a stream of
-    /// its own, which would not wait for what the others have under way, so there it is one by one.
+    /// What `run` makes of each, side by side on the host. On a CUDA device every thread has a
+    /// stream of its own, which would not wait for what the others have under way, so there it is
+    /// one by one.
     fn on_each<I: Sync, T: Send>(
         &self,
         items: &[I],

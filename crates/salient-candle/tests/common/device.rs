@@ -70,7 +70,8 @@ impl OnDevice<'_> {
         same_caches(&actual, &expected.cache);
     }
 
-    /// A decoder chooses what steps over a cache of the same prefill choose, and leaves the same cache.
+    /// A decoder chooses what steps over a cache of the same prefill choose, and leaves the same
+    /// cache.
     pub fn decodes_as_it_extends(&self, model: &Model, schedule: &Schedule, lens: &[usize]) {
         const STEPS: usize = 9;
         let config = model.config();

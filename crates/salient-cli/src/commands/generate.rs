@@ -15,8 +15,9 @@ use crate::Global;
 
 /// Answer a prompt, dropping the tokens that do not matter on the way up the layers.
 ///
-/// Prints the answer as it comes, then what the prefill kept and took. Prompts of fewer than 64 tokens are
-/// not pruned, since it is on record from there on that it pays; --crossover says otherwise.
+/// Prints the answer as it comes, then what the prefill kept and took. Prompts of fewer than 64
+/// tokens are not pruned, since it is on record from there on that it pays; --crossover says
+/// otherwise.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -44,10 +44,10 @@ pub(crate) struct PruneArguments {
     schedule: Option<Schedule>,
     #[command(flatten)]
     crossover: CrossoverArgument,
-    /// What matters: last-query[:mean|max|max-normalised][:POOL], window-N[:...],
-    /// pyramid-infer, lazyllm, key-norm, random[:SEED], sinks+recent, oracle[:TARGET] (the targets
-    /// of `salient train`), predictor:FILE; for smollm2 also salient and sdtp, whose predictors come with salient
-    /// [default: the schedule's own where there is one, else last-query:max:17].
+    /// What matters: last-query[:mean|max|max-normalised][:POOL], window-N[:...], pyramid-infer,
+    /// lazyllm, key-norm, random[:SEED], sinks+recent, oracle[:TARGET] (the targets of
+    /// `salient train`), predictor:FILE; for smollm2 also salient and sdtp, whose predictors come
+    /// with salient [default: the schedule's own where there is one, else last-query:max:17].
     #[arg(long, value_name = "SCORER")]
     scorer: Option<ScorerName>,
 }
@@ -78,8 +78,8 @@ pub(crate) struct Pruning {
     pub(crate) scorer: Box<dyn Scorer>,
 }
 
-/// A schedule and a scorer, where one or both are not given. `knows` says whether a preset's predictors
-/// are the model's.
+/// A schedule and a scorer, where one or both are not given. `knows` says whether a preset's
+/// predictors are the model's.
 fn pruning(
     schedule: Option<&Schedule>,
     scorer: Option<&ScorerName>,
@@ -110,8 +110,8 @@ fn pruning(
 /// From which length on prompts are pruned.
 #[derive(clap::Args)]
 pub(crate) struct CrossoverArgument {
-    /// Keep every token of a prompt that is shorter, which then runs as without pruning: the schedule's
-    /// @crossover=N. 0 prunes every prompt.
+    /// Keep every token of a prompt that is shorter, which then runs as without pruning: the
+    /// schedule's @crossover=N. 0 prunes every prompt.
     #[arg(long, value_name = "TOKENS")]
     crossover: Option<usize>,
 }

@@ -74,7 +74,8 @@ impl ModelId {
 pub struct Outcome {
     /// The text's own name for the item.
     pub id: String,
-    /// Tokens that are prefilled: the prompt, or of [`Placement::Later`] what precedes the question.
+    /// Tokens that are prefilled: the prompt, or of [`Placement::Later`] what precedes the
+    /// question.
     pub prompt_tokens: usize,
     /// The mean share of those tokens alive over the layers.
     pub work: f64,

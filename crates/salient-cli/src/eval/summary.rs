@@ -114,8 +114,8 @@ pub const MEASURES: [Measure; 5] = [
     ("survival", |row| row.survival),
 ];
 
-/// One row per task, length, placement, scorer and schedule. Intervals are Wilson's for accuracy, else
-/// bootstrapped over items; those of `delta_nll` are paired.
+/// One row per task, length, placement, scorer and schedule. Intervals are Wilson's for accuracy,
+/// else bootstrapped over items; those of `delta_nll` are paired.
 ///
 /// # Errors
 /// When a pruned result has no dense one to be compared with.

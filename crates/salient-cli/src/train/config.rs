@@ -60,7 +60,8 @@ impl Default for Data {
 }
 
 impl Config {
-    /// Reads a configuration; what it leaves out has the default, in tables too. Errors name `path`.
+    /// Reads a configuration; what it leaves out has the default, in tables too. Errors name
+    /// `path`.
     ///
     /// # Errors
     /// [`Error::Malformed`] if the text is no TOML, or has an unknown name or a value of another

@@ -16,8 +16,8 @@ pub struct Fact {
 }
 
 impl Fact {
-    /// A fact by chance: numbers, names, places and dates of people and things. No form, and no word of
-    /// the lists, is that of [`crate::needle`].
+    /// A fact by chance: numbers, names, places and dates of people and things. No form, and no
+    /// word of the lists, is that of [`crate::needle`].
     pub fn random(random: &mut ChaCha8Rng) -> Self {
         let form = random.random_range(0..FORMS);
         let mut word = |words: &[&'static str]| *words.choose(random).expect("lists have words");

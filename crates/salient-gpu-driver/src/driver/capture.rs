@@ -1,4 +1,5 @@
-//! Capturing streams into graphs (CUDA C++ Programming Guide: Creating a Graph Using Stream Capture).
+//! Capturing streams into graphs (CUDA C++ Programming Guide: Creating a Graph Using Stream
+//! Capture).
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};

@@ -252,8 +252,9 @@ fn between(
     run(driver, Transfer { to, from, width: bytes as u64, height: 1 }, stream)
 }
 
-/// Submits a copy. As documented ("API synchronization behavior"), one from pageable memory has read
-/// it, and one to pageable memory has written it, when the call returns; a captured one does neither.
+/// Submits a copy. As documented ("API synchronization behavior"), one from pageable memory has
+/// read it, and one to pageable memory has written it, when the call returns; a captured one does
+/// neither.
 fn run(driver: &'static Driver, mut transfer: Transfer, stream: Option<Handle>) -> Result {
     let Some(stream) = stream else {
         check_synchronous(driver)?;
@@ -410,8 +411,8 @@ impl Place {
     }
 }
 
-/// The first and the last page are there. A wild pointer is an error here, where it would be a fault
-/// of the process otherwise.
+/// The first and the last page are there. A wild pointer is an error here, where it would be a
+/// fault of the process otherwise.
 fn is_mapped(address: u64, bytes: u64) -> bool {
     const PAGE: u64 = 4096;
     let Some(last) = address.checked_add(bytes - 1) else { return false };

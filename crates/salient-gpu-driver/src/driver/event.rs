@@ -25,7 +25,8 @@ pub(crate) struct Event {
 #[derive(Clone)]
 pub(crate) enum EventState {
     Nothing,
-    /// What a stream had been given; `None` if that was done at once. The time comes when it is done.
+    /// What a stream had been given; `None` if that was done at once. The time comes when it is
+    /// done.
     Recorded {
         point: Option<Point>,
         time: Arc<OnceLock<Instant>>,

@@ -1,8 +1,9 @@
-//! Stand-ins for the libraries that come with the toolkit: cuBLAS, cuRAND and NVRTC, as far as programs
-//! on this device call them.
+//! Stand-ins for the libraries that come with the toolkit: cuBLAS, cuRAND and NVRTC, as far as
+//! programs on this device call them.
 //!
-//! What they have the device do is a [`Task`] in a stream, so it is ordered, captured and launched with
-//! graphs like a kernel. A task touches device memory through [`Memory`] alone, which knows its bounds.
+//! What they have the device do is a [`Task`] in a stream, so it is ordered, captured and launched
+//! with graphs like a kernel. A task touches device memory through [`Memory`] alone, which knows
+//! its bounds.
 
 mod blas;
 mod nvrtc;

@@ -1,5 +1,5 @@
-//! NVRTC without a compiler: programs can be made and destroyed, and fail to compile with a log that
-//! says why.
+//! NVRTC without a compiler: programs can be made and destroyed, and fail to compile with a log
+//! that says why.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, c_char};

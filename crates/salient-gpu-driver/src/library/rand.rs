@@ -1,8 +1,8 @@
-//! cuRAND's host API: all generators of pseudo-random numbers are Philox4x32-10 (Salmon, Moraes, Dror,
-//! Shaw: "Parallel random numbers: as easy as 1, 2, 3", 2011).
+//! cuRAND's host API: all generators of pseudo-random numbers are Philox4x32-10 (Salmon, Moraes,
+//! Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", 2011).
 //!
-//! The same seed gives the same numbers, but not those that cuRAND gives: there, the generators differ,
-//! and so does the order in which they fill memory.
+//! The same seed gives the same numbers, but not those that cuRAND gives: there, the generators
+//! differ, and so does the order in which they fill memory.
 
 use std::collections::HashMap;
 use std::f64::consts::TAU;

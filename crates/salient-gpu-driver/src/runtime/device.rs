@@ -262,8 +262,8 @@ const LAYOUT: &[Field] = {
     &[
         Size(8), Int(12), Int(10), Size(11), Int(1), Int(2), Int(3), Int(4), Int(5), Int(6), Int(7),
         Size(9), Int(75), Int(76), Size(14), Size(51), Int(16), Int(18), Int(19),
-        // Textures: 1D, 1D mipmapped, 2D, 2D mipmapped, 2D linear, gather, 3D, 3D alternate, cube map,
-        // layered 1D, 2D, cube map.
+        // Textures: 1D, 1D mipmapped, 2D, 2D mipmapped, 2D linear, gather, 3D, 3D alternate, cube
+        // map, layered 1D, 2D, cube map.
         Int(21), Int(77), Int(22), Int(23), Int(73), Int(74), Int(70), Int(71), Int(72), Int(45),
         Int(46), Int(24), Int(25), Int(26), Int(47), Int(48), Int(49), Int(52), Int(42), Int(43),
         Int(27), Int(28), Int(29), Int(53), Int(54),

@@ -1,5 +1,5 @@
-//! Addresses: operands, conversions, and hints to caches (PTX ISA: Generic Addressing, cvta, isspacep,
-//! prefetch, createpolicy).
+//! Addresses: operands, conversions, and hints to caches (PTX ISA: Generic Addressing, cvta,
+//! isspacep, prefetch, createpolicy).
 
 use crate::ptx::ast::{Kind, Opcode, Operand, Space, Type};
 

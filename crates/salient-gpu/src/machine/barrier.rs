@@ -1,5 +1,5 @@
-//! Barriers of a block and of a warp, and fences (PTX ISA: section 9.7.12, Parallel Synchronization and
-//! Communication Instructions: barrier, bar, bar.warp.sync, membar, fence).
+//! Barriers of a block and of a warp, and fences (PTX ISA: section 9.7.12, Parallel Synchronization
+//! and Communication Instructions: barrier, bar, bar.warp.sync, membar, fence).
 
 use crate::fault::FaultKind;
 use crate::ptx::ast::{Kind, Opcode, Operand, Type};
@@ -197,8 +197,8 @@ fn run<const ALIGNED: bool>(
 ) -> Result<Step, Stop> {
     let form = FORMS[inst.e as usize];
     let alive = turn.warp().alive;
-    // All threads of a warp are counted, whichever of them arrive (PTX ISA: barrier: "barrier counts are
-    // by warp"), so both forms wait for the warp to be together.
+    // All threads of a warp are counted, whichever of them arrive (PTX ISA: barrier: "barrier
+    // counts are by warp"), so both forms wait for the warp to be together.
     if lanes != alive {
         return Ok(Step::Converge);
     }

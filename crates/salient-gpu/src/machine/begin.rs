@@ -8,7 +8,8 @@ use super::run::PATIENCE;
 use super::special::{self, Standing};
 use super::world::{Block, Cluster, Launched, Split, State, Warp, World};
 
-/// Makes the blocks of a cluster resident, in the place of a cluster that has ended if there is one.
+/// Makes the blocks of a cluster resident, in the place of a cluster that has ended if there is
+/// one.
 pub(crate) fn begin(world: &mut World<'_>, first: [u32; 3], place: Option<usize>) {
     let launched = world.launched;
     let size = launched.launch.cluster.map(|n| n.max(1));

@@ -58,10 +58,10 @@ pub(crate) fn lower(
     Ok(true)
 }
 
-/// Of lanes that have come to an instruction with a mask each, those whose masks' lanes have all come
-/// too. Lanes with one mask are a group by themselves; those that have exited are not waited for, those
-/// that never were count as there (PTX ISA: shfl.sync: "all non-exited threads corresponding to
-/// membermask").
+/// Of lanes that have come to an instruction with a mask each, those whose masks' lanes have all
+/// come too. Lanes with one mask are a group by themselves; those that have exited are not waited
+/// for, those that never were count as there (PTX ISA: shfl.sync: "all non-exited threads
+/// corresponding to membermask").
 pub(crate) fn gather(
     turn: &mut Turn<'_, '_>,
     what: &str,

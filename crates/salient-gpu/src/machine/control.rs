@@ -1,5 +1,5 @@
-//! Where a warp goes next, and what it asks of the machine itself (PTX ISA: section 9.7.13, Control Flow
-//! Instructions, and 9.7.20, Miscellaneous Instructions).
+//! Where a warp goes next, and what it asks of the machine itself (PTX ISA: section 9.7.13, Control
+//! Flow Instructions, and 9.7.20, Miscellaneous Instructions).
 
 use crate::fault::FaultKind;
 use crate::ptx::ast::{Opcode, Operand, Table};
@@ -135,7 +135,8 @@ fn clock(kind: &str, target: &Operand, name: &str, cx: &mut Lower<'_>) -> Result
     Ok(inst)
 }
 
-/// Registers go back to the block's pool, or come from it as soon as they are there (PTX ISA: setmaxnreg).
+/// Registers go back to the block's pool, or come from it as soon as they are there (PTX ISA:
+/// setmaxnreg).
 fn set_registers(way: &str, count: &Operand) -> Result<Inst, String> {
     let &Operand::Integer(count) = count else {
         return Err("setmaxnreg takes a number".to_owned());

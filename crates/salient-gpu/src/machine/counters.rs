@@ -132,8 +132,8 @@ impl Counting {
         }
     }
 
-    /// A request is served 128 bytes at a time: quarters of a warp for 16 bytes per lane, halves for 8.
-    /// Words of one bank that differ take a pass each.
+    /// A request is served 128 bytes at a time: quarters of a warp for 16 bytes per lane, halves
+    /// for 8. Words of one bank that differ take a pass each.
     fn shared(&mut self, at: &Longs, lanes: u32, access: Access) {
         let bytes = u64::from(access.bytes);
         let together = (128 / bytes.max(4)).min(32) as usize;

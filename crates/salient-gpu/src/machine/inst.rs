@@ -3,8 +3,8 @@
 use super::registers::Registers;
 use super::turn::{Step, Turn};
 
-/// An instruction that touches registers alone: for the lanes of a mask. It may compute the other lanes
-/// too, and must then not panic on what they hold, but writes nothing there.
+/// An instruction that touches registers alone: for the lanes of a mask. It may compute the other
+/// lanes too, and must then not panic on what they hold, but writes nothing there.
 pub(crate) type Lanes = fn(&mut Registers, &Inst, u32);
 
 /// Any other: for the lanes of a mask, which is not 0. An error is a fault.
@@ -28,8 +28,8 @@ pub(crate) enum Run {
 /// `Inst::guard` without one.
 pub(crate) const UNGUARDED: u32 = u32::MAX;
 
-/// An instruction with its operands: rows of registers, or predicates ([`Registers::predicate`] for what is
-/// read, the index alone for what is written).
+/// An instruction with its operands: rows of registers, or predicates ([`Registers::predicate`] for
+/// what is read, the index alone for what is written).
 pub(crate) struct Inst {
     pub(crate) run: Run,
     /// As [`Registers::predicate`] takes it, or [`UNGUARDED`].

@@ -10,7 +10,8 @@ use super::registers::{FULL, Longs};
 use super::space::{Where, no_allocation, shared_place};
 use super::turn::{Turn, stop_lanes};
 
-/// Where the bytes of every lane lie in this process; as numbers, which are computed many at a time.
+/// Where the bytes of every lane lie in this process; as numbers, which are computed many at a
+/// time.
 pub(crate) type Pointers = [u64; 32];
 /// Before they are found.
 pub(crate) const NOWHERE: Pointers = [0; 32];
@@ -57,8 +58,8 @@ pub(crate) fn find(
     Ok(())
 }
 
-/// What most accesses are: nobody watches, and all is well and in the block's own memory. Lanes that do not
-/// take part get some place that is there.
+/// What most accesses are: nobody watches, and all is well and in the block's own memory. Lanes
+/// that do not take part get some place that is there.
 #[inline(never)]
 fn quick_shared(
     turn: &mut Turn<'_, '_>,
@@ -122,7 +123,8 @@ pub(crate) fn locate(
 ) -> Result<Pointers, Stop> {
     let bytes = u64::from(access.bytes);
     let mut filled = [0; 32];
-    // Lanes that do not take part are where the first one is, so nothing has to be told apart below.
+    // Lanes that do not take part are where the first one is, so nothing has to be told apart
+    // below.
     let addresses = if lanes == u32::MAX {
         addresses
     } else {

@@ -99,8 +99,8 @@ impl<'a> Lower<'a> {
         }
     }
 
-    /// Goes on in a function that is called, with registers of its own. Gives what `leave` takes to come
-    /// back.
+    /// Goes on in a function that is called, with registers of its own. Gives what `leave` takes to
+    /// come back.
     pub(crate) fn enter(&mut self, function: &'a Function, callee: Callee) -> Left<'a> {
         let registers = function
             .registers
@@ -152,9 +152,9 @@ impl<'a> Lower<'a> {
         self.registers[register as usize]
     }
 
-    /// The row of an operand that is read as `kind`: a register of that very size, a number, or a special
-    /// register. A register of `Bits` holds anything of its size; kinds are not compared (PTX ISA:
-    /// operand type checking is of sizes and classes; ptxas has done it).
+    /// The row of an operand that is read as `kind`: a register of that very size, a number, or a
+    /// special register. A register of `Bits` holds anything of its size; kinds are not compared
+    /// (PTX ISA: operand type checking is of sizes and classes; ptxas has done it).
     pub(crate) fn source(&mut self, operand: &Operand, kind: Type) -> Result<u32, String> {
         if let Operand::Register(register) = operand {
             let actual = self.register_type(*register);
@@ -166,7 +166,8 @@ impl<'a> Lower<'a> {
         self.source_at_least(operand, kind)
     }
 
-    /// The same, where a wider register is taken too, as ld, st, cvt and the like do: its low bits count.
+    /// The same, where a wider register is taken too, as ld, st, cvt and the like do: its low bits
+    /// count.
     pub(crate) fn source_at_least(&mut self, operand: &Operand, kind: Type) -> Result<u32, String> {
         let wide = kind.bits == 64;
         match operand {
@@ -280,8 +281,8 @@ impl<'a> Lower<'a> {
         })
     }
 
-    /// The row of a special register that stays what it is while a warp runs. Those that do not (`clock`,
-    /// `globaltimer` and the like) have an instruction of their own.
+    /// The row of a special register that stays what it is while a warp runs. Those that do not
+    /// (`clock`, `globaltimer` and the like) have an instruction of their own.
     fn special(&mut self, name: &str, kind: Type) -> Result<u32, String> {
         let bits = if super::special::is_wide(name) { 64 } else { 32 };
         if kind.bits > bits {
@@ -310,8 +311,8 @@ impl<'a> Lower<'a> {
         found.ok_or_else(|| "a variable has no address here".to_owned())
     }
 
-    /// The space that a variable lies in: parameters of calls lie in the thread's local memory, a kernel's
-    /// in its own space.
+    /// The space that a variable lies in: parameters of calls lie in the thread's local memory, a
+    /// kernel's in its own space.
     pub(crate) fn space(&self, name: &Name) -> Space {
         match *name {
             Name::Module(i) => self.module.variables[i as usize].space,

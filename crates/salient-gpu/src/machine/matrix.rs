@@ -1,5 +1,5 @@
-//! Small matrices in a warp's registers (PTX ISA: section 9.7.14, Warp Level Matrix Multiply-Accumulate
-//! Instructions: ldmatrix, stmatrix, movmatrix, mma).
+//! Small matrices in a warp's registers (PTX ISA: section 9.7.14, Warp Level Matrix
+//! Multiply-Accumulate Instructions: ldmatrix, stmatrix, movmatrix, mma).
 
 use crate::config::Sums;
 use crate::ptx::ast::{Kind, Opcode, Operand, Type};

@@ -1,7 +1,7 @@
 //! Barriers in shared memory (PTX ISA: mbarrier).
 //!
-//! The 64 bits of one hold its phase, the arrivals that the phase still waits for, those that every phase
-//! waits for, and the bytes that are still to come.
+//! The 64 bits of one hold its phase, the arrivals that the phase still waits for, those that every
+//! phase waits for, and the bytes that are still to come.
 
 use crate::config::Completion;
 use crate::fault::FaultKind;

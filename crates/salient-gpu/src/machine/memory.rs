@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-/// What fresh memory holds, 16 bits at a time: NaN as f32, f16 and bf16, and far out of any range as an
-/// integer.
+/// What fresh memory holds, 16 bits at a time: NaN as f32, f16 and bf16, and far out of any range
+/// as an integer.
 pub const POISON: u16 = 0x7ff5;
 
 /// The first device address. No host address is up there, so neither can be taken for the other.
@@ -17,11 +17,12 @@ const GRANULE: u64 = 256;
 /// Freed memory is not handed out again before this much was.
 const QUARANTINE: u64 = 1 << 38;
 
-/// A device's memory. Several threads may use it at a time; who accesses the same bytes at the same time
-/// gets what a device would give, some mix of them.
+/// A device's memory. Several threads may use it at a time; who accesses the same bytes at the same
+/// time gets what a device would give, some mix of them.
 pub struct Memory {
     base: u64,
-    /// Where the first device address lies in this process; reserved, and there only where it is touched.
+    /// Where the first device address lies in this process; reserved, and there only where it is
+    /// touched.
     host: *mut u8,
     total: u64,
     track: bool,
@@ -222,8 +223,8 @@ impl Memory {
         let size = range.end - range.start;
         self.used.fetch_sub(size, Ordering::Relaxed);
         state.freed.push_back((range.start, size));
-        // The pages go back at once; the addresses stay unused for long, since they are handed out in
-        // order.
+        // The pages go back at once; the addresses stay unused for long, since they are handed out
+        // in order.
         let first = (address - self.base).next_multiple_of(4096);
         let last = (address - self.base + size) / 4096 * 4096;
         if last > first + 16384 {

@@ -89,8 +89,8 @@ impl Gpu {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes that, for launches from now on. What device it is, and whether reads of memory that nobody
-    /// wrote are faults, stays.
+    /// Changes that, for launches from now on. What device it is, and whether reads of memory that
+    /// nobody wrote are faults, stays.
     pub fn configure(&self, config: Config) {
         let mut now = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let (architecture, unwritten) = (now.architecture, now.unwritten);

@@ -250,7 +250,8 @@ impl Kernel {
         self.cluster
     }
 
-    /// Registers per thread: ptxas' number where it is known, else the most that its launch bounds allow.
+    /// Registers per thread: ptxas' number where it is known, else the most that its launch bounds
+    /// allow.
     pub fn registers(&self) -> u32 {
         self.registers
     }
@@ -261,17 +262,17 @@ impl Kernel {
     }
 }
 
-/// The most registers a thread may have for a block of so many threads, and so many such blocks, to fit
-/// on a multiprocessor of 65,536: in steps of 8, at most 255. The warps of a block take turns on the four
-/// partitions of a multiprocessor, which have a quarter each.
+/// The most registers a thread may have for a block of so many threads, and so many such blocks, to
+/// fit on a multiprocessor of 65,536: in steps of 8, at most 255. The warps of a block take turns
+/// on the four partitions of a multiprocessor, which have a quarter each.
 fn bounded_registers(threads: u32, blocks: u32, asked: Option<u32>) -> u32 {
     let warps = threads.div_ceil(32).next_multiple_of(4) * blocks;
     let bound = (65536 / (warps * 32)) / 8 * 8;
     bound.clamp(8, 255).min(asked.unwrap_or(255))
 }
 
-/// What a kernel that moves registers between warps asks for at most: ptxas gives a thread no more of them
-/// to begin with.
+/// What a kernel that moves registers between warps asks for at most: ptxas gives a thread no more
+/// of them to begin with.
 fn largest_setmaxnreg(module: &ast::Module, function: &Function) -> Option<u32> {
     let counts = function.instructions.iter().filter_map(|instruction| {
         let name = &module.opcodes[instruction.opcode as usize].name;

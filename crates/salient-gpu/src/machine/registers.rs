@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// 32 bits of every lane. A 64-bit register is two rows, one behind the other, that hold 32 words of 64
-/// bits; narrower ones lie in the low bits of a row, with zeros above.
+/// 32 bits of every lane. A 64-bit register is two rows, one behind the other, that hold 32 words
+/// of 64 bits; narrower ones lie in the low bits of a row, with zeros above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Row(pub(crate) [u32; 32]);

@@ -105,8 +105,8 @@ fn clusters(world: &mut World<'_>) -> VecDeque<[u32; 3]> {
     all
 }
 
-/// A warp that can go on: its block and its number there. `next`: where to look first, counting the warps
-/// of all blocks.
+/// A warp that can go on: its block and its number there. `next`: where to look first, counting the
+/// warps of all blocks.
 fn pick(world: &mut World<'_>, next: &mut usize) -> Option<(usize, usize)> {
     let order = world.launched.config.order;
     let delay = u64::from(world.launched.config.delay);
@@ -134,8 +134,8 @@ fn pick(world: &mut World<'_>, next: &mut usize) -> Option<(usize, usize)> {
     None
 }
 
-/// The lanes of a warp whose turn it is: those at the lowest place, so that they come together again, or
-/// those that go on for a while whatever their place.
+/// The lanes of a warp whose turn it is: those at the lowest place, so that they come together
+/// again, or those that go on for a while whatever their place.
 fn choose(warp: &mut Warp, events: u64) -> Option<usize> {
     if warp.pinned && warp.splits.get(warp.current).is_some_and(|split| split.can_go(events)) {
         return Some(warp.current);
@@ -320,7 +320,8 @@ fn apply(world: &mut World<'_>, block: usize, warp: usize, lanes: u32, step: Ste
     others
 }
 
-/// Lanes that have come to where others stand go on with them, and others have their turn now and then.
+/// Lanes that have come to where others stand go on with them, and others have their turn now and
+/// then.
 fn meet(warp: &mut Warp, events: u64, steps: u32) {
     merge(warp);
     warp.patience = warp.patience.saturating_sub(steps);

@@ -1,8 +1,8 @@
 //! State spaces and the addresses in them (PTX ISA: section 5.1, and Generic Addressing).
 //!
-//! A shared address is an offset in the block's own shared memory, or, with a block's rank plus 1 from
-//! bit 24 on, in that block's of the cluster. Generic addresses are device addresses, those of host memory
-//! that the device may access, or lie in one of three windows.
+//! A shared address is an offset in the block's own shared memory, or, with a block's rank plus 1
+//! from bit 24 on, in that block's of the cluster. Generic addresses are device addresses, those of
+//! host memory that the device may access, or lie in one of three windows.
 
 use crate::fault::FaultKind;
 

@@ -1,8 +1,8 @@
 //! Products of a warpgroup (PTX ISA: section 9.7.15, Asynchronous Warpgroup Level Matrix
 //! Multiply-Accumulate Instructions: wgmma).
 //!
-//! From its issue until it is waited for, a product's accumulators are poison in the registers: their
-//! values are kept aside. What anybody else writes there is a fault.
+//! From its issue until it is waited for, a product's accumulators are poison in the registers:
+//! their values are kept aside. What anybody else writes there is a fault.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -45,8 +45,8 @@ pub(crate) struct Products {
     aside: HashMap<u32, Lanes>,
     /// All rows as they were at the last wgmma.fence.
     fenced: Option<Vec<Row>>,
-    /// Of the first warp of a warpgroup: what some of its warps have issued and others not yet, the oldest
-    /// first; and how many all have.
+    /// Of the first warp of a warpgroup: what some of its warps have issued and others not yet, the
+    /// oldest first; and how many all have.
     ahead: VecDeque<Issued>,
     together: u64,
 }
@@ -295,9 +295,9 @@ fn issue(turn: &mut Turn<'_, '_>, inst: &Inst, lanes: u32) -> Result<Step, Stop>
     Ok(Step::Next)
 }
 
-/// The warps of a warpgroup issue the same products in the same order (PTX ISA: wgmma.mma_async: ".aligned
-/// requires that all threads in the warpgroup must execute the same instruction", and descriptors are the
-/// same for all its warps).
+/// The warps of a warpgroup issue the same products in the same order (PTX ISA: wgmma.mma_async:
+/// ".aligned requires that all threads in the warpgroup must execute the same instruction", and
+/// descriptors are the same for all its warps).
 fn agree(turn: &mut Turn<'_, '_>, issued: Issued) -> Result<(), Stop> {
     let number = turn.warp().products.issued;
     let first = turn.warp / 4 * 4;

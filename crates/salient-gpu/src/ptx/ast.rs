@@ -85,8 +85,8 @@ pub enum Space {
 /// A variable, a kernel's parameter, or a function's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variable {
-    /// Its name, as written. A `.global` or `.const` variable of a body is among those of the module
-    /// as `function.name`.
+    /// Its name, as written. A `.global` or `.const` variable of a body is among those of the
+    /// module as `function.name`.
     pub name: String,
     /// Where it lies.
     pub space: Space,
@@ -137,8 +137,8 @@ pub struct Function {
     pub blocks_are_clusters: bool,
     /// Name and type of every register of every scope, by number.
     pub registers: Vec<(String, Type)>,
-    /// `.shared`, `.local` and `.param` variables of the body, of every scope. Operands name them by
-    /// index; those of an inner scope may share a name with others.
+    /// `.shared`, `.local` and `.param` variables of the body, of every scope. Operands name them
+    /// by index; those of an inner scope may share a name with others.
     pub variables: Vec<Variable>,
     /// The body.
     pub instructions: Vec<Instruction>,

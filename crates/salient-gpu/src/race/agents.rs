@@ -45,8 +45,8 @@ impl Detector {
         self.warp_mut(warp).change(mask, |view| view.copied = view.copied.max(last.0));
     }
 
-    /// A bulk copy issued by a lane that completes at an mbarrier of block `of_block`. The multicast
-    /// to several blocks is a copy for each.
+    /// A bulk copy issued by a lane that completes at an mbarrier of block `of_block`. The
+    /// multicast to several blocks is a copy for each.
     ///
     /// # Errors
     ///
@@ -78,8 +78,8 @@ impl Detector {
         self.bulk(warp, lane, of_block, stamp, place, all)
     }
 
-    /// A bulk copy that a lane issues will complete at an mbarrier, whose init it must see: behind a fence,
-    /// as all that the generic proxy wrote.
+    /// A bulk copy that a lane issues will complete at an mbarrier, whose init it must see: behind
+    /// a fence, as all that the generic proxy wrote.
     ///
     /// # Errors
     ///
@@ -137,7 +137,8 @@ impl Detector {
         self.warp_mut(warp).change(1 << lane, |view| view.acquire(&done));
     }
 
-    /// A product (`wgmma.mma_async`) that these warps of a block issue together reads shared memory.
+    /// A product (`wgmma.mma_async`) that these warps of a block issue together reads shared
+    /// memory.
     ///
     /// # Errors
     ///

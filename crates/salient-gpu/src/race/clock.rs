@@ -2,7 +2,8 @@
 //! are equal.
 //!
 //! Times are stamps of one counter for the launch. So "every thread of the block up to stamp 70" is
-//! a single number, which is all that is left of a block's clock after a barrier of the whole block.
+//! a single number, which is all that is left of a block's clock after a barrier of the whole
+//! block.
 
 use std::rc::Rc;
 

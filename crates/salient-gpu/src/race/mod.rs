@@ -208,7 +208,8 @@ impl Detector {
         self.shared[index] = Some(Box::default());
     }
 
-    /// Whether a block may end: nobody else accesses its shared memory any more, as far as its threads know.
+    /// Whether a block may end: nobody else accesses its shared memory any more, as far as its
+    /// threads know.
     ///
     /// # Errors
     ///

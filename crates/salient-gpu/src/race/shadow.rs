@@ -139,8 +139,8 @@ impl<'a> Past<'a> {
         known.is_some_and(|known| known.has(before.row(), need, before.stamp))
     }
 
-    /// Whether `now`, which does not race, makes `before` superfluous: what races with `before` will
-    /// race with `now`, too.
+    /// Whether `now`, which does not race, makes `before` superfluous: what races with `before`
+    /// will race with `now`, too.
     fn replaces(&self, now: &Entry, before: &Entry) -> bool {
         before.bytes() & !now.bytes() == 0
             && now.tag().subsumes(before.tag(), now.block == before.block)
@@ -318,7 +318,8 @@ impl Shadow {
         Ok(())
     }
 
-    /// The first access by a thread of a block other than `block` that is none of what `past` knows.
+    /// The first access by a thread of a block other than `block` that is none of what `past`
+    /// knows.
     pub(super) fn unknown(&self, past: &Past, block: u32) -> Option<Conflict> {
         let unknown = |entry: &&Entry| {
             entry.stamp != 0

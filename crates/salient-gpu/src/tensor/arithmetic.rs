@@ -1,15 +1,16 @@
 //! How tensor cores sum products.
 //!
-//! NVIDIA does not document it; it was measured. Sources: Fasi et al., "Numerical behavior of NVIDIA
-//! tensor cores" (2021); Khattak and Mikaitis, "Accurate Models of NVIDIA Tensor Cores" (arXiv
-//! 2512.07004); Xie et al., "MMA-Sim" (arXiv 2511.10909). They agree on one scheme. The products of
-//! a block along k are exact. They and the accumulator are aligned to the largest exponent among
-//! them and cut off (toward zero) some bits below it, then summed exactly, and the sum is cut off to
-//! f32, or rounded to nearest for an f16 accumulator. What differs is the length of the block and
-//! the number of bits kept ([`Arithmetic`]). An instruction whose k is longer than a block is a chain
-//! of blocks. Subnormals are kept. The exponent of a product is the sum of its factors' exponents,
-//! so its significand is in [1, 4). Zero products do not count, a zero accumulator has the exponent
-//! of a subnormal. A sum of zero is +0. NaN comes out as 0x7fffffff (0x7fff in f16).
+//! NVIDIA does not document it; it was measured. Sources: Fasi et al., "Numerical behavior of
+//! NVIDIA tensor cores" (2021); Khattak and Mikaitis, "Accurate Models of NVIDIA Tensor Cores"
+//! (arXiv 2512.07004); Xie et al., "MMA-Sim" (arXiv 2511.10909). They agree on one scheme. The
+//! products of a block along k are exact. They and the accumulator are aligned to the largest
+//! exponent among them and cut off (toward zero) some bits below it, then summed exactly, and the
+//! sum is cut off to f32, or rounded to nearest for an f16 accumulator. What differs is the length
+//! of the block and the number of bits kept ([`Arithmetic`]). An instruction whose k is longer than
+//! a block is a chain of blocks. Subnormals are kept. The exponent of a product is the sum of its
+//! factors' exponents, so its significand is in [1, 4). Zero products do not count, a zero
+//! accumulator has the exponent of a subnormal. A sum of zero is +0. NaN comes out as 0x7fffffff
+//! (0x7fff in f16).
 
 use std::ops::Range;
 
@@ -51,9 +52,9 @@ impl Arithmetic {
 /// Which instruction does the product: they differ for 8-bit floats on sm_90.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Instruction {
-    /// `mma.sync`. Where ptxas for sm_90 makes f16 instructions out of it, the first takes the first
-    /// two of every four elements along k and starts at zero, the second takes the others, and the
-    /// accumulator is added last, rounded to nearest (seen in ptxas 13.0's code).
+    /// `mma.sync`. Where ptxas for sm_90 makes f16 instructions out of it, the first takes the
+    /// first two of every four elements along k and starts at zero, the second takes the others,
+    /// and the accumulator is added last, rounded to nearest (seen in ptxas 13.0's code).
     Warp,
     /// `wgmma.mma_async`.
     Warpgroup,

@@ -37,8 +37,8 @@ impl Swizzle {
         16 << self.bits()
     }
 
-    /// Where the byte of an unswizzled shared address is: bits 4 and up are combined with bits 7 and
-    /// up, by exclusive or.
+    /// Where the byte of an unswizzled shared address is: bits 4 and up are combined with bits 7
+    /// and up, by exclusive or.
     #[must_use]
     pub const fn apply(self, address: u32) -> u32 {
         address ^ (address >> 3 & ((1 << self.bits()) - 1) << 4)
@@ -136,8 +136,8 @@ impl Descriptor {
         self.swizzle.apply(self.start.wrapping_add(inner + offset))
     }
 
-    /// The shared bytes that an operand of `mn` rows of A or columns of B and 32 bytes along k takes,
-    /// in order and without overlaps.
+    /// The shared bytes that an operand of `mn` rows of A or columns of B and 32 bytes along k
+    /// takes, in order and without overlaps.
     #[must_use]
     pub fn ranges(&self, major: Major, element: Element, mn: u32) -> Vec<Range<u32>> {
         let mut starts: Vec<u32> = chunks(major, element, mn)

@@ -4,7 +4,8 @@
 //! lane is `4 * group + thread`. A register of A or B holds neighbours along k; the threads of a
 //! group follow each other along k; further registers take the other 8 rows first, then the next
 //! stretch of k. Accumulators hold neighbours along the columns. `wgmma` (PTX ISA: "Register
-//! Fragments and Shared Memory Matrix Layouts") gives warp `w` rows `16 * w` on, in the same scheme.
+//! Fragments and Shared Memory Matrix Layouts") gives warp `w` rows `16 * w` on, in the same
+//! scheme.
 
 use super::Lanes;
 
@@ -49,8 +50,9 @@ pub const fn accumulator_position(rows: usize, place: usize, lane: usize) -> (us
     (group + 8 * (place / 2), 8 * block + 2 * thread + place % 2)
 }
 
-/// PTX ISA: ldmatrix, for `.m8n8` and `.b16`. Eight rows of 16 bytes for each of 1, 2 or 4 matrices,
-/// in the order of the lanes that give their addresses; a register for each matrix, the others zero.
+/// PTX ISA: ldmatrix, for `.m8n8` and `.b16`. Eight rows of 16 bytes for each of 1, 2 or 4
+/// matrices, in the order of the lanes that give their addresses; a register for each matrix, the
+/// others zero.
 #[must_use]
 pub fn load_matrices(rows: &[[u8; 16]], transposed: bool) -> [Lanes; 4] {
     let mut registers = [[0; 32]; 4];
@@ -73,8 +75,8 @@ pub fn load_matrices(rows: &[[u8; 16]], transposed: bool) -> [Lanes; 4] {
     registers
 }
 
-/// PTX ISA: stmatrix, for `.m8n8` and `.b16`: the eight rows of each of `registers`' matrices, to be
-/// stored at the addresses that lanes 0 to 7 give for the first, and so on.
+/// PTX ISA: stmatrix, for `.m8n8` and `.b16`: the eight rows of each of `registers`' matrices, to
+/// be stored at the addresses that lanes 0 to 7 give for the first, and so on.
 #[must_use]
 pub fn store_matrices(registers: &[Lanes], transposed: bool) -> Vec<[u8; 16]> {
     let mut rows = vec![[0; 16]; 8 * registers.len()];

@@ -8,8 +8,8 @@ use super::descriptor::{Descriptor, Major, chunks};
 use super::mma::{fill_left, read_sums, write_sums};
 use super::numbers::Element;
 
-/// The shape and the types of a `wgmma.mma_async`, dense: 64 rows, `columns` columns, 32 bytes along
-/// k.
+/// The shape and the types of a `wgmma.mma_async`, dense: 64 rows, `columns` columns, 32 bytes
+/// along k.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Wgmma {
     columns: usize,
@@ -204,8 +204,8 @@ impl Wgmma {
     }
 }
 
-/// Reads rows of A or columns of B; `place` takes the row or column, counted from the first of `mn`,
-/// the k, and the raw element.
+/// Reads rows of A or columns of B; `place` takes the row or column, counted from the first of
+/// `mn`, the k, and the raw element.
 fn gather(
     shared: &[u8],
     descriptor: &Descriptor,

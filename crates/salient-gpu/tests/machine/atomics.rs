@@ -154,7 +154,8 @@ fn lanes_and_blocks_that_meet_at_an_address_all_count() {
         match config {
             "" => assert_eq!(order, words(300, |i| i)),
             "order=reverse" => {
-                // The last block's last warp need not be first, but its last lane is before the others.
+                // The last block's last warp need not be first, but its last lane is before the
+                // others.
                 assert!(order.iter().position(|&i| i == 299) < order.iter().position(|&i| i == 0));
                 assert_ne!(order, words(300, |i| i));
             }

@@ -15,8 +15,8 @@ const CONFIGS: [&str; 6] = [
     "races,async=late",
 ];
 
-/// An mbarrier `b` that one arrival opens, and room `s`; thread 0 of each block goes on where the others
-/// go to `WAIT`.
+/// An mbarrier `b` that one arrival opens, and room `s`; thread 0 of each block goes on where the
+/// others go to `WAIT`.
 const START: &str = "
     .shared .align 1024 .b8 s[16384]; .shared .align 8 .b64 b;
     mov.u32 %r2, s; shl.b32 %r3, %r31, 2; add.u32 %r4, %r2, %r3;
@@ -177,8 +177,8 @@ impl Tensor<'_> {
         self.box_dims.iter().zip(self.steps).map(|(size, &step)| size.div_ceil(step)).collect()
     }
 
-    /// By the manual's words: for each element of the box its byte in shared memory, before the swizzle
-    /// is applied to the address, and the tensor's word there, if there is one.
+    /// By the manual's words: for each element of the box its byte in shared memory, before the
+    /// swizzle is applied to the address, and the tensor's word there, if there is one.
     fn elements(&self, at: &[i32]) -> Vec<(u32, Option<u32>)> {
         let sizes = self.sizes();
         let count: u32 = sizes.iter().product();

@@ -6,9 +6,10 @@ use salient_gpu::{Counters, Fault, FaultKind, Gpu, Launch};
 
 /// A launch of a kernel that has only a body.
 ///
-/// The body finds its thread's number in the launch in `%r0`, the number in its block in `%r31`, the
-/// address of the thread's word of output in `%d0`, the whole output in `%d1`, the input in `%d2`; all
-/// in global memory. What it leaves in `%r1` is stored as the thread's word, unless it exits before.
+/// The body finds its thread's number in the launch in `%r0`, the number in its block in `%r31`,
+/// the address of the thread's word of output in `%d0`, the whole output in `%d1`, the input in
+/// `%d2`; all in global memory. What it leaves in `%r1` is stored as the thread's word, unless it
+/// exits before.
 #[derive(Clone, Copy)]
 pub(crate) struct Case<'a> {
     pub(crate) config: &'a str,

@@ -1,4 +1,5 @@
-//! The machine by its public API: small PTX texts, with what the PTX ISA says of them as expectation.
+//! The machine by its public API: small PTX texts, with what the PTX ISA says of them as
+//! expectation.
 
 mod async_copies;
 mod atomics;

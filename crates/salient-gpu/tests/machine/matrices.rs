@@ -315,8 +315,8 @@ fn products_of_every_type() {
     }
 }
 
-/// 16 products of 2^-26 and an accumulator of 1: each is below the last bit that tensor cores keep, all of
-/// them together are not. (Exact: with one rounding.)
+/// 16 products of 2^-26 and an accumulator of 1: each is below the last bit that tensor cores keep,
+/// all of them together are not. (Exact: with one rounding.)
 #[test]
 fn sums_are_cut_off_as_the_device_does() {
     let body = "mov.b32 %r10, 0x08000800; mov.f32 %f4, 0f3F800000;

@@ -48,13 +48,13 @@ fn decode(kind: &str, value: f64) -> f64 {
 /// How a matrix lies in shared memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Layout {
-    /// K-major without a swizzle: 8 rows of 16 bytes are together, 128 bytes from one to the next along
-    /// k, 256 along the other dimension.
+    /// K-major without a swizzle: 8 rows of 16 bytes are together, 128 bytes from one to the next
+    /// along k, 256 along the other dimension.
     Plain,
     /// K-major with the widest swizzle: rows of 128 bytes.
     Wide,
-    /// MN-major with the widest swizzle, of 16 bits: 64 elements in a row, 8 rows together; 1024 bytes
-    /// from one to the next along k, 2048 along the other dimension.
+    /// MN-major with the widest swizzle, of 16 bits: 64 elements in a row, 8 rows together; 1024
+    /// bytes from one to the next along k, 2048 along the other dimension.
     Turned,
 }
 use Layout::{Plain, Turned, Wide};
@@ -170,7 +170,8 @@ impl Product {
         )
     }
 
-    /// Brings the image to shared memory and makes the descriptors %d10, %d11 of a, %d20, %d21 of b.
+    /// Brings the image to shared memory and makes the descriptors %d10, %d11 of a, %d20, %d21 of
+    /// b.
     fn start(&self) -> String {
         let mut text = format!(
             ".shared .align 1024 .b8 s[{ALL}]; mov.u32 %r2, s; mov.u32 %r3, %r31;

@@ -4,9 +4,9 @@ use half::{bf16, f16};
 
 // ---- swizzles ----
 
-/// The place of 16-byte unit `unit` in row `row` of rows that are `width` bytes wide, from the tables of
-/// the PTX manual (Swizzling Modes): a line of 128 bytes holds one row, two or four, and the order of
-/// the units in a row changes from line to line.
+/// The place of 16-byte unit `unit` in row `row` of rows that are `width` bytes wide, from the
+/// tables of the PTX manual (Swizzling Modes): a line of 128 bytes holds one row, two or four, and
+/// the order of the units in a row changes from line to line.
 fn swizzled(row: usize, unit: usize, width: usize) -> usize {
     const ORDERS: [[usize; 8]; 8] = [
         [0, 1, 2, 3, 4, 5, 6, 7],
@@ -148,8 +148,8 @@ impl Multiply {
         if self.bf16 { bf16::from_f32(x).to_bits() } else { f16::from_f32(x).to_bits() }
     }
 
-    /// The byte of element `(row, k)` of an operand of so many rows (columns, of b), from the figures
-    /// of the PTX manual (Shared Memory Matrix Layout; Strides).
+    /// The byte of element `(row, k)` of an operand of so many rows (columns, of b), from the
+    /// figures of the PTX manual (Shared Memory Matrix Layout; Strides).
     fn byte(&self, rows: usize, row: usize, k: usize) -> usize {
         match (self.swizzle, self.rows_major) {
             // Core matrices of 8 rows of 16 bytes; those along the rows follow each other.

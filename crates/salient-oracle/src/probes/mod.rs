@@ -1,7 +1,7 @@
 //! What CUDA's built-ins and the wrappers of `kernels/ptx/` do, by the PTX manual.
 //!
-//! A probe is a small kernel of `crates/salient-gpu/probes/`, with its input and the check of its output
-//! here: the software GPU and a device answer for the same.
+//! A probe is a small kernel of `crates/salient-gpu/probes/`, with its input and the check of its
+//! output here: the software GPU and a device answer for the same.
 
 mod hopper;
 
@@ -23,8 +23,8 @@ pub enum Probe {
     Truncations,
     /// Pairs of f32 rounded into words: `[32, 2]` f32 to `[2, 32]` words, of f16 and of bf16.
     Packs,
-    /// fp8 E4M3: `[256]` words of four to `[5, 256]` words: the first as f32, the even and the odd ones
-    /// as pairs of f16, and of bf16.
+    /// fp8 E4M3: `[256]` words of four to `[5, 256]` words: the first as f32, the even and the odd
+    /// ones as pairs of f16, and of bf16.
     Widenings,
     /// `mma.sync` of f16: `[32, 10]` words (4 of a, 2 of b, 4 of c) to `[32, 4]` f32.
     ProductF16,
@@ -38,12 +38,13 @@ pub enum Probe {
     Conversions,
     /// `bar.sync` and `bar.arrive`: 128 words, changed about.
     NamedBarriers,
-    /// `cp.async.bulk.tensor` of every swizzle, across the edges of a tensor: what shared memory holds.
+    /// `cp.async.bulk.tensor` of every swizzle, across the edges of a tensor: what shared memory
+    /// holds.
     TensorCopies,
     /// `mbarrier`: 7 tiles of 96 words on their way through two stages, each reversed.
     Pipeline,
-    /// `wgmma.mma_async` of every swizzle and major, f16 and bf16, from shared memory and registers:
-    /// ten sections, images of shared memory to fragments of f32.
+    /// `wgmma.mma_async` of every swizzle and major, f16 and bf16, from shared memory and
+    /// registers: ten sections, images of shared memory to fragments of f32.
     Multiplies,
 }
 

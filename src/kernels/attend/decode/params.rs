@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::kernels::validate::Pages;
 use crate::kernels::{ALIGNMENT, Buffer, dtype_code, lists_len, raw, to_i32, to_i64};
 
-/// Where the buffers of a decode step lie; lengths in elements, exact but for q, k, v and out, which
-/// may be longer.
+/// Where the buffers of a decode step lie; lengths in elements, exact but for q, k, v and out,
+/// which may be longer.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DecodeBuffers {
     /// As [`DecodeShape::q`] says, aligned to 16 bytes.
@@ -31,10 +31,11 @@ pub struct DecodeBuffers {
     pub kept_lens: Option<Buffer>,
     /// f32 `[kv heads]`: the [scales of keys](crate::host::attend::Attention::k_scales), 1 without.
     pub k_scales: Option<Buffer>,
-    /// f32 `[kv heads]`: the [scales of values](crate::host::attend::Attention::v_scales), 1 without.
+    /// f32 `[kv heads]`: the [scales of values](crate::host::attend::Attention::v_scales), 1
+    /// without.
     pub v_scales: Option<Buffer>,
-    /// f32 `[q heads]`: the [sinks](crate::host::attend::Attention::sinks). One that is NaN or infinity makes NaN of its
-    /// head's rows.
+    /// f32 `[q heads]`: the [sinks](crate::host::attend::Attention::sinks). One that is NaN or
+    /// infinity makes NaN of its head's rows.
     pub sinks: Option<Buffer>,
     /// `[1]`, added to.
     pub status: Buffer,

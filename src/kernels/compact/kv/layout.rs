@@ -40,8 +40,8 @@ impl KvLayout {
         Self::scaled([token_stride, head_stride, page_stride], heads, dim, element)
     }
 
-    /// vLLM's keys, `[pages, heads, dim / x, page_size, x]` with `x` elements in 16 bytes: a lane is
-    /// 16 bytes of a head.
+    /// vLLM's keys, `[pages, heads, dim / x, page_size, x]` with `x` elements in 16 bytes: a lane
+    /// is 16 bytes of a head.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] if a head is no multiple of 16 bytes, [`Error::Overflow`] where sizes

@@ -36,8 +36,8 @@ impl<T: Element> ExpectedWeights<T> {
     ///
     /// # Errors
     /// [`Error::OutOfRange`] unless `T` has 16 bits, channels are a multiple of 8 up to 256 and
-    /// `scale` is finite; [`Error::LengthMismatch`] and [`Error::Unfit`] for none, or statistics that
-    /// are not alike; [`Error::NotFinite`] where the scale makes them so; [`Error::Overflow`].
+    /// `scale` is finite; [`Error::LengthMismatch`] and [`Error::Unfit`] for none, or statistics
+    /// that are not alike; [`Error::NotFinite`] where the scale makes them so; [`Error::Overflow`].
     pub fn new(statistics: &[QueryStatistics], scale: f32) -> Result<Self> {
         let (q_heads, dim) = check_statistics(statistics, statistics.len(), 1)?;
         ExpectedAttention::new(scale).check()?;
@@ -107,8 +107,8 @@ fn channel(i: usize) -> usize {
     32 * (block / 2) + 8 * (i % 8 / 2) + 4 * (block % 2) + 2 * (i / 8) + i % 2
 }
 
-/// One head's mean and, upper triangular, product; both in the order of places and times `1 / factor`,
-/// a power of 2 such that terms of f16 hold them.
+/// One head's mean and, upper triangular, product; both in the order of places and times
+/// `1 / factor`, a power of 2 such that terms of f16 hold them.
 struct Head {
     mean: Vec<f32>,
     product: Option<Vec<f32>>,

@@ -304,8 +304,8 @@ impl<'a> Source<'a> {
 /// English has four to five; what is too much is cut off.
 pub(in crate::commands) const BYTES_PER_TOKEN: usize = 8;
 
-/// So many tokens of a text of [`BYTES_PER_TOKEN`] for each or more, from a random place, and a name
-/// for them.
+/// So many tokens of a text of [`BYTES_PER_TOKEN`] for each or more, from a random place, and a
+/// name for them.
 pub(in crate::commands) fn stretch(
     loaded: &Loaded,
     (name, text): (&str, &str),
@@ -326,8 +326,8 @@ pub(in crate::commands) fn stretch(
     Ok((format!("{name}@{from}"), stretch))
 }
 
-/// A question's prompt as evaluations pose it, the question last and the answer begun, and the tokens
-/// of the usual answer.
+/// A question's prompt as evaluations pose it, the question last and the answer begun, and the
+/// tokens of the usual answer.
 pub(in crate::commands) fn question_last(
     loaded: &Loaded,
     question: &Question,
@@ -336,7 +336,8 @@ pub(in crate::commands) fn question_last(
     Ok((begin(loaded, &text, ANSWER)?, usual_answer(loaded, question)?))
 }
 
-/// The user's turn and the beginning of an answer, so that what follows is the answer and no preamble.
+/// The user's turn and the beginning of an answer, so that what follows is the answer and no
+/// preamble.
 fn begin(loaded: &Loaded, text: &str, answer: &str) -> anyhow::Result<Vec<u32>> {
     let tokenizer = &loaded.tokenizer;
     let mut tokens = encode(loaded, text.to_owned(), false)?;

@@ -52,7 +52,8 @@ impl DeviceName {
     }
 }
 
-/// Why no CUDA device can be opened. candle does not ask whether there is a driver, and panics without.
+/// Why no CUDA device can be opened. candle does not ask whether there is a driver, and panics
+/// without.
 fn no_cuda() -> Option<String> {
     #[cfg(feature = "cuda")]
     return match salient::cuda::probe() {

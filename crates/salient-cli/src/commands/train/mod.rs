@@ -34,28 +34,30 @@ use texts::{Text, Texts};
 /// Train predictors that foresee which tokens matter, on HotpotQA questions and speeches.
 ///
 /// A marking pass finds what every token is worth, by gradients or attention; predictors, one per
-/// stage of the schedule, then learn to foresee it from hidden states: first against the marks alone
-/// (fast), then, if asked to, through the masked model (full). The model itself is never changed.
+/// stage of the schedule, then learn to foresee it from hidden states: first against the marks
+/// alone (fast), then, if asked to, through the masked model (full). The model itself is never
+/// changed.
 ///
 /// Into the folder of --out go predictors.safetensors (for `--scorer predictor:FILE`), card.md with
 /// all options and held-out metrics, curves.svg, loss.svg, metrics.jsonl with a line per step, and
 /// checkpoint.safetensors. After a kill or Ctrl-C the same command goes on from the checkpoint and
 /// gives the same predictors. No text that `salient eval` reports on is trained on.
 ///
-/// The run is on the CPU unless --device says otherwise, wherever the predictors are used later; other
-/// devices round otherwise, so the same seed does not give the same bytes there. In memory every text
-/// takes its tokens x the model's width x 4 bytes for each stage: 10.6 MB for 512 tokens of SmolLM2-135M
-/// and the nine stages of `sdtp`. Where other work shares the cores, CANDLE_NUM_THREADS=1 in the
-/// environment keeps candle's threads from waiting for each other; the result is the same.
+/// The run is on the CPU unless --device says otherwise, wherever the predictors are used later;
+/// other devices round otherwise, so the same seed does not give the same bytes there. In memory
+/// every text takes its tokens x the model's width x 4 bytes for each stage: 10.6 MB for 512 tokens
+/// of SmolLM2-135M and the nine stages of `sdtp`. Where other work shares the cores,
+/// CANDLE_NUM_THREADS=1 in the environment keeps candle's threads from waiting for each other; the
+/// result is the same.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// All options, in TOML: seed, schedule, width, norm, target, contrast, scale, pairs, batch,
-    /// decay, temperature, evaluate_every, patience; [losses] rank, mse, cross_entropy, distillation,
-    /// keep_ratio, divergence; [fast] and [full] steps, warmup, rate; [data] questions, speeches,
-    /// facts, held_out, tokens, scored, seed. What is left out has a default, which the card shows; flags
-    /// come before the file.
+    /// decay, temperature, evaluate_every, patience; [losses] rank, mse, cross_entropy,
+    /// distillation, keep_ratio, divergence; [fast] and [full] steps, warmup, rate; [data]
+    /// questions, speeches, facts, held_out, tokens, scored, seed. What is left out has a default,
+    /// which the card shows; flags come before the file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Of weights, the order of texts, and noise: the same seed gives the same predictors.
@@ -366,7 +368,8 @@ impl<'a> Run<'a> {
         Ok(Record { phase, step: step + 1, loss, rate, alive, held_out: Vec::new() })
     }
 
-    /// Writes metrics and checkpoint. What the first has beyond the second, a run that goes on drops.
+    /// Writes metrics and checkpoint. What the first has beyond the second, a run that goes on
+    /// drops.
     fn keep(&mut self) -> anyhow::Result<()> {
         self.history.write()?;
         let checkpoint = self.trainer.checkpoint(self.model, &self.data)?;

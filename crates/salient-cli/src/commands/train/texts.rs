@@ -116,8 +116,8 @@ fn asked_from(
     Ok(prompt.iter().zip(&other).take_while(|(token, other)| token == other).count())
 }
 
-/// The question with as many of its paragraphs as fit: distractors go first, one after another. Nothing
-/// if what supports the answer is too long itself.
+/// The question with as many of its paragraphs as fit: distractors go first, one after another.
+/// Nothing if what supports the answer is too long itself.
 fn fitted(
     question: &Question,
     tokens: usize,
@@ -148,8 +148,8 @@ fn fitted(
     }
 }
 
-/// State of the Union messages that are long enough, those for texts that are held out first: `count`
-/// of them, in turns. None that is held out is of a message that others are of.
+/// State of the Union messages that are long enough, those for texts that are held out first:
+/// `count` of them, in turns. None that is held out is of a message that others are of.
 fn messages(data: &Data, count: usize, held_out: usize) -> anyhow::Result<Vec<Speech>> {
     if count == 0 {
         return Ok(Vec::new());

@@ -251,8 +251,8 @@ impl Argument {
 }
 
 impl Call {
-    /// `y = alpha op(A) x + beta y`, as a product of rows: that of x with the transpose of op(A). The
-    /// steps of vectors are then those from column to column.
+    /// `y = alpha op(A) x + beta y`, as a product of rows: that of x with the transpose of op(A).
+    /// The steps of vectors are then those from column to column.
     fn vector(
         name: &'static str,
         handle: Handle,

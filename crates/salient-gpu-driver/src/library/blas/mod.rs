@@ -1,7 +1,8 @@
 //! cuBLAS: its handles and its products of matrices.
 //!
-//! Products of f16 and bf16 are added up in f32 and rounded once, whatever compute type is asked for;
-//! those of f32 are f32's, also where cuBLAS would be free to use less. [`product`] is what runs.
+//! Products of f16 and bf16 are added up in f32 and rounded once, whatever compute type is asked
+//! for; those of f32 are f32's, also where cuBLAS would be free to use less. [`product`] is what
+//! runs.
 
 mod entry;
 mod product;

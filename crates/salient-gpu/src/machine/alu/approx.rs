@@ -1,5 +1,5 @@
-//! Instructions that approximate (`.approx`, `.full`): the nearest number, or one that is off by as much
-//! as the manual allows (PTX ISA: Floating Point Instructions; Half Precision Floating Point
+//! Instructions that approximate (`.approx`, `.full`): the nearest number, or one that is off by as
+//! much as the manual allows (PTX ISA: Floating Point Instructions; Half Precision Floating Point
 //! Instructions).
 
 use std::sync::atomic::{AtomicBool, Ordering};

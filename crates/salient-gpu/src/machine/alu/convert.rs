@@ -1,5 +1,5 @@
-//! `cvt` (PTX ISA: cvt; Operand Size Exceeding Instruction-Type Size). A conversion is done in stages,
-//! each an instruction of its own; most have one.
+//! `cvt` (PTX ISA: cvt; Operand Size Exceeding Instruction-Type Size). A conversion is done in
+//! stages, each an instruction of its own; most have one.
 
 use crate::machine::inst::{Inst, Lanes};
 use crate::machine::lower::Lower;
@@ -287,8 +287,8 @@ fn real(target: &str, source: &str, manner: &Manner) -> Option<Lanes> {
     })
 }
 
-/// `cvt.pack.sat`: two numbers clamped, `a` above `b`; of less than 16 bits, above them what `c` holds
-/// at the bottom.
+/// `cvt.pack.sat`: two numbers clamped, `a` above `b`; of less than 16 bits, above them what `c`
+/// holds at the bottom.
 fn lower_pack(form: &mut Form<'_>, operands: &[Operand], cx: &mut Lower<'_>) -> Result<(), String> {
     #[inline(always)]
     fn pair<const BITS: u32, const SIGNED: bool>(a: i32, b: i32, c: u32) -> u32 {

@@ -8,8 +8,8 @@ use crate::ptx::ast::Operand;
 use super::form::{Form, register};
 use super::lanes::{Lane, Raw};
 
-/// The constant that the row of the condition code register is kept under. No operand of 32 bits has
-/// it, and the row begins with its lower half, no carry.
+/// The constant that the row of the condition code register is kept under. No operand of 32 bits
+/// has it, and the row begins with its lower half, no carry.
 const CARRY: u64 = 1 << 32;
 
 /// `add.cc`, `addc`, `sub.cc`, `subc`, `mad.cc`, `madc`. The row of the carry is `Inst::e`.

@@ -106,7 +106,8 @@ fn highest(shift: bool, kind: &str) -> Option<Lanes> {
     })
 }
 
-/// The bits of a field, as far as they lie in a word of so many bits. Position and length are bytes.
+/// The bits of a field, as far as they lie in a word of so many bits. Position and length are
+/// bytes.
 #[inline(always)]
 fn field(position: u32, length: u32, bits: u32) -> u64 {
     let (position, length) = (position & 0xff, length & 0xff);
@@ -154,7 +155,8 @@ fn low_signs(a: u32, bits: u32) -> u32 {
     if bits == 0 { 0 } else { ((a << (32 - bits)) as i32 >> (32 - bits)) as u32 }
 }
 
-/// `fns`: the bit that is `offset`th of those set, up or down from `base`; 0 asks for `base` itself.
+/// `fns`: the bit that is `offset`th of those set, up or down from `base`; 0 asks for `base`
+/// itself.
 #[inline(always)]
 fn nth_set(mask: u32, base: u32, offset: i32) -> u32 {
     let step = if offset < 0 { -1 } else { 1 };

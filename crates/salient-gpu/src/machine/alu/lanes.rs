@@ -7,8 +7,8 @@ use crate::machine::registers::{FULL, Registers};
 pub(super) trait Raw: Copy + Default {
     fn all(registers: &Registers, row: u32) -> &[Self; 32];
     fn set(registers: &mut Registers, row: u32, mask: u32, values: &[Self; 32]);
-    /// One of two values. In operations on bits: a choice would become one between two addresses, which is
-    /// not vectorised.
+    /// One of two values. In operations on bits: a choice would become one between two addresses,
+    /// which is not vectorised.
     fn choose(first: bool, one: Self, other: Self) -> Self;
 }
 
@@ -43,8 +43,8 @@ raw! {
     u128, 4;
 }
 
-/// How many lanes a loop goes over: all, unless nothing is to be written. A loop of a length that is known
-/// would be unrolled before it could be vectorised.
+/// How many lanes a loop goes over: all, unless nothing is to be written. A loop of a length that
+/// is known would be unrolled before it could be vectorised.
 #[inline(always)]
 pub(super) fn count(mask: u32) -> usize {
     32 - usize::from(mask == 0)

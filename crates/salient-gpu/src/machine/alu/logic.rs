@@ -129,8 +129,8 @@ pub(super) fn lower_funnel(
     form.push(cx, run, operands, B32, &[B32; 3])
 }
 
-/// `lop3`: any function of three bits, by its truth table; with an operation on predicates behind it,
-/// whether the word is not 0 goes into that.
+/// `lop3`: any function of three bits, by its truth table; with an operation on predicates behind
+/// it, whether the word is not 0 goes into that.
 pub(super) fn lower_table(
     form: &mut Form<'_>,
     operands: &[Operand],

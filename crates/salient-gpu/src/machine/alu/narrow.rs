@@ -182,8 +182,8 @@ const fn bias(exponent: u32) -> u32 {
     (1 << (exponent - 1)) - 1
 }
 
-/// To nearest even, what is too large to the largest number, with the sign on top. NaN is all ones, or
-/// the largest number of formats that have none.
+/// To nearest even, what is too large to the largest number, with the sign on top. NaN is all ones,
+/// or the largest number of formats that have none.
 #[inline(always)]
 fn encode<const E: u32, const M: u32>(x: f32) -> u32 {
     let bits = x.to_bits();

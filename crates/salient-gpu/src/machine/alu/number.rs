@@ -59,8 +59,8 @@ pub(super) fn narrow<const R: u8>(x: f64) -> f32 {
     })
 }
 
-/// To f32, to the number with an odd last bit if it is not exact: what is rounded again afterwards, to
-/// two bits less at least, is as if it had been rounded once (Boldo and Melquiond, 2008).
+/// To f32, to the number with an odd last bit if it is not exact: what is rounded again afterwards,
+/// to two bits less at least, is as if it had been rounded once (Boldo and Melquiond, 2008).
 #[inline(always)]
 pub(super) fn narrow_to_odd(x: f64) -> f32 {
     let near = x as f32;
@@ -196,8 +196,8 @@ pub(super) trait Half: Lane<Raw = u32> {
     /// `a * b + c`, rounded once.
     fn fma(a: Self, b: Self, c: Self) -> Self;
 
-    /// The sum that f32 rounds has more than twice as many bits as are wanted, so rounding it again is
-    /// as if it had been rounded once (Figueroa, 1995); sums of subnormal numbers are exact.
+    /// The sum that f32 rounds has more than twice as many bits as are wanted, so rounding it again
+    /// is as if it had been rounded once (Figueroa, 1995); sums of subnormal numbers are exact.
     #[inline(always)]
     fn add(a: Self, b: Self) -> Self {
         Self::of_f32::<RN>(a.wide() + b.wide())

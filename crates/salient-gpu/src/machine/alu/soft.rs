@@ -39,8 +39,8 @@ pub(super) fn fma64<const R: u8>(a: f64, b: f64, c: f64) -> f64 {
         return round::<R>(negative, product, exponent);
     }
     let (term, term_exponent) = top(u128::from(z.integer), z.exponent);
-    // Both have their highest bit in the same place, and more than 20 zeros at the end. What is lost of
-    // the smaller one by shifting is kept as a last bit.
+    // Both have their highest bit in the same place, and more than 20 zeros at the end. What is
+    // lost of the smaller one by shifting is kept as a last bit.
     let common = exponent.max(term_exponent);
     let product = shift(product, common - exponent);
     let term = shift(term, common - term_exponent);
@@ -102,8 +102,8 @@ fn shift(integer: u128, by: i32) -> u128 {
     integer >> by | u128::from(integer & ((1 << by) - 1) != 0)
 }
 
-/// An integer that is not 0, times a power of two. If it has more than 60 bits, the last one may stand
-/// for any number of bits below.
+/// An integer that is not 0, times a power of two. If it has more than 60 bits, the last one may
+/// stand for any number of bits below.
 fn round<const R: u8>(negative: bool, integer: u128, exponent: i32) -> f64 {
     let highest = exponent + 127 - integer.leading_zeros() as i32;
     let last = (highest - 52).max(-1074);

@@ -285,8 +285,8 @@ fn flag(set: bool) -> Value {
     Value::Integer(Integer { bits: set.into(), unsigned: false })
 }
 
-/// None where a division by zero is asked for. Types and shifts by 64 and more are as in ptxas, which
-/// is more exact than PTX ISA: summary of constant expression evaluation rules.
+/// None where a division by zero is asked for. Types and shifts by 64 and more are as in ptxas,
+/// which is more exact than PTX ISA: summary of constant expression evaluation rules.
 fn integers(operator: Operator, left: Integer, right: Integer) -> Option<Value> {
     let unsigned = left.unsigned || right.unsigned;
     let (a, b) = (left.bits, right.bits);

@@ -263,8 +263,8 @@ impl<'a> Parser<'a> {
     }
 
     /// Elements from `offset` of the variable, in braces if there are dimensions: how many there
-    /// are. The outermost may be short and is zero behind then; others may not, so `offset` is never
-    /// beyond what is written.
+    /// are. The outermost may be short and is zero behind then; others may not, so `offset` is
+    /// never beyond what is written.
     fn elements(
         &mut self,
         variable: &mut Variable,

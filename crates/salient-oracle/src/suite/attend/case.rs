@@ -358,8 +358,8 @@ impl Case {
     }
 }
 
-/// The relative rule for outputs, with room for the luck of few numbers. One of them is a row of one
-/// key, whose weight the plain computation finds to be 1 exactly; where weights are rounded by
+/// The relative rule for outputs, with room for the luck of few numbers. One of them is a row of
+/// one key, whose weight the plain computation finds to be 1 exactly; where weights are rounded by
 /// themselves, an error of the logit's last bit is not in both the weight and the sum.
 pub fn judge(
     actual: &[f32],
@@ -501,8 +501,8 @@ impl Place {
     }
 }
 
-/// Pages in random order with strangers among them, and the length of the pool. Table entries behind
-/// a sequence's last page are no pages.
+/// Pages in random order with strangers among them, and the length of the pool. Table entries
+/// behind a sequence's last page are no pages.
 fn paged(layout: PagedLayout, lens: Vec<usize>) -> (Place, usize) {
     let used = |len: &usize| len.div_ceil(layout.page_size);
     let pages = lens.iter().map(used).sum::<usize>() + 2;

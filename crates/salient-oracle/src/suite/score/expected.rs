@@ -246,7 +246,8 @@ pub fn shapes(on: &impl ScoreExpected) {
     }
 }
 
-/// Every option, statistics of every sequence's own, attention from flat to nearly all on one token.
+/// Every option, statistics of every sequence's own, attention from flat to nearly all on one
+/// token.
 pub fn options(on: &impl ScoreExpected) {
     let lens = [100, 0, 7, 33, 1, 4];
     for per in [Per::Token, Per::KvHead] {
@@ -323,7 +324,8 @@ pub fn nothing_known_is_uniform(on: &impl ScoreExpected) {
     }
 }
 
-/// A key makes NaN of its sequence and head, a value of its own score; those of sinks less or nothing.
+/// A key makes NaN of its sequence and head, a value of its own score; those of sinks less or
+/// nothing.
 pub fn what_is_not_finite_stays_where_it_reaches(on: &impl ScoreExpected) {
     for covariance in [false, true] {
         for per in [Per::Token, Per::KvHead] {

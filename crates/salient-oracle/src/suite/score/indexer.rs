@@ -43,8 +43,8 @@ pub struct Case {
     pub scaled: bool,
     /// Which keys are seen.
     pub sees: Sees,
-    /// Elements by which the rows of logits exceed the longest sequence; none: one row a sequence, where
-    /// its tokens are.
+    /// Elements by which the rows of logits exceed the longest sequence; none: one row a sequence,
+    /// where its tokens are.
     pub spare: Option<usize>,
 }
 

@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-/// An exact sum of integers times powers of two: limbs of 32 bits with their places, in any order, whose
-/// carries are left to the end.
+/// An exact sum of integers times powers of two: limbs of 32 bits with their places, in any order,
+/// whose carries are left to the end.
 #[derive(Default)]
 pub(super) struct Sum(Vec<(i32, i128)>);
 
@@ -32,8 +32,8 @@ impl Sum {
     pub(super) fn sign(&self) -> Ordering {
         let mut limbs = self.0.clone();
         limbs.sort_unstable();
-        // From the lowest on: what goes over into the place that comes next, and whether anything but
-        // zeros has stayed behind.
+        // From the lowest on: what goes over into the place that comes next, and whether anything
+        // but zeros has stayed behind.
         let (mut at, mut carry, mut rest) = (i32::MIN / 2, 0i128, false);
         for (place, limb) in limbs {
             while at < place && carry != 0 && carry != -1 {
@@ -88,10 +88,10 @@ pub(super) fn root(a: f64, x: f64) -> Ordering {
     sum.sign()
 }
 
-/// Asserts that a result is the one next to the exact number that a rounding asks for: `rn`, `rz`, `rm`
-/// or `rp`. `below` and `above` are its neighbours, and `exact` compares the exact number. Infinity
-/// stands for the number that would come behind the largest, `2^top`. To nearest is only for formats
-/// whose halves are numbers of f64.
+/// Asserts that a result is the one next to the exact number that a rounding asks for: `rn`, `rz`,
+/// `rm` or `rp`. `below` and `above` are its neighbours, and `exact` compares the exact number.
+/// Infinity stands for the number that would come behind the largest, `2^top`. To nearest is only
+/// for formats whose halves are numbers of f64.
 pub(super) fn assert_rounded(
     rounding: &str,
     [below, result, above]: [f64; 3],

@@ -47,7 +47,8 @@ impl Bench {
         self
     }
 
-    /// Runs an instruction for the lanes of a mask, on the values of each register, which it changes.
+    /// Runs an instruction for the lanes of a mask, on the values of each register, which it
+    /// changes.
     pub(super) fn run(&self, op: &str, mask: u32, values: &mut [[u128; 32]]) -> Result<(), String> {
         self.all(&[(op, self.operands.clone())], mask, values)
     }
@@ -140,8 +141,8 @@ fn word_of(registers: &Registers, row: u32, at: usize) -> u32 {
     registers.rows[row as usize + at / 32].0[at % 32]
 }
 
-/// Runs an instruction whose first operand is its destination on tuples of source values, and compares.
-/// Registers are of the types named, destination first.
+/// Runs an instruction whose first operand is its destination on tuples of source values, and
+/// compares. Registers are of the types named, destination first.
 pub(super) fn check(
     op: &str,
     types: &[&str],
@@ -215,7 +216,8 @@ impl Draw {
     }
 }
 
-/// Integers of so many bits: the ends of both signs and what is near them, powers of two, and others.
+/// Integers of so many bits: the ends of both signs and what is near them, powers of two, and
+/// others.
 pub(super) fn integers(bits: u32) -> Vec<u64> {
     let mask = u64::MAX >> (64 - bits);
     let mut draw = Draw(bits.into());
