@@ -74,8 +74,9 @@ class Judgement(unittest.TestCase):
         self.assertEqual(coverage.judge(launches, every), [])
 
     def test_exceptions_of_no_use_are_errors(self):
-        launches = {(80, "a"): 1, (80, "ab"): 0, (80, "b"): 2}
-        found = coverage.judge(launches, [("80", "a.*", "why"), ("80", "b", "why"), ("90", "a", "?")])
+        launches = {(80, "a"): 1, (80, "ab"): 0, (80, "b"): 2, (90, "b"): 1}
+        found = coverage.judge(launches, [("80", "a.*", "why"), ("80", "b", "why"), ("90", "a", "?"),
+                                          ("100", "a", "of a device that the logs do not tell of")])
         self.assertEqual(found, ["error: an exception excuses no kernel: 80 b",
                                  "error: an exception excuses no kernel: 90 a"])
         with self.assertRaisesRegex(SystemExit, "no exception"):

@@ -1,9 +1,10 @@
 //! **attend**, one query per sequence over caches in fp8.
 
 use half::{bf16, f16};
+use salient::cuda::DeviceElement;
 use salient::dtype::F8E4M3;
 use salient::kernels::{Fault, Status};
-use salient::{DType, Result};
+use salient::Result;
 use salient_oracle::suite::assert_same_bits;
 
 use crate::place::on_device;
@@ -95,19 +96,26 @@ fn lengths_that_cannot_be_empty_the_list() {
     });
 }
 
-/// Wide heads and large groups, in the types that outputs have.
+/// Heads and groups of every kernel, in the types that outputs have.
 #[test]
 fn outputs_have_the_type_of_queries() {
-    on_device("outputs_have_the_type_of_queries", || {
+    fn check<T: DeviceElement + Default>() -> Result<()> {
         let device = device()?;
-        for (dim, group) in [(64, 3), (128, 12), (256, 16)] {
-            let problem = Decoding::<bf16, F8E4M3>::new(&LENS, 0.4, group, dim, 5);
-            let wide = problem.solve(&device, 0)?;
-            let run = problem.run(&device, problem.layout(), DType::Bf16, 0)?;
-            let narrow = run.launch(&device, &vec![bf16::ONE; problem.q.len()])?;
-            let rounded: Vec<bf16> = wide.out.iter().map(|&x| bf16::from_f32(x)).collect();
-            assert_same_bits(&narrow.out, &rounded, &format!("{dim} channels, group {group}"));
+        for dim in [64, 128, 256] {
+            for group in [3, 12] {
+                let problem = Decoding::<T, F8E4M3>::new(&LENS, 0.4, group, dim, 5);
+                let wide = problem.solve(&device, 0)?;
+                let run = problem.run(&device, problem.layout(), T::DTYPE, 0)?;
+                let narrow = run.launch(&device, &vec![T::from_f32(1.0); problem.q.len()])?;
+                let rounded: Vec<T> = wide.out.iter().map(|&x| T::from_f32(x)).collect();
+                let context = format!("{:?}, {dim} channels, group {group}", T::DTYPE);
+                assert_same_bits(&narrow.out, &rounded, &context);
+            }
         }
         Ok(())
+    }
+    on_device("outputs_have_the_type_of_queries", || {
+        check::<f16>()?;
+        check::<bf16>()
     });
 }
