@@ -8,7 +8,7 @@ use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_
 use half::bf16;
 use rayon::prelude::*;
 use salient::host::compact::{self, KvMut, PagedKvMut, RowTensor, RowTensorMut};
-use salient::host::select::Selection;
+use salient::select::Selection;
 use salient::{Layout, PagedLayout, Ragged, Span};
 
 const TOKENS: usize = 16384;

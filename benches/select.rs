@@ -8,7 +8,8 @@ use criterion::{
 };
 use half::bf16;
 use salient::Ragged;
-use salient::host::select::{Budget, PerSequence, Protect, Request, select};
+use salient::host::select::select;
+use salient::select::{Budget, Protect, Request};
 
 fn bench(criterion: &mut Criterion) {
     for (name, len) in [("1k", 1 << 10), ("16k", 1 << 14), ("128k", 1 << 17), ("1m", 1 << 20)] {
@@ -57,7 +58,7 @@ fn one(criterion: &mut Criterion, name: &str, scores: &[f32], k: usize) {
 }
 
 fn request(rows: &Ragged, k: usize) -> Request<'_> {
-    let budget = Budget::Count(PerSequence::All(k));
+    let budget = Budget::Count(k);
     Request { rows, heads: 1, budget, protect: Protect::default() }
 }
 

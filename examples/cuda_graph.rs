@@ -16,10 +16,11 @@ use salient::cuda::score::{Predictor, mlp};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::{Backend, StatusWord, bytes, bytes_mut, probe};
 use salient::host::score::PredictorWeights;
-use salient::host::select::{self as host, Edges, PerSequence, Protect, Request};
+use salient::host::select as host;
 use salient::kernels::compact::{RowShape, RowsPlan};
 use salient::kernels::score::{MlpPlan, MlpWeights};
 use salient::kernels::select::SelectPlan;
+use salient::select::{Budget, Edges, PerSequence, Protect, Request};
 use salient::{Ragged, Result};
 
 fn main() -> Result<()> {
@@ -46,7 +47,7 @@ pub(crate) fn replay(stream: &Arc<CudaStream>) -> Result<()> {
     let request = Request {
         rows: &prompts,
         heads: 1,
-        budget: host::Budget::Ratio(0.35),
+        budget: Budget::Ratio(0.35),
         protect: Protect { edges: PerSequence::All(Edges { sinks: 4, recent: 4 }), mask: None },
     };
     let weights = MlpWeights::<bf16>::new(HIDDEN, trained())?;

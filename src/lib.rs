@@ -28,6 +28,7 @@ pub mod kernels;
 pub mod layout;
 pub mod ragged;
 pub mod schedule;
+pub mod select;
 
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};

@@ -38,8 +38,8 @@ mod text;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::host::select::Edges;
 use crate::ragged::Ragged;
+use crate::select::Edges;
 
 /// Where tokens are dropped, how many, and which are protected.
 ///

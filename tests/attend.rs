@@ -9,7 +9,8 @@ mod pools;
 use proptest::prelude::*;
 use salient::host::attend::{Attention, KeyLists, Keys, decode};
 use salient::host::compact::{self, KvMut};
-use salient::host::select::{Budget, Edges, PerSequence, Protect, Request, select};
+use salient::host::select::select;
+use salient::select::{Budget, Edges, PerSequence, Protect, Request};
 use salient::{Ragged, Span, View, ViewMut};
 use salient_oracle::generate::{Distribution, Random};
 use salient_oracle::suite::attend::{Built, Case, Decode, Operation, Prefill, Sees, Store, cases};
@@ -52,7 +53,7 @@ proptest! {
         let request = Request {
             rows: &rows,
             heads: kv_heads,
-            budget: Budget::Count(PerSequence::All(count)),
+            budget: Budget::Count(count),
             protect: Protect { edges, mask: None },
         };
         let selection = select(&scores, &request).unwrap();

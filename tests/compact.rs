@@ -8,7 +8,7 @@ mod pools;
 
 use proptest::prelude::*;
 use salient::host::compact::{self, KvMut, PagedKvMut, RowTensor, RowTensorMut};
-use salient::host::select::Selection;
+use salient::select::Selection;
 use salient::{Layout, PagedLayout, Ragged, Span};
 use salient_oracle::generate::Random;
 use salient_oracle::suite::compact::{Case, Keeping, cases, check};

@@ -2,8 +2,8 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use salient::host::select::Edges;
 use salient::schedule::{KvAtStage, Plan, Schedule, Stages};
+use salient::select::Edges;
 use salient::{Error, Ragged};
 
 fn stage_layers(plan: &Plan) -> Vec<usize> {

@@ -8,7 +8,7 @@ mod pools;
 
 use proptest::prelude::*;
 use salient::Ragged;
-use salient::host::select::Selection;
+use salient::select::Selection;
 use salient_oracle::generate::Random;
 use salient_oracle::suite::select::{Case, cases};
 

@@ -2,8 +2,9 @@
 
 use salient::cuda::StatusWord;
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
-use salient::host::select::{self as host, PerSequence, Protect, Request};
+use salient::host::select as host;
 use salient::kernels::select::{SelectPlan, Variant};
+use salient::select::{Budget, Protect, Request};
 use salient::{Ragged, Result};
 use salient_oracle::generate::Random;
 use serde_json::json;
@@ -27,7 +28,7 @@ pub(super) fn run(bench: &mut Bench) {
         ] {
             bench.attempt(&case, who, |bench| {
                 let prompts = Ragged::from_lens(&vec![len; rows])?;
-                let budget = host::Budget::Count(PerSequence::All(keep));
+                let budget = Budget::Count(keep);
                 let (rows, protect) = (&prompts, Protect::default());
                 let request = Request { rows, heads: 1, budget, protect };
                 match SelectPlan::of(&request)?.with_variant(variant) {

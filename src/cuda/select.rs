@@ -1,4 +1,4 @@
-//! **select** on a device. The contract is that of [`crate::host::select`].
+//! **select** on a device. The contract is that of [`crate::select`].
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct SelectInputs<'a> {
     pub scores: CudaView<'a, f32>,
     /// `[batch + 1]`.
     pub cu_seqlens: CudaView<'a, i32>,
-    /// `[batch]` tokens to keep, with [`pure::Budget::Counts`] and no other.
+    /// `[batch]` tokens to keep, with [`Budget::Counts`](crate::select::Budget::Counts) and no other.
     pub counts: Option<CudaView<'a, i32>>,
     /// `[batch]` first tokens never dropped, instead of the plan's.
     pub sinks: Option<CudaView<'a, i32>>,
@@ -71,7 +71,8 @@ impl<'a> SelectOutputs<'a> {
 /// use salient::cuda::cudarc::driver::CudaContext;
 /// use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 /// use salient::cuda::StatusWord;
-/// use salient::kernels::select::{Budget, SelectPlan, Shape};
+/// use salient::kernels::select::{SelectPlan, Shape};
+/// use salient::select::Budget;
 /// # fn main() -> salient::Result<()> {
 /// let stream = CudaContext::new(0)?.default_stream();
 /// let scores = stream.clone_htod(&[0.1f32, 0.9, 0.3, 3.0, 1.0])?;

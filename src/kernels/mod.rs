@@ -8,7 +8,8 @@
 //!
 //! ```
 //! use salient::kernels::Buffer;
-//! use salient::kernels::select::{Budget, SelectBuffers, SelectPlan, Shape, params};
+//! use salient::kernels::select::{SelectBuffers, SelectPlan, Shape, params};
+//! use salient::select::Budget;
 //! # fn main() -> salient::Result<()> {
 //! let shape = Shape { batch: 2, heads: 1, total: 9, max_len: 6 };
 //! let plan = SelectPlan::new(shape, Budget::Ratio(0.5))?;

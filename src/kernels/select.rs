@@ -1,4 +1,4 @@
-//! **select**: plans and checks. The contract is that of [`crate::host::select`].
+//! **select**: plans and checks. The contract is that of [`crate::select`].
 
 mod params;
 
@@ -6,34 +6,8 @@ pub use params::{SelectBuffers, params};
 
 use super::{check_tokens, lists_len, product, raw, to_i32};
 use crate::error::{Error, Result};
-use crate::host::select::{self as host, Edges, PerSequence, Request, ceil_share};
 use crate::ragged::Ragged;
-
-/// How many tokens to keep.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Budget {
-    /// So many of every sequence; more than the length keeps all.
-    Count(usize),
-    /// As many as [`SelectBuffers::counts`] says.
-    Counts,
-    /// The fraction kept, in (0, 1]: `ceil(ratio * len)` tokens, computed on the device.
-    Ratio(f64),
-    /// Every token whose score is at least this, and the protected ones.
-    Threshold(f32),
-}
-
-impl Budget {
-    /// The most tokens that a sequence of up to `max_len` keeps, protection aside: the room that
-    /// its list needs.
-    pub fn capacity(self, max_len: usize) -> usize {
-        match self {
-            Self::Count(count) => count.min(max_len),
-            Self::Ratio(ratio) => ceil_share(ratio, max_len),
-            Self::Counts | Self::Threshold(_) => max_len,
-        }
-    }
-}
+use crate::select::{Budget, Edges, PerSequence, Request};
 
 /// Which kernel runs. The selection is the same, bit for bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -123,11 +97,7 @@ impl SelectPlan {
                 expected: "no longer than all sequences",
             });
         }
-        match budget {
-            Budget::Ratio(ratio) => host::check_ratio(ratio)?,
-            Budget::Threshold(at_least) => host::check_threshold(at_least)?,
-            Budget::Count(_) | Budget::Counts => {}
-        }
+        budget.check()?;
         let capacity = budget.capacity(shape.max_len);
         lists_len(rows, capacity)?;
         product("scores", &[shape.heads, shape.total])?;
@@ -148,12 +118,7 @@ impl SelectPlan {
         for sequence in 0..request.rows.batch() {
             capacity = capacity.max(request.bounds(sequence)?.count.unwrap_or(0));
         }
-        let budget = match request.budget {
-            host::Budget::Count(PerSequence::All(count)) => Budget::Count(count),
-            host::Budget::Count(PerSequence::Each(_)) => Budget::Counts,
-            host::Budget::Ratio(ratio) => Budget::Ratio(ratio),
-            host::Budget::Threshold(at_least) => Budget::Threshold(at_least),
-        };
+        let budget = request.budget.kind();
         let plan = Self::new(Shape::of(request.rows, request.heads), budget)?;
         let plan = match request.protect.edges {
             PerSequence::All(edges) => plan.with_edges(edges),
@@ -180,7 +145,7 @@ impl SelectPlan {
     pub fn with_capacity(self, capacity: usize) -> Result<Self> {
         let needed = match self.budget {
             Budget::Count(_) | Budget::Ratio(_) => self.budget.capacity(self.shape.max_len),
-            Budget::Counts | Budget::Threshold(_) => 0,
+            Budget::Counts(()) | Budget::Threshold(_) => 0,
         };
         if capacity < needed {
             let what = "capacity of the lists of kept tokens";

@@ -24,13 +24,13 @@ use salient::cuda::score::{self, Predictor};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::{DeviceElement, StatusWord, bytes, bytes_mut};
 use salient::host::score::{Per, PredictorWeights};
-use salient::host::select::{Budget, Edges, PerSequence, Request, Selection};
 use salient::kernels::attend::PrefillVariant;
 use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape, RowShape, RowsPlan};
 use salient::kernels::score::{KeynormPlan, MlpPlan, MlpWeights, check_mlp};
 use salient::kernels::select::{SelectPlan, Variant};
 use salient::kernels::validate::Pages;
 use salient::kernels::{Fault, Status};
+use salient::select::{Budget, Edges, PerSequence, Request, Selection};
 use salient::{DType, Element, Error, Layout, PagedLayout, Ragged, Result, Span, View};
 use salient_oracle::compact::Kept;
 use salient_oracle::implementation::{Compact, Sample, Score, Select};
@@ -196,7 +196,9 @@ impl Select for Device {
         let scores = self.upload(scores)?;
         let cu_seqlens = self.upload(request.rows.cu_seqlens())?;
         let counts = match request.budget {
-            Budget::Count(counts) => self.upload_values(counts, |count| count)?,
+            Budget::Counts(counts) => {
+                self.upload_values(PerSequence::Each(counts), |count| count)?
+            }
             _ => None,
         };
         let sinks = self.upload_values(request.protect.edges, |edges: Edges| edges.sinks)?;

@@ -7,7 +7,8 @@ use salient::host::score::{
     self, AttentionScore, ExpectedAttention, IndexerKeys, IndexerQueries, Logits, Per, Pool,
     Predictor, PredictorWeights, QueryStatistics,
 };
-use salient::host::select::{self, Request, Selection};
+use salient::host::select;
+use salient::select::{Request, Selection};
 use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 use salient_oracle::compact::Kept;
 use salient_oracle::implementation::{

@@ -7,7 +7,8 @@ use salient::cuda::cudarc::driver::sys::{
 };
 use salient::cuda::prepare;
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
-use salient::kernels::select::{Budget, SelectPlan, Shape};
+use salient::kernels::select::{SelectPlan, Shape};
+use salient::select::Budget;
 use salient::{Error, Result};
 
 use crate::device::Device;

@@ -1,8 +1,8 @@
 //! **select**.
 
-use salient::host::select::{Budget, Edges, PerSequence, Protect, Request};
-use salient::kernels::select::{Budget as Planned, SelectPlan, Shape, Variant};
+use salient::kernels::select::{SelectPlan, Shape, Variant};
 use salient::kernels::{Fault, Status};
+use salient::select::{Budget, Edges, PerSequence, Protect, Request};
 use salient::{Ragged, Result};
 use salient_oracle::generate::Distribution;
 
@@ -43,7 +43,7 @@ fn without_places(selected: SelectedThere) -> SelectedThere {
 }
 
 /// A plan of three sequences of 40, 50 and 60 tokens on the device, as the host believes.
-fn believed(budget: Planned, variant: Variant) -> Result<SelectPlan> {
+fn believed(budget: Budget, variant: Variant) -> Result<SelectPlan> {
     let shape = Shape { batch: 3, heads: 1, total: 150, max_len: 60 };
     SelectPlan::new(shape, budget)?.with_variant(variant)
 }
@@ -70,7 +70,7 @@ fn offsets_that_cannot_be_are_faults() {
                 let budget = Budget::Ratio(0.5);
                 let protect = Protect::default();
                 let request = Request { rows: &rows, heads: 1, budget, protect };
-                let plan = believed(Planned::Ratio(0.5), variant)?;
+                let plan = believed(Budget::Ratio(0.5), variant)?;
                 let mut run = SelectRun::new(&device, plan, &[1.0; 150], &request)?;
                 run.cu_seqlens.write(&cu_seqlens)?;
                 let selected = run.launch(&device)?;
@@ -110,8 +110,8 @@ fn budgets_that_only_the_device_sees_are_faults() {
 
             // A mask protects 30 of the second sequence, the budget keeps 20.
             let mask: Vec<bool> = (0..150).map(|i| (40..70).contains(&i)).collect();
-            let budget = Budget::Count(PerSequence::All(20));
-            let plan = believed(Planned::Count(20), variant)?;
+            let budget = Budget::Count(20);
+            let plan = believed(Budget::Count(20), variant)?;
             let selected = launch(plan, &request(budget, Some(&mask)))?;
             let status = selected.status;
             assert!(status.has(Fault::Protected) && !status.has(Fault::Capacity), "{variant:?}");
@@ -120,7 +120,7 @@ fn budgets_that_only_the_device_sees_are_faults() {
             assert_eq!(selected.kept[20..40], (0..20).collect::<Vec<i32>>(), "{variant:?}");
 
             // More reach the threshold than the lists have room for.
-            let plan = believed(Planned::Threshold(0.0), variant)?.with_capacity(45)?;
+            let plan = believed(Budget::Threshold(0.0), variant)?.with_capacity(45)?;
             let selected = launch(plan, &request(Budget::Threshold(0.0), None))?;
             assert!(selected.status.has(Fault::Capacity), "{variant:?}");
             let found = (selected.status.row(), &selected.kept_lens[..]);
@@ -129,8 +129,8 @@ fn budgets_that_only_the_device_sees_are_faults() {
             assert!(selected.inverse[40..].iter().all(|&place| place == -1), "{variant:?}");
 
             // Counts beyond the lists' room.
-            let plan = believed(Planned::Counts, variant)?.with_capacity(45)?;
-            let budget = Budget::Count(PerSequence::Each(&[10, 46, usize::MAX]));
+            let plan = believed(Budget::Counts(()), variant)?.with_capacity(45)?;
+            let budget = Budget::Counts(&[10, 46, usize::MAX][..]);
             let selected = launch(plan, &request(budget, None))?;
             assert!(selected.status.has(Fault::Capacity), "{variant:?}");
             let found = (selected.status.row(), &selected.kept_lens[..]);
@@ -147,7 +147,7 @@ fn a_nan_is_reported_and_spoils_nothing() {
         for variant in variants()? {
             let device = Device::new(variant)?;
             let rows = Ragged::from_lens(&[3])?;
-            let budget = Budget::Count(PerSequence::All(2));
+            let budget = Budget::Count(2);
             let request = Request { rows: &rows, heads: 1, budget, protect: Protect::default() };
             let plan = SelectPlan::of(&request)?.with_variant(variant)?;
             let select = |scores: [f32; 3]| {

@@ -1,10 +1,10 @@
 //! **select**, and the checker of lists.
 
 use salient::cuda::cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
-use salient::host::select::{Budget, Protect, Request};
 use salient::kernels::Status;
 use salient::kernels::select::{SelectPlan, Shape, Variant};
 use salient::kernels::validate::ValidatePlan;
+use salient::select::{Budget, Protect, Request};
 use salient::{Ragged, Result};
 use salient_oracle::generate::{Distribution, Random};
 
@@ -16,7 +16,7 @@ fn select(
     device: &Device,
     variant: Variant,
     lens: &[usize],
-    budget: Budget<'_>,
+    budget: Budget<&[usize]>,
     distribution: Distribution,
 ) -> Result<SelectedThere> {
     let rows = Ragged::from_lens(lens)?;

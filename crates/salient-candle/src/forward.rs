@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use salient::host::attend::{self, Attention, KeyLists, RowLimit};
 use salient::host::compact::{self, RowTensor};
-use salient::host::select::{self, Budget, PerSequence, Protect, Request, Selection};
+use salient::host::select;
 use salient::schedule::{KvAtStage, Plan, StagePlan};
+use salient::select::{Budget, PerSequence, Protect, Request, Selection};
 use salient::{Layout, Ragged, ViewMut};
 
 use crate::cache::KvCache;
@@ -218,7 +219,7 @@ impl Model {
             &Request {
                 rows: &rows.ragged,
                 heads: 1,
-                budget: Budget::Count(PerSequence::Each(&stage.counts)),
+                budget: Budget::Counts(&stage.counts[..]),
                 protect: Protect { edges: PerSequence::Each(&stage.edges), mask: None },
             },
         )?;

@@ -9,7 +9,7 @@ use salient::host::score::{
     AttentionScore, ExpectedAttention, IndexerKeys, IndexerQueries, Logits, Per, Pool,
     PredictorWeights, QueryStatistics,
 };
-use salient::host::select::Request;
+use salient::select::Request;
 use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 
 use crate::compact::Kept;

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use salient::host::select::{Budget, Edges, PerSequence, Request};
+use salient::select::{Budget, Edges, PerSequence, Request};
 use salient::{Error, Ragged, Result};
 
 use crate::Oracle;
@@ -45,7 +45,8 @@ pub fn select(scores: &[f32], request: &Request<'_>) -> Result<Selected> {
                     order.retain(|&i| protected[i] || scores[i] >= at_least);
                     order.len()
                 }
-                Budget::Count(counts) => each(counts, sequence).min(span.len),
+                Budget::Count(count) => count.min(span.len),
+                Budget::Counts(counts) => counts[sequence].min(span.len),
                 Budget::Ratio(ratio) => ratio_count(ratio, span.len),
                 _ => unreachable!("a budget that the oracle does not know"),
             };
@@ -131,7 +132,7 @@ fn check(scores: &[f32], request: &Request<'_>) -> Result<()> {
         same("mask", total, mask.len())?;
     }
     match request.budget {
-        Budget::Count(PerSequence::Each(counts)) => same("counts", batch, counts.len()),
+        Budget::Counts(counts) => same("counts", batch, counts.len()),
         Budget::Ratio(ratio) => in_range("ratio", ratio, ratio > 0.0 && ratio <= 1.0, "in (0, 1]"),
         Budget::Threshold(at_least) => {
             in_range("threshold", at_least.into(), !at_least.is_nan(), "a number")

@@ -10,7 +10,7 @@
 //! rows as a key with no value would (as in the gpt-oss models): over logits x the weights are
 //! `exp(x_i) / (sum of exp(x_j) + exp(s))`, and the log-sum-exp counts s. Neither scale nor softcap
 //! applies to it. A row that sees no key is 0, its log-sum-exp s. These sinks are not the
-//! [protected](crate::host::select::Edges) first tokens, to which models without learned ones turn
+//! [protected](crate::select::Edges) first tokens, to which models without learned ones turn
 //! for the same end.
 //!
 //! # Caches in fp8

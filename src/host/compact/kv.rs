@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::moves::{PARALLEL_BYTES, Place, move_down};
 use crate::error::{Error, Result, check_len};
-use crate::host::select::Selection;
 use crate::layout::{Layout, is_disjoint, shared_places};
 use crate::ragged::Span;
+use crate::select::Selection;
 
 /// Keys and values of one layer, both `[token, head, dim]` in one layout.
 #[derive(Debug)]

@@ -13,7 +13,7 @@
 //! ```
 //! use salient::Ragged;
 //! use salient::host::compact::{self, RowTensor};
-//! use salient::host::select::Selection;
+//! use salient::select::Selection;
 //! # fn main() -> salient::Result<()> {
 //! let rows = Ragged::from_lens(&[3, 2])?;
 //! let selection = Selection::from_lists(rows, 1, &[vec![0, 2], vec![1]])?;
@@ -41,7 +41,7 @@ use bytemuck::Pod;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result, check_len};
-use crate::host::select::Selection;
+use crate::select::Selection;
 use moves::{PARALLEL_BYTES, Place, gather, move_down};
 
 pub(crate) use kv::check_spans;

@@ -1,6 +1,6 @@
 //! Bytes from one place to another.
 
-use crate::host::select::Selection;
+use crate::select::Selection;
 
 /// Bytes below which another thread costs more than it saves, and the size of a thread's piece.
 pub(super) const PARALLEL_BYTES: usize = 1 << 18;

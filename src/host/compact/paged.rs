@@ -5,9 +5,9 @@ use bytemuck::Pod;
 use super::kv::{Lanes, check_heads, check_shape, for_tensors};
 use super::moves::{Place, move_down};
 use crate::error::{Error, Result, check_len};
-use crate::host::select::Selection;
 use crate::layout::{PagedLayout, is_disjoint, shared_places};
 use crate::ragged::Ragged;
+use crate::select::Selection;
 
 /// The pools of keys and values of one layer, both in one layout.
 #[derive(Debug)]

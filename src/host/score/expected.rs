@@ -19,7 +19,7 @@ pub struct ExpectedAttention {
     pub epsilon: f32,
     /// The first tokens of every sequence, which draw attention whatever they say: the softmax
     /// leaves them out and their attention is 0. It is for selection to keep them, see
-    /// [`Edges`](crate::host::select::Edges).
+    /// [`Edges`](crate::select::Edges).
     pub sinks: usize,
     /// What gets a score.
     pub per: Per,

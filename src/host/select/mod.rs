@@ -1,13 +1,10 @@
-//! **select**: which tokens stay.
-//!
-//! For every row (a sequence, or a sequence and KV head) exactly `min(k, len)` tokens win, by score
-//! descending, the lower index first among equals; -0.0 equals +0.0. Protected tokens always win, a
-//! NaN never while a number is left. The result does not depend on the number of threads or on what
-//! else is in the batch.
+//! **select** on the host. The contract is that of [`crate::select`]; the number of threads does not
+//! change the result.
 //!
 //! ```
 //! use salient::Ragged;
-//! use salient::host::select::{Budget, Edges, PerSequence, Protect, Request, select};
+//! use salient::host::select::select;
+//! use salient::select::{Budget, Edges, PerSequence, Protect, Request};
 //! # fn main() -> salient::Result<()> {
 //! let rows = Ragged::from_lens(&[6, 3])?;
 //! let scores = [0.1, 0.9, 0.3, 0.9, 0.2, 0.0, /* second sequence */ 3.0, 1.0, 2.0];
@@ -25,7 +22,6 @@
 //! ```
 
 mod radix;
-mod selection;
 
 use std::ops::Range;
 
@@ -33,67 +29,8 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result, check_len};
 use crate::ragged::Ragged;
+use crate::select::{Bounds, Budget, Request, Selection};
 use radix::{Cut, Keys, Scratch};
-
-pub use selection::Selection;
-
-/// One value for every sequence, or one for each.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum PerSequence<'a, T> {
-    /// The same for all.
-    All(T),
-    /// `[batch]`, in order.
-    Each(&'a [T]),
-}
-
-/// How many tokens to keep.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Budget<'a> {
-    /// A count per sequence; more than the length keeps all.
-    Count(PerSequence<'a, usize>),
-    /// The fraction kept, in (0, 1]: `ceil(ratio * len)` tokens.
-    Ratio(f64),
-    /// Every token whose score is at least this, and the protected ones.
-    Threshold(f32),
-}
-
-/// Tokens at the edges of a sequence that are never dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Edges {
-    /// The first so many tokens.
-    pub sinks: usize,
-    /// The last so many tokens (the local window).
-    pub recent: usize,
-}
-
-/// Tokens that are never dropped; by default there are none.
-#[derive(Debug, Clone, Copy)]
-pub struct Protect<'a> {
-    /// Sinks and local window.
-    pub edges: PerSequence<'a, Edges>,
-    /// Further tokens, `[total]`, true for protected.
-    pub mask: Option<&'a [bool]>,
-}
-
-impl Default for Protect<'_> {
-    fn default() -> Self {
-        Self { edges: PerSequence::All(Edges::default()), mask: None }
-    }
-}
-
-/// What to select from.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// The sequences.
-    pub rows: &'a Ragged,
-    /// Rows per sequence: 1 selects per sequence, the number of KV heads selects per head.
-    pub heads: usize,
-    /// How many stay.
-    pub budget: Budget<'a>,
-    /// Which stay in any case.
-    pub protect: Protect<'a>,
-}
 
 /// Selects the tokens that stay. `scores` is `[heads, total]`.
 ///
@@ -197,107 +134,16 @@ fn plan<'a>(scores: &'a [f32], request: &Request<'a>) -> Result<Vec<Row<'a>>> {
     Ok(plan)
 }
 
-/// What is known of a sequence before its scores are.
-pub(crate) struct Bounds {
-    sinks: usize,
-    recent: usize,
-    /// Tokens between them that the mask protects.
-    masked: usize,
-    /// Tokens that every row of the sequence keeps, unless the budget is a threshold.
-    pub(crate) count: Option<usize>,
-}
-
-impl Request<'_> {
-    /// The bounds of a sequence of a request that has been checked.
-    pub(crate) fn bounds(&self, sequence: usize) -> Result<Bounds> {
-        let span = self.rows.span(sequence);
-        let edges = self.protect.edges.get(sequence);
-        let sinks = edges.sinks.min(span.len);
-        let recent = edges.recent.min(span.len - sinks);
-        let body = span.start + sinks..span.end() - recent;
-        let masked = self.protect.mask.map_or(0, |mask| mask[body].iter().filter(|&&m| m).count());
-        let protected = sinks + recent + masked;
-        let count = match self.budget {
-            Budget::Count(counts) => Some(counts.get(sequence).min(span.len)),
-            Budget::Ratio(ratio) => Some(ceil_share(ratio, span.len)),
-            Budget::Threshold(_) => None,
-        };
-        if let Some(budget) = count.filter(|&budget| budget < protected) {
-            let row = sequence * self.heads;
-            return Err(Error::BudgetBelowProtected { row, budget, protected });
-        }
-        Ok(Bounds { sinks, recent, masked, count })
-    }
-
-    /// Checks all but the scores.
-    pub(crate) fn check(&self) -> Result<()> {
-        let (batch, total) = (self.rows.batch(), self.rows.total());
-        if self.heads == 0 {
-            return Err(Error::OutOfRange { what: "heads", value: 0.0, expected: "at least 1" });
-        }
-        if batch.checked_mul(self.heads).is_none_or(|rows| rows > i32::MAX as usize) {
-            return Err(Error::Overflow { what: "rows" });
-        }
-        self.protect.edges.check("edges", batch)?;
-        if let Some(mask) = self.protect.mask {
-            check_len("mask", total, mask.len())?;
-        }
-        match self.budget {
-            Budget::Count(counts) => counts.check("counts", batch),
-            Budget::Ratio(ratio) => check_ratio(ratio),
-            Budget::Threshold(at_least) => check_threshold(at_least),
-        }
-    }
-}
-
-impl<T: Copy> PerSequence<'_, T> {
-    fn get(&self, sequence: usize) -> T {
-        match self {
-            Self::All(value) => *value,
-            Self::Each(values) => values[sequence],
-        }
-    }
-
-    fn check(&self, what: &'static str, batch: usize) -> Result<()> {
-        match self {
-            Self::All(_) => Ok(()),
-            Self::Each(values) => check_len(what, batch, values.len()),
-        }
-    }
-}
-
 fn check(scores: &[f32], request: &Request<'_>) -> Result<()> {
     request.check()?;
     let expected = request.rows.total().checked_mul(request.heads);
     check_len("scores", expected.ok_or(Error::Overflow { what: "scores" })?, scores.len())
 }
 
-pub(crate) fn check_ratio(ratio: f64) -> Result<()> {
-    if ratio > 0.0 && ratio <= 1.0 {
-        return Ok(());
-    }
-    Err(Error::OutOfRange { what: "ratio", value: ratio, expected: "in (0, 1]" })
-}
-
-pub(crate) fn check_threshold(at_least: f32) -> Result<()> {
-    if at_least.is_nan() {
-        let value = at_least.into();
-        return Err(Error::OutOfRange { what: "threshold", value, expected: "a number" });
-    }
-    Ok(())
-}
-
-/// `ceil(ratio * len)`, where a product that is whole but for rounding counts as whole: 0.07 of 100
-/// is 7, although the nearest f64 to 0.07 is above it.
-pub(crate) fn ceil_share(ratio: f64, len: usize) -> usize {
-    let share = ratio * len as f64;
-    let rounding = (4.0 * f64::EPSILON * share).max(1e-9);
-    ((share - rounding).ceil().max(0.0) as usize).min(len)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::select::{Edges, PerSequence, Protect};
 
     /// Every token, best first, as the contract says.
     fn ranked(scores: &[f32], protected: &[bool]) -> Vec<i32> {
@@ -341,7 +187,7 @@ mod tests {
         |bits| if bits.is_multiple_of(50) { bits as f32 } else { f32::NAN },
     ];
 
-    fn one(scores: &[f32], budget: Budget<'_>, protect: Protect<'_>) -> Result<Selection> {
+    fn one(scores: &[f32], budget: Budget<&[usize]>, protect: Protect<'_>) -> Result<Selection> {
         let rows = Ragged::from_lens(&[scores.len()])?;
         select(scores, &Request { rows: &rows, heads: 1, budget, protect })
     }
@@ -353,7 +199,7 @@ mod tests {
                 let scores: Vec<f32> = random_bits(seed as u64 + 1).map(draw).take(len).collect();
                 let ranked = ranked(&scores, &vec![false; len]);
                 for k in 0..len + 2 {
-                    let budget = Budget::Count(PerSequence::All(k));
+                    let budget = Budget::Count(k);
                     let got = one(&scores, budget, Protect::default()).unwrap();
                     assert_eq!(got.kept(), best(&ranked, k));
                     assert_eq!(got.saw_nan(), scores.iter().any(|s| s.is_nan()));
@@ -377,11 +223,11 @@ mod tests {
                     let least = protected.iter().filter(|&&p| p).count();
                     let ranked = ranked(&scores, &protected);
                     for k in [least, least + 1, len / 3, len - 1, len] {
-                        let budget = Budget::Count(PerSequence::All(k));
+                        let budget = Budget::Count(k);
                         let got = one(&scores, budget, Protect { edges, mask }).unwrap();
                         assert!(got.kept() == best(&ranked, k), "{seed} {len} {k}");
                     }
-                    let below = Budget::Count(PerSequence::All(least - 1));
+                    let below = Budget::Count(least - 1);
                     assert_eq!(
                         one(&scores, below, Protect { edges, mask }),
                         Err(Error::BudgetBelowProtected {
@@ -432,28 +278,13 @@ mod tests {
     }
 
     #[test]
-    fn ratios_round_up_what_is_not_whole_in_decimal() {
-        for (ratio, len, kept) in
-            [(0.1, 10, 1), (0.07, 100, 7), (0.29, 100, 29), (0.34, 3, 2), (1.0, 7, 7), (0.5, 0, 0)]
-        {
-            assert_eq!(ceil_share(ratio, len), kept);
-        }
-        for percent in 1..=100 {
-            assert_eq!(
-                ceil_share(f64::from(percent) / 100.0, 100_000_000),
-                percent as usize * 1_000_000
-            );
-        }
-    }
-
-    #[test]
     fn edges_that_overlap_protect_every_token_once() {
         let edges = PerSequence::All(Edges { sinks: 4, recent: usize::MAX });
         let protect = Protect { edges, mask: None };
         let scores = [1.0; 6];
         let all = one(&scores, Budget::Threshold(2.0), protect).unwrap();
         assert_eq!(all.kept(), [0, 1, 2, 3, 4, 5]);
-        assert!(one(&scores, Budget::Count(PerSequence::All(5)), protect).is_err());
+        assert!(one(&scores, Budget::Count(5), protect).is_err());
     }
 
     #[test]
@@ -475,7 +306,7 @@ mod tests {
             Budget::Ratio(1.1),
             Budget::Ratio(f64::NAN),
             Budget::Threshold(f32::NAN),
-            Budget::Count(PerSequence::Each(&[1, 2])),
+            Budget::Counts(&[1, 2][..]),
         ] {
             assert!(select(&scores, &Request { budget, ..good }).is_err(), "{budget:?}");
         }

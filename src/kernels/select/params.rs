@@ -51,7 +51,7 @@ pub fn params(plan: &SelectPlan, buffers: &SelectBuffers) -> Result<raw::Salient
     let Shape { batch, heads, total, max_len } = shape;
     let lists = lists_len(rows, capacity)?;
     let scores = product("scores", &[heads - 1, score_stride])? + total;
-    if (budget == Budget::Counts) != buffers.counts.is_some() {
+    if (budget == Budget::Counts(())) != buffers.counts.is_some() {
         let expected = "given if, and only if, the budget is a count for each sequence";
         return Err(Error::Unfit { what: "counts", expected });
     }
@@ -76,7 +76,7 @@ pub fn params(plan: &SelectPlan, buffers: &SelectBuffers) -> Result<raw::Salient
     };
     let (ratio, threshold, count, budget) = match budget {
         Budget::Count(count) => (0.0, 0.0, count.min(max_len), raw::SALIENT_BUDGET_COUNT),
-        Budget::Counts => (0.0, 0.0, 0, raw::SALIENT_BUDGET_COUNT),
+        Budget::Counts(()) => (0.0, 0.0, 0, raw::SALIENT_BUDGET_COUNT),
         Budget::Ratio(ratio) => (ratio, 0.0, 0, raw::SALIENT_BUDGET_RATIO),
         Budget::Threshold(at_least) => (0.0, at_least, 0, raw::SALIENT_BUDGET_THRESHOLD),
     };

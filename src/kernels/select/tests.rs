@@ -1,6 +1,6 @@
 use super::*;
-use crate::host::select::Protect;
 use crate::kernels::Buffer;
+use crate::select::Protect;
 
 const SHAPE: Shape = Shape { batch: 3, heads: 2, total: 100, max_len: 60 };
 
@@ -96,7 +96,7 @@ fn every_buffer_of_a_wrong_length_or_place_is_named() {
 
 #[test]
 fn counts_and_positions_come_with_what_needs_them() {
-    let counted = plan(Budget::Counts);
+    let counted = plan(Budget::Counts(()));
     let good = SelectBuffers { counts: Some(at(3)), ..buffers(&counted) };
     assert!(params(&counted, &good).is_ok());
     assert!(params(&counted, &buffers(&counted)).is_err());
@@ -117,7 +117,7 @@ fn capacity_follows_the_budget() {
     for (budget, capacity) in [
         (Budget::Count(7), 7),
         (Budget::Count(usize::MAX), 60),
-        (Budget::Counts, 60),
+        (Budget::Counts(()), 60),
         (Budget::Ratio(0.07), 5),
         (Budget::Threshold(0.0), 60),
     ] {
@@ -187,7 +187,7 @@ fn bad_shapes_and_budgets_are_refused() {
         assert!(SelectPlan::new(SHAPE, budget).is_err(), "{budget:?}");
     }
     let shape = Shape { batch: 1 << 15, heads: 1 << 10, total: 1 << 30, max_len: 1 << 12 };
-    let many = SelectPlan::new(shape, Budget::Counts).unwrap();
+    let many = SelectPlan::new(shape, Budget::Counts(())).unwrap();
     let lists = at(many.rows() * many.capacity());
     let buffers = SelectBuffers {
         scores: at(1 << 40),
@@ -208,18 +208,18 @@ fn bad_shapes_and_budgets_are_refused() {
 fn a_request_is_checked_as_the_host_checks_it() {
     let rows = Ragged::from_lens(&[10, 0, 4]).unwrap();
     let edges = PerSequence::All(Edges { sinks: 1, recent: 2 });
-    let budget = host::Budget::Ratio(0.8);
+    let budget = Budget::Ratio(0.8);
     let good = Request { rows: &rows, heads: 2, budget, protect: Protect { edges, mask: None } };
     let plan = SelectPlan::of(&good).unwrap();
     assert_eq!((plan.capacity(), plan.rows(), plan.shape().max_len), (8, 6, 10));
-    let counts = host::Budget::Count(PerSequence::Each(&[3, 0, 9]));
+    let counts = Budget::Counts(&[3, 0, 9][..]);
     assert_eq!(SelectPlan::of(&Request { budget: counts, ..good }).unwrap().capacity(), 4);
-    let few = host::Budget::Count(PerSequence::Each(&[5, 0, 2]));
+    let few = Budget::Counts(&[5, 0, 2][..]);
     assert_eq!(
         SelectPlan::of(&Request { budget: few, ..good }),
         Err(Error::BudgetBelowProtected { row: 4, budget: 2, protected: 3 })
     );
-    for budget in [host::Budget::Ratio(0.0), host::Budget::Count(PerSequence::Each(&[1]))] {
+    for budget in [Budget::Ratio(0.0), Budget::Counts(&[1][..])] {
         assert!(SelectPlan::of(&Request { budget, ..good }).is_err());
     }
     assert!(SelectPlan::of(&Request { heads: 0, ..good }).is_err());

@@ -3,10 +3,10 @@
 use salient::Result;
 use salient::cuda::select::{SelectInputs, select};
 use salient::cuda::validate::{Lists, validate};
-use salient::host::select::{Budget, Edges, PerSequence, Request};
 use salient::kernels::Status;
 use salient::kernels::select::SelectPlan;
 use salient::kernels::validate::ValidatePlan;
+use salient::select::{Budget, Edges, PerSequence, Request};
 
 use super::Places;
 use crate::device::{Device, Upload};
@@ -49,7 +49,9 @@ impl SelectRun {
         request: &Request<'_>,
     ) -> Result<Self> {
         let counts = match request.budget {
-            Budget::Count(counts) => device.upload_values(counts, |count| count)?,
+            Budget::Counts(counts) => {
+                device.upload_values(PerSequence::Each(counts), |count| count)?
+            }
             _ => None,
         };
         let edges = match request.protect.edges {

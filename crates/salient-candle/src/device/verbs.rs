@@ -3,8 +3,9 @@
 use candle_core::{DType, Tensor};
 use salient::host::attend::{self, Attention, KeyLists, Keys, RowLimit};
 use salient::host::score::{self, AttentionScore, Per};
-use salient::host::select::{self, Budget, PerSequence, Protect, Request, Selection};
+use salient::host::select;
 use salient::schedule::StagePlan;
+use salient::select::{Budget, PerSequence, Protect, Request, Selection};
 use salient::{Ragged, Span, View, ViewMut};
 
 use super::{CachedKeys, DevicePredictor};
@@ -224,7 +225,7 @@ pub(crate) fn request<'a>(rows: &'a Ragged, stage: &'a StagePlan) -> Request<'a>
     Request {
         rows,
         heads: 1,
-        budget: Budget::Count(PerSequence::Each(&stage.counts)),
+        budget: Budget::Counts(&stage.counts[..]),
         protect: Protect { edges: PerSequence::Each(&stage.edges), mask: None },
     }
 }

@@ -1,7 +1,7 @@
 //! The suite of **select**: equality with the oracle, never overlap.
 
 use proptest::prelude::*;
-use salient::host::select::{Budget, Edges, PerSequence, Protect, Request};
+use salient::select::{Budget, Edges, PerSequence, Protect, Request};
 use salient::{Error, Ragged, Result, Span};
 
 use super::run_all;
@@ -164,8 +164,8 @@ impl Case {
 
     fn request<'a>(&'a self, built: &'a Built) -> Request<'a> {
         let budget = match &self.keep {
-            Keep::Count(count) => Budget::Count(PerSequence::All(*count)),
-            Keep::Counts(counts) => Budget::Count(PerSequence::Each(counts)),
+            Keep::Count(count) => Budget::Count(*count),
+            Keep::Counts(counts) => Budget::Counts(&counts[..]),
             Keep::Ratio(ratio) => Budget::Ratio(*ratio),
             Keep::Threshold(_) | Keep::AtScore(_) => Budget::Threshold(built.threshold),
         };
@@ -407,7 +407,7 @@ pub fn the_same_every_time(on: &impl Select) {
 pub fn rules_by_hand(on: &impl Select) {
     let nan = f32::NAN;
     let inf = f32::INFINITY;
-    let keeps = |scores: &[f32], budget: Budget<'_>, sinks, recent, expected: &[i32]| {
+    let keeps = |scores: &[f32], budget: Budget<&[usize]>, sinks, recent, expected: &[i32]| {
         let context = format!("select: {scores:?} {budget:?}, sinks {sinks}, recent {recent}");
         let rows = Ragged::from_lens(&[scores.len()]).expect("a short row");
         let mut request = plain_request(&rows, budget);
@@ -417,7 +417,7 @@ pub fn rules_by_hand(on: &impl Select) {
         let has_nan = scores.iter().any(|score| score.is_nan());
         assert_eq!(selected.saw_nan, has_nan, "{context}: saw_nan");
     };
-    let count = |k| Budget::Count(PerSequence::All(k));
+    let count = |k| Budget::Count(k);
     keeps(&[1.0, 3.0, 2.0], count(2), 0, 0, &[1, 2]);
     keeps(&[1.0, 1.0, 1.0, 1.0], count(2), 0, 0, &[0, 1]);
     keeps(&[-0.0, 0.0, -0.0, 0.0], count(3), 0, 0, &[0, 1, 2]);
@@ -458,7 +458,7 @@ pub fn bad_input(on: &impl Select) {
     }
     let budget = Budget::Threshold(f32::NAN);
     rejects("a NaN threshold", &scores, Request { budget, ..good });
-    let budget = Budget::Count(PerSequence::Each(&[1]));
+    let budget = Budget::Counts(&[1][..]);
     rejects("one count for two sequences", &scores, Request { budget, ..good });
     let protect =
         Protect { edges: PerSequence::Each(&[Edges { sinks: 0, recent: 0 }]), mask: None };
@@ -467,7 +467,7 @@ pub fn bad_input(on: &impl Select) {
     rejects("a short mask", &scores, Request { protect, ..good });
 }
 
-fn plain_request<'a>(rows: &'a Ragged, budget: Budget<'a>) -> Request<'a> {
+fn plain_request<'a>(rows: &'a Ragged, budget: Budget<&'a [usize]>) -> Request<'a> {
     let protect = Protect { edges: PerSequence::All(Edges::default()), mask: None };
     Request { rows, heads: 1, budget, protect }
 }

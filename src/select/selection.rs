@@ -16,7 +16,7 @@ pub struct Selection {
 
 impl Selection {
     /// `kept` holds valid lists, packed by `kept_rows`.
-    pub(super) fn new(
+    pub(crate) fn new(
         source: Ragged,
         heads: usize,
         kept: Vec<i32>,
