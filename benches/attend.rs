@@ -4,7 +4,8 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
-use salient::host::attend::{Attention, KeyLists, Keys, RowLimit, decode, prefill};
+use salient::attend::{Attention, KeyLists, Keys, PackedLists, RowLimit};
+use salient::host::attend::{decode, prefill};
 use salient::{Ragged, Span, View, ViewMut};
 
 /// Heads of a small and of a large model: query heads, KV heads, channels.
@@ -57,7 +58,7 @@ impl Input {
             .expect("the shapes agree");
     }
 
-    fn decode(&mut self, lists: KeyLists<'_>) {
+    fn decode(&mut self, lists: KeyLists<PackedLists<'_>>) {
         let attention = self.attention();
         let (q_heads, kv_heads, dim) = self.heads;
         let keys = Keys::Contiguous {
@@ -164,7 +165,9 @@ fn bench_decode(c: &mut Criterion) {
             let lists = Ragged::from_lens(&[kept.len()]).expect("one short list");
             group.throughput(bytes(kept.len()));
             group.bench_function(BenchmarkId::new("keep 0.12", tokens), |b| {
-                b.iter(|| input.decode(KeyLists::Shared { keys: &kept, lists: &lists }));
+                b.iter(|| {
+                    input.decode(KeyLists::Shared(PackedLists { keys: &kept, lists: &lists }))
+                });
             });
         }
         group.finish();

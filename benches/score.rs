@@ -7,9 +7,9 @@ use criterion::measurement::WallTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
-use salient::host::score::{
-    AttentionScore, HeadReduce, Per, Pool, PoolKind, Predictor, PredictorWeights, QueryWeights,
-    columns, keynorm, last_query, mlp, random, window,
+use salient::host::score::{Predictor, columns, keynorm, last_query, mlp, random, window};
+use salient::score::{
+    AttentionScore, HeadReduce, Per, Pool, PoolKind, PredictorWeights, QueryWeights,
 };
 use salient::{Ragged, View};
 

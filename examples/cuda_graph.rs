@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use half::bf16;
+use salient::compact::RowShape;
 use salient::cuda::compact::{RowLists, RowTensor, rows};
 use salient::cuda::cudarc::driver::sys::{
     CUgraphInstantiate_flags_enum as GraphFlags, CUstreamCaptureMode_enum as CaptureMode,
@@ -15,11 +16,11 @@ use salient::cuda::cudarc::driver::{CudaContext, CudaStream};
 use salient::cuda::score::{Predictor, mlp};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::{Backend, StatusWord, bytes, bytes_mut, probe};
-use salient::host::score::PredictorWeights;
 use salient::host::select as host;
-use salient::kernels::compact::{RowShape, RowsPlan};
+use salient::kernels::compact::RowsPlan;
 use salient::kernels::score::{MlpPlan, MlpWeights};
 use salient::kernels::select::SelectPlan;
+use salient::score::PredictorWeights;
 use salient::select::{Budget, Edges, PerSequence, Protect, Request};
 use salient::{Ragged, Result};
 

@@ -26,7 +26,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, check_len};
+use crate::checks::check_len;
+use crate::error::{Error, Result};
 use crate::ragged::Ragged;
 use crate::schedule::{KvAtStage, Plan, StagePlan};
 

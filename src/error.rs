@@ -1,5 +1,7 @@
 //! What can go wrong, each variant naming both sides.
 
+use std::fmt;
+
 /// A specialised `Result`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -108,14 +110,14 @@ pub enum Error {
     },
     /// A kernel found a fault in data that only it could see.
     #[error("{0}")]
-    Faulted(crate::kernels::Status),
+    Faulted(crate::Status),
     /// A launcher refused or failed.
     #[error("{kernel} could not be launched")]
     Launch {
         /// The launcher.
         kernel: &'static str,
         /// What it returned.
-        source: crate::kernels::LaunchError,
+        source: LaunchError,
     },
     /// A tensor's elements are not of the type that was planned.
     #[error("{what} holds {actual:?}, but the plan is for {expected:?}")]
@@ -154,7 +156,57 @@ pub enum Error {
     },
 }
 
-/// Checks a length and names the argument when it is wrong.
-pub(crate) fn check_len(what: &'static str, expected: usize, actual: usize) -> Result<()> {
-    if expected == actual { Ok(()) } else { Err(Error::LengthMismatch { what, expected, actual }) }
+/// What a launcher returned instead of 0: a `cudaError_t`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LaunchError(
+    /// The code.
+    pub i32,
+);
+
+impl LaunchError {
+    /// `Ok` for 0, which is success.
+    ///
+    /// # Errors
+    /// [`Error::Launch`] for every other code.
+    pub fn check(kernel: &'static str, code: i32) -> Result<()> {
+        match code {
+            0 => Ok(()),
+            code => Err(Error::Launch { kernel, source: Self(code) }),
+        }
+    }
+}
+
+impl fmt::Display for LaunchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let says = match self.0 {
+            1 => "invalid value",
+            2 => "out of memory",
+            9 => "invalid launch configuration",
+            35 => "the driver is older than the CUDA runtime, or there is none",
+            98 => "no such kernel on this device",
+            100 => "no device",
+            209 => "the kernels were not built for this device's architecture",
+            701 => "too many resources asked for",
+            719 => "an earlier launch failed",
+            801 => "not supported on this device",
+            _ => "see the CUDA runtime's error codes",
+        };
+        write!(f, "CUDA error {}: {says}", self.0)
+    }
+}
+
+impl std::error::Error for LaunchError {}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_launcher_s_code_is_kept_as_the_source() {
+        assert_eq!(LaunchError::check("select", 0), Ok(()));
+        let error = LaunchError::check("select", 209).unwrap_err();
+        assert!(error.source().is_some_and(|source| source.to_string().contains("209")));
+    }
 }

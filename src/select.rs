@@ -6,7 +6,8 @@
 
 mod selection;
 
-use crate::error::{Error, Result, check_len};
+use crate::checks::check_len;
+use crate::error::{Error, Result};
 use crate::ragged::Ragged;
 
 pub use selection::Selection;

@@ -7,7 +7,8 @@ mod host;
 mod pools;
 
 use proptest::prelude::*;
-use salient::host::attend::{Attention, KeyLists, Keys, decode};
+use salient::attend::{Attention, KeyLists, Keys, PackedLists};
+use salient::host::attend::decode;
 use salient::host::compact::{self, KvMut};
 use salient::host::select::select;
 use salient::select::{Budget, Edges, PerSequence, Protect, Request};
@@ -63,7 +64,7 @@ proptest! {
         let mut k = random.normals(rows.total() * kv_heads * dim, 1.0);
         let mut v = random.normals(rows.total() * kv_heads * dim, 1.0);
         let spans: Vec<Span> = rows.spans().collect();
-        let run = |k: &[f32], v: &[f32], spans: &[Span], lists: KeyLists<'_>| {
+        let run = |k: &[f32], v: &[f32], spans: &[Span], lists: KeyLists<PackedLists<'_>>| {
             let view = |data| View::token_major(data, kv_heads, dim);
             let keys = Keys::Contiguous { k: view(k), v: view(v), spans };
             let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; q.len() / dim]);
@@ -73,7 +74,7 @@ proptest! {
             out.extend(lse);
             out
         };
-        let lists = KeyLists::PerHead { keys: selection.kept(), lists: selection.kept_rows() };
+        let lists = KeyLists::PerHead(PackedLists { keys: selection.kept(), lists: selection.kept_rows() });
         let listed = run(&k, &v, &spans, lists);
 
         let layout = View::token_major(&k[..], kv_heads, dim).layout;

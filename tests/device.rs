@@ -12,6 +12,8 @@ mod device;
 mod place;
 
 use half::{bf16, f16};
+use salient::attend::{Attention, CacheLayout, KeyLists, Keys, PackedLists};
+use salient::compact::{KvLayout, KvMode};
 use salient::cuda::attend::{AttendOutputs, DecodeInputs, decode};
 use salient::cuda::compact::{KvLists, KvOutputs, KvTable, kv};
 use salient::cuda::cudarc::driver::sys::{
@@ -22,16 +24,15 @@ use salient::cuda::score::{Predictor, mlp};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::validate::{Lists, validate};
 use salient::cuda::{StatusWord, prepare};
-use salient::host::attend::{self as host, Attention, KeyLists, Keys};
-use salient::host::score::PredictorWeights;
-use salient::kernels::attend::{DecodeCache, DecodeLists, DecodePlan, DecodeShape, PrefillVariant};
-use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape};
+use salient::host::attend as host;
+use salient::kernels::attend::{DecodePlan, DecodeShape, PrefillVariant};
+use salient::kernels::compact::{KvPlan, KvShape};
 use salient::kernels::score::{MlpPlan, MlpWeights};
 use salient::kernels::select::{SelectPlan, Shape, Variant};
 use salient::kernels::validate::{Pages, ValidatePlan};
-use salient::kernels::{Fault, Status};
+use salient::score::PredictorWeights;
 use salient::select::Budget;
-use salient::{DType, Error, Layout, Ragged, Result, Span, View, ViewMut};
+use salient::{DType, Error, Fault, Layout, Ragged, Result, Span, Status, View, ViewMut};
 use salient_oracle::generate::Random;
 use salient_oracle::implementation::Score;
 use salient_oracle::suite;
@@ -274,8 +275,8 @@ fn steps_in_a_graph_serve_every_length_and_list() {
         let attention = Attention::new(0.125);
         let plan = |lists| {
             let (k, v, tokens) = (cache, cache, batch * room);
-            let cache = DecodeCache::Contiguous { k, v, tokens };
-            let capacity = if lists == DecodeLists::Dense { room } else { capacity };
+            let cache = CacheLayout::Contiguous { k, v, tokens };
+            let capacity = if lists == KeyLists::Dense { room } else { capacity };
             let (dtype, out_dtype) = (DType::Bf16, DType::F32);
             let (q, out) = (row, row);
             DecodePlan::new(DecodeShape {
@@ -291,7 +292,7 @@ fn steps_in_a_graph_serve_every_length_and_list() {
                 attention,
             })
         };
-        let (dense, listed) = (plan(DecodeLists::Dense)?, plan(DecodeLists::PerHead)?);
+        let (dense, listed) = (plan(KeyLists::Dense)?, plan(KeyLists::PerHead(()))?);
         let keys = [2, 3].map(|seed| numbers(seed, batch * room * cache.token_stride));
         let (q, k, v) = (
             numbers(1, batch * row.token_stride),
@@ -316,7 +317,7 @@ fn steps_in_a_graph_serve_every_length_and_list() {
         stream.begin_capture(CaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
         status.clear(stream)?;
         for ((plan, out), lse) in [&dense, &listed].into_iter().zip(&mut outs).zip(&mut lses) {
-            let lists = plan.shape().lists == DecodeLists::PerHead;
+            let lists = plan.shape().lists == KeyLists::PerHead(());
             let inputs = DecodeInputs {
                 kept: lists.then(|| kept.view()),
                 kept_lens: lists.then(|| kept_lens.view()),
@@ -370,7 +371,7 @@ fn steps_in_a_graph_serve_every_length_and_list() {
             let on_host = Keys::Contiguous { k: view(&keys[0]), v: view(&keys[1]), spans: &spans };
             let ragged = Ragged::from_lens(&lists.map(<[i32]>::len))?;
             let entries = lists.concat();
-            let per_head = KeyLists::PerHead { keys: &entries, lists: &ragged };
+            let per_head = KeyLists::PerHead(PackedLists { keys: &entries, lists: &ragged });
             for (which, lists) in [KeyLists::Dense, per_head].into_iter().enumerate() {
                 let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; batch * q_heads]);
                 let q = View { data: &q[..], layout: row };

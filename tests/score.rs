@@ -8,6 +8,10 @@ mod pools;
 
 use half::bf16;
 use proptest::prelude::*;
+use salient::host::score::{Predictor, mlp};
+use salient::kernels::score::MlpWeights;
+use salient::score::PredictorWeights;
+use salient_oracle::generate::Random;
 use salient_oracle::suite::score::{Case, Queries, cases, expected, indexer};
 
 use host::Host;
@@ -58,4 +62,25 @@ proptest! {
 
 fn bits(scores: &[f32]) -> Vec<u32> {
     scores.iter().map(|score| score.to_bits()).collect()
+}
+
+/// The weights that kernels take, folded and rounded, are a predictor that is near the given one.
+#[test]
+fn a_predictor_s_weights_for_kernels_are_near_the_given_ones() {
+    let numbers = |seed, len, scale| Random::new(seed).normals(len, scale);
+    let given = PredictorWeights {
+        w1: numbers(1, 5 * 16, 0.4),
+        b1: numbers(2, 5, 0.4),
+        w2: numbers(3, 2 * 5, 0.4),
+        b2: numbers(4, 2, 0.4),
+        norm: Some((numbers(5, 16, 0.4), 1e-5)),
+    };
+    let used = MlpWeights::<bf16>::new(16, given.clone()).expect("weights").as_used();
+    let x = numbers(6, 64, 2.0);
+    let (mut exact, mut rounded) = ([0.0; 4], [0.0; 4]);
+    mlp(&x, &Predictor::new(16, given).expect("weights"), &mut exact).expect("scores");
+    mlp(&x, &Predictor::new(16, used).expect("weights"), &mut rounded).expect("scores");
+    for (a, b) in exact.iter().zip(rounded) {
+        assert!((a - b).abs() < 0.05, "{a} {b}");
+    }
 }

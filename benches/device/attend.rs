@@ -2,13 +2,13 @@
 //! key.
 
 use half::bf16;
+use salient::attend::{Attention, CacheLayout, KeyLists, Keys, PackedLists, RowLimit};
 use salient::cuda::StatusWord;
 use salient::cuda::attend::{AttendOutputs, DecodeInputs, PrefillInputs, decode, prefill};
 use salient::cuda::cudarc::driver::CudaSlice;
-use salient::host::attend::{self as host, Attention, KeyLists, Keys, RowLimit};
+use salient::host::attend as host;
 use salient::kernels::attend::{
-    DecodeCache, DecodeLists, DecodePlan, DecodeShape, PrefillPlan, PrefillShape, PrefillVariant,
-    Sees,
+    DecodePlan, DecodeShape, PrefillPlan, PrefillShape, PrefillVariant,
 };
 use salient::{DType, Layout, Ragged, Result, Span, View, ViewMut};
 use salient_oracle::generate::Random;
@@ -77,7 +77,7 @@ fn many_queries(
         None => (1..=len as i32).collect(),
     };
     let attention = attention();
-    let sees = if keep.is_some() { Sees::Rows } else { Sees::Causal };
+    let sees = if keep.is_some() { RowLimit::PerRow(()) } else { RowLimit::Causal };
     let plan = PrefillPlan::new(shape, attention, sees)?.with_variant(variant);
     let [q, k, v] = [(1, len * HEADS), (2, keys * KV_HEADS), (3, keys * KV_HEADS)]
         .map(|(seed, rows)| numbers(seed, rows * DIM));
@@ -153,8 +153,8 @@ fn one_query(
         batch,
         q: row,
         out: row,
-        cache: DecodeCache::Contiguous { k: cache, v: cache, tokens: batch * len },
-        lists: if keep.is_some() { DecodeLists::PerHead } else { DecodeLists::Dense },
+        cache: CacheLayout::Contiguous { k: cache, v: cache, tokens: batch * len },
+        lists: if keep.is_some() { KeyLists::PerHead(()) } else { KeyLists::Dense },
         capacity,
         dtype: DType::Bf16,
         cache_dtype: DType::Bf16,
@@ -225,7 +225,7 @@ fn one_query(
         let ragged = Ragged::from_lens(&[capacity; KV_HEADS])?;
         let entries = lists.get(sequence * KV_HEADS..(sequence + 1) * KV_HEADS).map(<[_]>::concat);
         let listed = match &entries {
-            Some(keys) if keep.is_some() => KeyLists::PerHead { keys, lists: &ragged },
+            Some(keys) if keep.is_some() => KeyLists::PerHead(PackedLists { keys, lists: &ragged }),
             _ => KeyLists::Dense,
         };
         let mut expected = vec![0.0; row.token_stride];

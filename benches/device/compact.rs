@@ -1,10 +1,11 @@
 //! **compact**: hidden rows, and keys and values of all layers in place.
 
+use salient::compact::{KvLayout, KvMode, RowShape};
 use salient::cuda::compact::{
     KvLists, KvOutputs, KvTable, RowLists, RowTensor, kv, rows, rows_in_place,
 };
 use salient::cuda::{StatusWord, bytes, bytes_mut};
-use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape, RowShape, RowsPlan};
+use salient::kernels::compact::{KvPlan, KvShape, RowsPlan};
 use salient::kernels::validate::Pages;
 use salient::{Layout, PagedLayout, Result};
 use salient_oracle::generate::Random;

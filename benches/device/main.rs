@@ -23,8 +23,8 @@ use salient::cuda::cudarc::driver::sys::{
 use salient::cuda::cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream};
 use salient::cuda::score::keynorm;
 use salient::cuda::{Backend, probe};
-use salient::host::score::Per;
 use salient::kernels::score::KeynormPlan;
+use salient::score::Per;
 use salient::{DType, Layout, Result};
 use serde_json::{Value, json};
 

@@ -8,8 +8,9 @@ mod indexer;
 use half::bf16;
 use salient::Result;
 use salient::cuda::score::{Predictor, mlp};
-use salient::host::score::{self as host, PredictorWeights};
+use salient::host::score as host;
 use salient::kernels::score::{MlpPlan, MlpWeights};
+use salient::score::PredictorWeights;
 use salient_oracle::generate::Random;
 use serde_json::json;
 

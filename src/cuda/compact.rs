@@ -8,7 +8,8 @@ use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 use super::StatusWord;
 use super::operands::Operands;
 use super::select::word;
-use crate::error::{Error, Result, check_len};
+use crate::checks::check_len;
+use crate::error::{Error, Result};
 use crate::kernels::compact::{
     KvBuffers, KvPlan, MAX_TENSORS, RowsPlan, kv_params, rows_in_place_params, rows_params,
 };
@@ -62,7 +63,8 @@ impl RowLists<'_> {
 /// use salient::cuda::compact::{RowLists, RowTensor, rows};
 /// use salient::cuda::cudarc::driver::CudaContext;
 /// use salient::cuda::{StatusWord, bytes, bytes_mut};
-/// use salient::kernels::compact::{RowShape, RowsPlan};
+/// use salient::kernels::compact::RowsPlan;
+/// use salient::compact::RowShape;
 /// # fn main() -> salient::Result<()> {
 /// let stream = CudaContext::new(0)?.default_stream();
 /// let (src, mut dst) = (stream.clone_htod(&[0.0f32, 1.0, 2.0, 3.0, 4.0])?, stream.alloc_zeros::<f32>(3)?);

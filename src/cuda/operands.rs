@@ -11,8 +11,8 @@ use cudarc::driver::{
 };
 
 use crate::dtype::DType;
-use crate::error::{Error, Result};
-use crate::kernels::{Buffer, LaunchError, raw};
+use crate::error::{Error, LaunchError, Result};
+use crate::kernels::{Buffer, raw};
 
 /// A CUDA context, for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 
-use crate::error::Result;
-use crate::kernels::{LaunchError, raw};
+use crate::error::{LaunchError, Result};
+use crate::kernels::raw;
 
 /// Has every kernel loaded on a device, and its attributes set: what its first launch would do
 /// otherwise. To be called once before launches are captured into a graph, where the driver may

@@ -61,7 +61,7 @@ impl<T: DeviceElement> Predictor<T> {
 /// use half::bf16;
 /// use salient::cuda::cudarc::driver::CudaContext;
 /// use salient::cuda::score::{Predictor, mlp};
-/// use salient::host::score::PredictorWeights;
+/// use salient::score::PredictorWeights;
 /// use salient::kernels::score::{MlpPlan, MlpWeights};
 /// # fn main() -> salient::Result<()> {
 /// # let trained = PredictorWeights { w1: vec![], b1: vec![], w2: vec![], b2: vec![], norm: None };

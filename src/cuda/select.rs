@@ -64,7 +64,7 @@ impl<'a> SelectOutputs<'a> {
 /// Selects the tokens that stay. `workspace` holds at least [`SelectPlan::workspace_bytes`]; none
 /// is needed where that is 0.
 ///
-/// A fault of the data ([`crate::kernels::Fault`]) is added to `status`; then the lists of the rows
+/// A fault of the data ([`crate::Fault`]) is added to `status`; then the lists of the rows
 /// at fault are of no use, and nothing outside the outputs is written.
 ///
 /// ```no_run

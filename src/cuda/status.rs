@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, CudaViewMut};
 
+use crate::Status;
 use crate::error::Result;
-use crate::kernels::Status;
 
 /// A [`Status`] on the device: launches add the faults that they find. One word may serve several
 /// launches.

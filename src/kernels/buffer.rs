@@ -2,7 +2,8 @@
 
 use std::ptr;
 
-use crate::error::{Error, Result, check_len};
+use crate::checks::check_len;
+use crate::error::{Error, Result};
 
 /// A buffer as checks and launchers see it: where it starts and how many elements it holds. Nothing
 /// here reads or writes through the address. The element type is that of the field it is put in.

@@ -41,44 +41,25 @@ pub mod compact;
 pub mod raw;
 pub mod score;
 pub mod select;
-mod status;
 pub mod validate;
 
 pub use buffer::Buffer;
-pub use status::{Fault, LaunchError, Status};
 
+use crate::attend::RowLimit;
+use crate::checks::{at_least_one, product, to_i32, to_i64};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::status::Status;
 
 /// The alignment, in bytes, of a workspace and of operands that are read 16 bytes at a time.
 pub const ALIGNMENT: usize = 16;
-
-fn to_i32(what: &'static str, value: usize) -> Result<i32> {
-    i32::try_from(value).map_err(|_| Error::Overflow { what })
-}
 
 /// Tokens that a kernel can count: an index a tile beyond the last must not overflow.
 const MAX_TOKENS: usize = i32::MAX as usize - (1 << 16);
 
 fn check_tokens(what: &'static str, tokens: usize) -> Result<()> {
     if tokens > MAX_TOKENS { Err(Error::Overflow { what }) } else { Ok(()) }
-}
-
-fn to_i64(what: &'static str, value: usize) -> Result<i64> {
-    i64::try_from(value).map_err(|_| Error::Overflow { what })
-}
-
-fn product(what: &'static str, factors: &[usize]) -> Result<usize> {
-    let product = factors.iter().try_fold(1usize, |a, &b| a.checked_mul(b));
-    product.filter(|&p| p <= isize::MAX as usize).ok_or(Error::Overflow { what })
-}
-
-fn at_least_one(what: &'static str, value: usize) -> Result<()> {
-    match value {
-        0 => Err(Error::OutOfRange { what, value: 0.0, expected: "at least 1" }),
-        _ => Ok(()),
-    }
 }
 
 fn dtype_code(dtype: DType) -> i32 {
@@ -88,6 +69,24 @@ fn dtype_code(dtype: DType) -> i32 {
         DType::Bf16 => raw::SALIENT_BF16,
         DType::F8E4M3 => raw::SALIENT_F8E4M3,
     }
+}
+
+/// The launcher's code of a row limit. Row numbers are given if, and only if, it asks for them.
+fn limit_code(limit: RowLimit, firsts: Option<Buffer>, limits: Option<Buffer>) -> Result<i32> {
+    let expected = "given if, and only if, the row limit asks for them";
+    for (what, wanted, given) in [
+        ("first rows", limit.firsts().is_some(), firsts.is_some()),
+        ("row limits", limit.limits().is_some(), limits.is_some()),
+    ] {
+        if wanted != given {
+            return Err(Error::Unfit { what, expected });
+        }
+    }
+    Ok(match limit {
+        RowLimit::Full => raw::SALIENT_SEES_ALL,
+        RowLimit::Causal => raw::SALIENT_SEES_CAUSAL,
+        RowLimit::PerRow(()) | RowLimit::Between { .. } => raw::SALIENT_SEES_ROWS,
+    })
 }
 
 /// Checks that elements are f16 or bf16, for kernels that take no other.
@@ -110,4 +109,32 @@ fn strides(layout: Layout) -> raw::SalientStrides {
 /// The lists of kept tokens side by side: `[lists, capacity]`.
 fn lists_len(lists: usize, capacity: usize) -> Result<usize> {
     product("lists of kept tokens", &[lists, capacity])
+}
+
+impl From<raw::SalientStatus> for Status {
+    fn from(status: raw::SalientStatus) -> Self {
+        Self::from_words([status.flags, status.row])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Fault;
+
+    #[test]
+    fn faults_have_the_bits_of_the_c_abi() {
+        for (fault, bit) in [
+            (Fault::Nan, raw::SALIENT_STATUS_NAN),
+            (Fault::Protected, raw::SALIENT_STATUS_PROTECTED),
+            (Fault::Capacity, raw::SALIENT_STATUS_CAPACITY),
+            (Fault::Lengths, raw::SALIENT_STATUS_LENGTHS),
+            (Fault::Index, raw::SALIENT_STATUS_INDEX),
+            (Fault::Order, raw::SALIENT_STATUS_ORDER),
+            (Fault::Page, raw::SALIENT_STATUS_PAGE),
+        ] {
+            let status = Status::from(raw::SalientStatus { flags: bit, row: 3 });
+            assert_eq!((status.faults().collect(), status.row()), (vec![fault], Some(3)));
+        }
+    }
 }

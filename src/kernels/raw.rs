@@ -268,7 +268,7 @@ const _: () = {
     ][::core::mem::offset_of!(SalientPoolParams, width) - 52usize];
 };
 pub const SALIENT_MAX_POOL_WIDTH: i32 = 33;
-/// Softmax attention of the last queries of each sequence, made one score per token. The contract is that of salient::host::score: the last min(window, queries, tokens) queries of a sequence see its keys causally, aligned at the end. A query's sum of exponentials is computed, or taken from an LSE that prefill saved; a query whose LSE is -infinity counts nothing. Sequences with impossible offsets are reported and not written. q and k are 16-byte aligned. The workspace's parts are null where they are not needed: stats and sums if there is an LSE; logits but for windows of few queries, which save them instead of reading keys twice and then need no raw; maxima unless heads are normalised. A tile is SALIENT_SCORE_TILE keys, or more.
+/// Softmax attention of the last queries of each sequence, made one score per token. The contract is that of salient::score: the last min(window, queries, tokens) queries of a sequence see its keys causally, aligned at the end. A query's sum of exponentials is computed, or taken from an LSE that prefill saved; a query whose LSE is -infinity counts nothing. Sequences with impossible offsets are reported and not written. q and k are 16-byte aligned. The workspace's parts are null where they are not needed: stats and sums if there is an LSE; logits but for windows of few queries, which save them instead of reading keys twice and then need no raw; maxima unless heads are normalised. A tile is SALIENT_SCORE_TILE keys, or more.
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
 pub struct SalientAttentionScoreParams {
@@ -691,7 +691,7 @@ pub const SALIENT_SELECT_BLOCK: i32 = 1;
 pub const SALIENT_SELECT_CLUSTER: i32 = 2;
 /// groups of blocks that meet in the workspace: any length
 pub const SALIENT_SELECT_GRID: i32 = 3;
-/// Exact top-k, or threshold, in index order. The contract is that of salient::host::select.
+/// Exact top-k, or threshold, in index order. The contract is that of salient::select.
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
 pub struct SalientSelectParams {

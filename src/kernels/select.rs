@@ -137,7 +137,7 @@ impl SelectPlan {
     }
 
     /// Gives every list room for `capacity` tokens. Where counts or a threshold may keep more, the
-    /// row is at fault ([`super::Fault::Capacity`]).
+    /// row is at fault ([`crate::Fault::Capacity`]).
     ///
     /// # Errors
     /// [`Error::LengthMismatch`] if the budget's count or ratio keeps more of the longest sequence,

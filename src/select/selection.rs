@@ -1,6 +1,7 @@
 //! What a selection says.
 
-use crate::error::{Error, Result, check_len};
+use crate::checks::check_len;
+use crate::error::{Error, Result};
 use crate::ragged::Ragged;
 
 /// The outcome: for every row (sequence, or sequence and KV head), the kept tokens in ascending

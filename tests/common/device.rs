@@ -13,6 +13,7 @@ use std::env;
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use salient::compact::{KvLayout, KvMode, RowShape};
 use salient::cuda::compact::{
     self, KvLists, KvOutputs, KvTable, RowLists, RowTensor, rows, rows_in_place,
 };
@@ -23,15 +24,16 @@ use salient::cuda::cudarc::driver::{
 use salient::cuda::score::{self, Predictor};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::{DeviceElement, StatusWord, bytes, bytes_mut};
-use salient::host::score::{Per, PredictorWeights};
 use salient::kernels::attend::PrefillVariant;
-use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape, RowShape, RowsPlan};
+use salient::kernels::compact::{KvPlan, KvShape, RowsPlan};
 use salient::kernels::score::{KeynormPlan, MlpPlan, MlpWeights, check_mlp};
 use salient::kernels::select::{SelectPlan, Variant};
 use salient::kernels::validate::Pages;
-use salient::kernels::{Fault, Status};
+use salient::score::{Per, PredictorWeights};
 use salient::select::{Budget, Edges, PerSequence, Request, Selection};
-use salient::{DType, Element, Error, Layout, PagedLayout, Ragged, Result, Span, View};
+use salient::{
+    DType, Element, Error, Fault, Layout, PagedLayout, Ragged, Result, Span, Status, View,
+};
 use salient_oracle::compact::Kept;
 use salient_oracle::implementation::{Compact, Sample, Score, Select};
 use salient_oracle::select::Selected;

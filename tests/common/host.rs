@@ -1,13 +1,14 @@
 //! The host backend as an implementation of the conformance suite.
 
+use salient::attend::{Attention, KeyLists, Keys, PackedLists, RowLimit};
 use salient::dtype::F8E4M3;
-use salient::host::attend::{self, Attention, KeyLists, Keys, RowLimit};
 use salient::host::compact::{self, KvMut, PagedKvMut, RowTensor, RowTensorMut};
-use salient::host::score::{
-    self, AttentionScore, ExpectedAttention, IndexerKeys, IndexerQueries, Logits, Per, Pool,
-    Predictor, PredictorWeights, QueryStatistics,
+use salient::host::score::{self, Predictor};
+use salient::host::{attend, select};
+use salient::score::{
+    AttentionScore, ExpectedAttention, IndexerKeys, IndexerQueries, Logits, Per, Pool,
+    PredictorWeights, QueryStatistics,
 };
-use salient::host::select;
 use salient::select::{Request, Selection};
 use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 use salient_oracle::compact::Kept;
@@ -26,7 +27,7 @@ impl AttendPrefill for Host {
         q: View<'_, T>,
         queries: &Ragged,
         keys: &Keys<'_, T>,
-        limit: RowLimit<'_>,
+        limit: RowLimit<&[i32]>,
         attention: &Attention,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
@@ -40,7 +41,7 @@ impl AttendDecode for Host {
         &self,
         q: View<'_, T>,
         keys: &Keys<'_, T>,
-        lists: KeyLists<'_>,
+        lists: KeyLists<PackedLists<'_>>,
         attention: &Attention,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
@@ -54,7 +55,7 @@ impl AttendFp8 for Host {
         &self,
         q: View<'_, T>,
         keys: &Keys<'_, F8E4M3>,
-        lists: KeyLists<'_>,
+        lists: KeyLists<PackedLists<'_>>,
         attention: &Attention,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,

@@ -2,10 +2,9 @@
 
 use half::{bf16, f16};
 use salient::cuda::DeviceElement;
-use salient::host::score::{AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights};
 use salient::kernels::score::AttentionPlan;
-use salient::kernels::{Fault, Status};
-use salient::{Ragged, Span};
+use salient::score::{AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights};
+use salient::{Fault, Ragged, Span, Status};
 use salient_oracle::score::attention;
 use salient_oracle::suite::score::{Case, Queries};
 use salient_oracle::suite::{assert_accurate, assert_same_bits, magnitude, wide};

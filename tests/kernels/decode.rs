@@ -1,10 +1,9 @@
 //! **attend**, one query per sequence.
 
 use half::{bf16, f16};
+use salient::attend::Attention;
 use salient::cuda::DeviceElement;
-use salient::host::attend::Attention;
-use salient::kernels::{Fault, Status};
-use salient::{DType, Layout, Result};
+use salient::{DType, Fault, Layout, Result, Status};
 use salient_oracle::suite::assert_same_bits;
 use salient_oracle::suite::attend::{Case, Decode, Sees, Store, Values};
 

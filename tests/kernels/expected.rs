@@ -2,9 +2,8 @@
 
 use half::{bf16, f16};
 use salient::cuda::DeviceElement;
-use salient::host::score::{ExpectedAttention, Per};
-use salient::kernels::{Fault, Status};
-use salient::{Layout, Result, View};
+use salient::score::{ExpectedAttention, Per};
+use salient::{Fault, Layout, Result, Status, View};
 use salient_oracle::suite::assert_same_bits;
 use salient_oracle::suite::score::expected::Case;
 

@@ -3,8 +3,7 @@
 use half::{bf16, f16};
 use salient::cuda::DeviceElement;
 use salient::dtype::F8E4M3;
-use salient::kernels::{Fault, Status};
-use salient::{DType, Result};
+use salient::{DType, Fault, Result, Status};
 use salient_oracle::suite::assert_same_bits;
 
 use crate::place::on_device;

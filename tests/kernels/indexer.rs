@@ -1,10 +1,9 @@
 //! The lightning indexer.
 
 use half::{bf16, f16};
-use salient::Result;
 use salient::cuda::DeviceElement;
 use salient::dtype::F8E4M3;
-use salient::kernels::{Fault, Status};
+use salient::{Fault, Result, Status};
 use salient_oracle::suite::assert_same_bits;
 use salient_oracle::suite::score::indexer::{Built, Case, Sees};
 

@@ -1,8 +1,7 @@
 //! **compact**: keys and values.
 
-use salient::Result;
-use salient::kernels::compact::KvMode;
-use salient::kernels::{Fault, Status};
+use salient::compact::KvMode;
+use salient::{Fault, Result, Status};
 use salient_oracle::generate::Random;
 
 use crate::device::Device;

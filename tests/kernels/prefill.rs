@@ -1,12 +1,11 @@
 //! **attend**, prefill, in both variants.
 
 use half::{bf16, f16};
+use salient::attend::{Attention, RowLimit};
 use salient::cuda::DeviceElement;
-use salient::host::attend::{Attention, RowLimit};
-use salient::kernels::Fault;
 use salient::kernels::attend::PrefillVariant;
 use salient::kernels::select::Variant;
-use salient::{DType, Layout, Ragged, Result, Span, View};
+use salient::{DType, Fault, Layout, Ragged, Result, Span, View};
 use salient_oracle::generate::Random;
 use salient_oracle::suite::assert_same_bits;
 use salient_oracle::suite::attend::{Case, Prefill, Sees};
@@ -48,7 +47,12 @@ impl<T: DeviceElement + Default> Problem<T> {
         Self { q: normals(q), k: normals(keys), v: normals(keys), queries, spans, dim }
     }
 
-    fn run(&self, device: &Device, limit: RowLimit<'_>, out_dtype: DType) -> Result<PrefillRun<T>> {
+    fn run(
+        &self,
+        device: &Device,
+        limit: RowLimit<&[i32]>,
+        out_dtype: DType,
+    ) -> Result<PrefillRun<T>> {
         let view = |data, heads| View::token_major(data, heads, self.dim);
         let keys = (view(&self.k[..], KV_HEADS), view(&self.v[..], KV_HEADS), &self.spans[..]);
         let out = (Layout::token_major(HEADS, self.dim), out_dtype);
@@ -59,7 +63,7 @@ impl<T: DeviceElement + Default> Problem<T> {
     fn solve<O: DeviceElement + Default>(
         &self,
         device: &Device,
-        limit: RowLimit<'_>,
+        limit: RowLimit<&[i32]>,
     ) -> Result<Attended<O>> {
         let run = self.run(device, limit, O::DTYPE)?;
         run.launch(device, &vec![O::from_f32(7.0); self.q.len()])
@@ -210,7 +214,7 @@ fn what_only_the_device_sees_is_reported() {
                 assert_eq!(status.row(), Some(row));
                 let (mut first, limit) = (vec![0; 190], vec![1; 190]);
                 first[row] = bad;
-                let limit = RowLimit::Between { first: &first, limit: &limit };
+                let limit = RowLimit::Between { first: &first[..], limit: &limit[..] };
                 let status = problem.solve::<bf16>(&device, limit)?.status;
                 assert!(status.has(Fault::Index), "row {row}, first row {bad}");
                 assert_eq!(status.row(), Some(row));

@@ -1,8 +1,7 @@
 //! **compact**: rows.
 
-use salient::Ragged;
-use salient::kernels::compact::RowShape;
-use salient::kernels::{Fault, Status};
+use salient::compact::RowShape;
+use salient::{Fault, Ragged, Status};
 use salient_oracle::compact::Kept;
 use salient_oracle::generate::Random;
 

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 use salient::cuda::DeviceElement;
-use salient::host::score::Per;
 use salient::kernels::score::MlpPlan;
+use salient::score::Per;
 use salient::{Result, View};
 use salient_oracle::suite::assert_same_bits;
 

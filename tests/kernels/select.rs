@@ -1,9 +1,8 @@
 //! **select**.
 
 use salient::kernels::select::{SelectPlan, Shape, Variant};
-use salient::kernels::{Fault, Status};
 use salient::select::{Budget, Edges, PerSequence, Protect, Request};
-use salient::{Ragged, Result};
+use salient::{Fault, Ragged, Result, Status};
 use salient_oracle::generate::Distribution;
 
 use crate::device::Device;

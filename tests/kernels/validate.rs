@@ -1,9 +1,8 @@
 //! The checker of lists.
 
-use salient::Result;
 use salient::kernels::select::Shape;
 use salient::kernels::validate::{Pages, ValidatePlan};
-use salient::kernels::{Fault, Status};
+use salient::{Fault, Result, Status};
 use salient_oracle::generate::Random;
 
 use crate::device;

@@ -2,12 +2,11 @@
 //! processes of their own, on kernels with a mistake and on kernels without.
 
 use half::bf16;
-use salient::host::attend::{Attention, RowLimit};
+use salient::attend::{Attention, RowLimit};
+use salient::compact::{KvMode, RowShape};
 use salient::kernels::attend::PrefillVariant;
-use salient::kernels::compact::{KvMode, RowShape};
 use salient::kernels::select::Variant;
-use salient::kernels::{Fault, Status};
-use salient::{DType, Layout, Ragged, Result, Span, View};
+use salient::{DType, Fault, Layout, Ragged, Result, Span, Status, View};
 use salient_oracle::compact::Kept;
 use salient_oracle::generate::{Distribution, Random};
 use salient_oracle::implementation::{ScoreAttention, ScoreExpected};

@@ -1,13 +1,12 @@
 //! **attend**.
 
 use half::bf16;
+use salient::attend::{Attention, RowLimit};
 use salient::cuda::DeviceElement;
 use salient::dtype::F8E4M3;
-use salient::host::attend::{Attention, RowLimit};
-use salient::kernels::Status;
 use salient::kernels::attend::PrefillVariant;
 use salient::kernels::select::Variant;
-use salient::{DType, Layout, Ragged, Result, Span, View};
+use salient::{DType, Layout, Ragged, Result, Span, Status, View};
 
 use crate::device::Device;
 use crate::runs::attend::PrefillRun;

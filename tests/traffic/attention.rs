@@ -2,8 +2,8 @@
 
 use half::bf16;
 use salient::Result;
-use salient::host::score::{AttentionScore, HeadReduce};
 use salient::kernels::score::{AttentionPlan, AttentionShape};
+use salient::score::{AttentionScore, HeadReduce};
 
 use crate::runs::problem::{Scoring, plain_score};
 use crate::runs::score::Scored;

@@ -1,6 +1,6 @@
 //! **compact**.
 
-use salient::kernels::compact::{KvMode, RowShape};
+use salient::compact::{KvMode, RowShape};
 use salient::{Ragged, Result};
 use salient_oracle::compact::Kept;
 use salient_oracle::generate::Random;

@@ -3,8 +3,8 @@
 use half::bf16;
 use salient::cuda::DeviceElement;
 use salient::dtype::F8E4M3;
-use salient::host::score::Per;
 use salient::kernels::score::MlpPlan;
+use salient::score::Per;
 use salient::{Layout, Result, View};
 use salient_oracle::suite::score::{expected, indexer};
 

@@ -1,11 +1,10 @@
 //! **select**, and the checker of lists.
 
 use salient::cuda::cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
-use salient::kernels::Status;
 use salient::kernels::select::{SelectPlan, Shape, Variant};
 use salient::kernels::validate::ValidatePlan;
 use salient::select::{Budget, Protect, Request};
-use salient::{Ragged, Result};
+use salient::{Ragged, Result, Status};
 use salient_oracle::generate::{Distribution, Random};
 
 use crate::device::Device;

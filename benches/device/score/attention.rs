@@ -3,8 +3,9 @@
 use half::bf16;
 use salient::cuda::StatusWord;
 use salient::cuda::score::{AttentionInputs, attention};
-use salient::host::score::{self as host, AttentionScore, HeadReduce, Per, QueryWeights};
+use salient::host::score as host;
 use salient::kernels::score::{AttentionPlan, AttentionShape};
+use salient::score::{AttentionScore, HeadReduce, Per, QueryWeights};
 use salient::{DType, Layout, Ragged, Result, View};
 use salient_oracle::generate::Random;
 use serde_json::json;

@@ -3,8 +3,9 @@
 use half::bf16;
 use salient::cuda::StatusWord;
 use salient::cuda::score::{ExpectedInputs, Statistics, expected};
-use salient::host::score::{self as host, ExpectedAttention, QueryStatistics};
+use salient::host::score as host;
 use salient::kernels::score::{ExpectedPlan, ExpectedTensors, ExpectedWeights};
+use salient::score::{ExpectedAttention, QueryStatistics};
 use salient::{Layout, Ragged, Result, View};
 use salient_oracle::generate::Random;
 use serde_json::json;

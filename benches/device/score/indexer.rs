@@ -1,13 +1,13 @@
 //! A lightning indexer: a decode step of many sequences, and a causal prefill.
 
 use half::bf16;
+use salient::attend::RowLimit;
 use salient::cuda::score::{IndexerInputs, indexer};
 use salient::cuda::{DeviceElement, StatusWord};
 use salient::dtype::F8E4M3;
-use salient::host::attend::RowLimit;
-use salient::host::score::{self as host, IndexerKeys, IndexerQueries, Logits};
-use salient::kernels::attend::Sees;
+use salient::host::score as host;
 use salient::kernels::score::{IndexerPlan, IndexerShape};
+use salient::score::{IndexerKeys, IndexerQueries, Logits};
 use salient::{Layout, Ragged, Result, View};
 use salient_oracle::generate::Random;
 use serde_json::json;
@@ -60,7 +60,7 @@ fn one<T: DeviceElement>(
         dtype: T::DTYPE,
         q: q_layout,
         k: k_layout,
-        sees: Sees::Causal,
+        limit: RowLimit::Causal,
         logits,
     })?;
 

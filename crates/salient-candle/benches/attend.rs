@@ -9,7 +9,8 @@ use candle_core::{D, DType, Device, Tensor};
 use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
-use salient::host::attend::{self, Attention, Keys, RowLimit};
+use salient::attend::{Attention, Keys, RowLimit};
+use salient::host::attend;
 use salient::{Ragged, Span, View, ViewMut};
 
 struct Case {

@@ -1,7 +1,7 @@
 //! A KV cache that is ragged by layer and by sequence.
 
 use rayon::prelude::*;
-use salient::host::attend::Keys;
+use salient::attend::Keys;
 use salient::{Ragged, Span, View};
 
 /// Keys and values of every layer. Each layer has its own length per sequence, because stages drop

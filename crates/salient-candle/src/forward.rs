@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use salient::host::attend::{self, Attention, KeyLists, RowLimit};
+use salient::attend::{Attention, KeyLists, RowLimit};
 use salient::host::compact::{self, RowTensor};
-use salient::host::select;
+use salient::host::{attend, select};
 use salient::schedule::{KvAtStage, Plan, StagePlan};
 use salient::select::{Budget, PerSequence, Protect, Request, Selection};
 use salient::{Layout, Ragged, ViewMut};
@@ -355,7 +355,7 @@ impl RowLimits {
         matches!(self, Self::Causal) && rows.ragged.lens().all(|len| len == 1)
     }
 
-    fn row_limit(&self) -> RowLimit<'_> {
+    fn row_limit(&self) -> RowLimit<&[i32]> {
         match self {
             Self::Causal => RowLimit::Causal,
             Self::Between { first, limit } => RowLimit::Between { first, limit },

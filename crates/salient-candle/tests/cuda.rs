@@ -8,22 +8,24 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use against_host::OnDevice;
 use candle_core::{DType, Device, Tensor};
-use common::{difference, prompt, random_model, tiny};
 use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use salient::Ragged;
 use salient::cuda::{Backend, probe};
-use salient::host::score::{Predictor, PredictorWeights};
+use salient::host::score::Predictor;
 use salient::kernels::score::MlpWeights;
 use salient::schedule::{KvAtStage, Schedule, Stages};
+use salient::score::PredictorWeights;
 use salient_candle::cuda::{CudaVerbs, TensorView, tensor};
 use salient_candle::device::{DeviceModel, DevicePredictor, DeviceScorer, HostVerbs, Verbs};
 use salient_candle::scorer::{KeyNorm, LastQuery, Learned, Window};
 use salient_candle::train::{LossWeights, Marks, Phase, Sample, Steps, TrainOptions, Trainer};
 use salient_candle::{Error, Family, Model, ModelConfig, Result, reference};
+
+use against_host::OnDevice;
+use common::{difference, prompt, random_model, tiny};
 
 /// A device, or a word that there is none.
 fn on_device(test: &str, run: impl FnOnce(&Device) -> Result<()>) {

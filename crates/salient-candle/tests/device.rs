@@ -6,15 +6,17 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use against_host::OnDevice;
 use candle_core::{DType, Device, Tensor};
-use common::{prompt, random_model, tiny};
 use salient::Ragged;
-use salient::host::score::{HeadReduce, Predictor, PredictorWeights};
+use salient::host::score::Predictor;
 use salient::schedule::{KvAtStage, Schedule, Stages};
+use salient::score::{HeadReduce, PredictorWeights};
 use salient_candle::device::{DeviceModel, DevicePredictor, DeviceScorer, HostVerbs, Verbs};
 use salient_candle::scorer::{AttentionRule, KeyNorm, LastQuery, Learned, Window};
 use salient_candle::{Error, Family, ModelConfig};
+
+use against_host::OnDevice;
+use common::{prompt, random_model, tiny};
 
 const HERE: OnDevice<'_> =
     OnDevice { device: &Device::Cpu, dtype: DType::F32, scores: 1e-4, logits: 1e-4 };

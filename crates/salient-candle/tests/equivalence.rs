@@ -4,15 +4,16 @@
 mod common;
 
 use candle_core::Tensor;
-use common::{difference, prompt, random_model, tiny};
-use salient::host::attend::Keys;
-use salient::host::score::HeadReduce;
+use salient::attend::Keys;
 use salient::schedule::{KvAtStage, Schedule, Stages};
+use salient::score::HeadReduce;
 use salient_candle::scorer::{
     AttentionRule, FromLayer, KeyNorm, LastQuery, Oracle, Position, Random, RankSum, Scorer, Window,
 };
 use salient_candle::train::Target;
 use salient_candle::{Family, Model, ModelConfig, Prefill, reference};
+
+use common::{difference, prompt, random_model, tiny};
 
 const TOLERANCE: f32 = 3e-4;
 

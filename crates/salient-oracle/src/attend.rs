@@ -1,7 +1,7 @@
 //! **attend**, one row at a time.
 
+use salient::attend::{Attention, KeyLists, Keys, PackedLists, RowLimit};
 use salient::dtype::F8E4M3;
-use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
 use salient::{Element, Error, Layout, Ragged, Result, Span, View, ViewMut};
 
 use crate::Oracle;
@@ -16,7 +16,7 @@ pub fn prefill<R: Real, T: Element>(
     q: View<'_, T>,
     queries: &Ragged,
     keys: &Keys<'_, T>,
-    limit: RowLimit<'_>,
+    limit: RowLimit<&[i32]>,
     attention: &Attention,
     weights: Weights,
 ) -> (Vec<R>, Vec<R>) {
@@ -32,7 +32,7 @@ pub fn prefill<R: Real, T: Element>(
 pub fn decode<R: Real, T: Element, K: Element>(
     q: View<'_, T>,
     keys: &Keys<'_, K>,
-    lists: KeyLists<'_>,
+    lists: KeyLists<PackedLists<'_>>,
     attention: &Attention,
     weights: Weights,
 ) -> (Vec<R>, Vec<R>) {
@@ -42,8 +42,10 @@ pub fn decode<R: Real, T: Element, K: Element>(
         let first = attention.sliding_window.map_or(0, |window| len.saturating_sub(window));
         let listed: Vec<usize> = match lists {
             KeyLists::Dense => (0..len).collect(),
-            KeyLists::Shared { keys, lists } => usizes(&keys[lists.span(sequence).range()]),
-            KeyLists::PerHead { keys, lists } => {
+            KeyLists::Shared(PackedLists { keys, lists }) => {
+                usizes(&keys[lists.span(sequence).range()])
+            }
+            KeyLists::PerHead(PackedLists { keys, lists }) => {
                 usizes(&keys[lists.span(sequence * kv_heads + head).range()])
             }
         };
@@ -54,7 +56,7 @@ pub fn decode<R: Real, T: Element, K: Element>(
 
 /// The key rows that query `i` of a sequence sees.
 pub(crate) fn seen(
-    limit: RowLimit<'_>,
+    limit: RowLimit<&[i32]>,
     queries: Span,
     i: usize,
     keys: usize,
@@ -208,7 +210,7 @@ impl AttendPrefill for Oracle {
         q: View<'_, T>,
         queries: &Ragged,
         keys: &Keys<'_, T>,
-        limit: RowLimit<'_>,
+        limit: RowLimit<&[i32]>,
         attention: &Attention,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
@@ -226,7 +228,7 @@ impl AttendDecode for Oracle {
         &self,
         q: View<'_, T>,
         keys: &Keys<'_, T>,
-        lists: KeyLists<'_>,
+        lists: KeyLists<PackedLists<'_>>,
         attention: &Attention,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
@@ -237,7 +239,7 @@ impl AttendDecode for Oracle {
 
 /// Checks row limits against the keys that each sequence has.
 pub(crate) fn check_limits(
-    limit: RowLimit<'_>,
+    limit: RowLimit<&[i32]>,
     queries: &Ragged,
     keys: impl Fn(usize) -> usize,
 ) -> Result<()> {
@@ -263,7 +265,7 @@ impl AttendFp8 for Oracle {
         &self,
         q: View<'_, T>,
         keys: &Keys<'_, F8E4M3>,
-        lists: KeyLists<'_>,
+        lists: KeyLists<PackedLists<'_>>,
         attention: &Attention,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
@@ -275,7 +277,7 @@ impl AttendFp8 for Oracle {
 fn checked_decode<T: Element, K: Element>(
     q: View<'_, T>,
     keys: &Keys<'_, K>,
-    lists: KeyLists<'_>,
+    lists: KeyLists<PackedLists<'_>>,
     attention: &Attention,
     out: ViewMut<'_, f32>,
     lse: Option<&mut [f32]>,
@@ -284,8 +286,10 @@ fn checked_decode<T: Element, K: Element>(
     check(q, batch, keys, attention, &out, lse.as_deref())?;
     let given = match lists {
         KeyLists::Dense => None,
-        KeyLists::Shared { keys, lists } => Some((keys, lists, 1)),
-        KeyLists::PerHead { keys: listed, lists } => Some((listed, lists, shape(keys).0)),
+        KeyLists::Shared(PackedLists { keys, lists }) => Some((keys, lists, 1)),
+        KeyLists::PerHead(PackedLists { keys: listed, lists }) => {
+            Some((listed, lists, shape(keys).0))
+        }
     };
     if let Some((listed, lists, heads)) = given {
         same("lists", batch * heads, lists.batch())?;

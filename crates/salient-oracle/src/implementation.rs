@@ -3,9 +3,9 @@
 use std::fmt::Debug;
 use std::str::FromStr;
 
+use salient::attend::{Attention, KeyLists, Keys, PackedLists, RowLimit};
 use salient::dtype::F8E4M3;
-use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
-use salient::host::score::{
+use salient::score::{
     AttentionScore, ExpectedAttention, IndexerKeys, IndexerQueries, Logits, Per, Pool,
     PredictorWeights, QueryStatistics,
 };
@@ -336,7 +336,7 @@ pub trait AttendPrefill {
         q: View<'_, T>,
         queries: &Ragged,
         keys: &Keys<'_, T>,
-        limit: RowLimit<'_>,
+        limit: RowLimit<&[i32]>,
         attention: &Attention,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
@@ -375,7 +375,7 @@ pub trait AttendDecode {
         &self,
         q: View<'_, T>,
         keys: &Keys<'_, T>,
-        lists: KeyLists<'_>,
+        lists: KeyLists<PackedLists<'_>>,
         attention: &Attention,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
@@ -410,7 +410,7 @@ pub trait AttendFp8: AttendDecode {
         &self,
         q: View<'_, T>,
         keys: &Keys<'_, F8E4M3>,
-        lists: KeyLists<'_>,
+        lists: KeyLists<PackedLists<'_>>,
         attention: &Attention,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,

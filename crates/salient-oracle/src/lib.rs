@@ -11,7 +11,6 @@ mod check;
 pub mod compact;
 pub mod generate;
 pub mod implementation;
-pub mod plans;
 pub mod probes;
 pub mod real;
 pub mod score;

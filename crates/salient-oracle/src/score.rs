@@ -6,7 +6,7 @@ mod indexer;
 pub use expected::expected;
 pub use indexer::indexer;
 
-use salient::host::score::{
+use salient::score::{
     AttentionScore, HeadReduce, Per, Pool, PoolKind, PredictorWeights, QueryWeights,
 };
 use salient::{Element, Error, Ragged, Result, Span, View};

@@ -65,7 +65,7 @@ enum { SALIENT_MAX_POOL_WIDTH = 33 };
 int salient_pool(const SalientPoolParams* params, SalientStream stream);
 
 // Softmax attention of the last queries of each sequence, made one score per token. The contract is
-// that of salient::host::score: the last min(window, queries, tokens) queries of a sequence see its
+// that of salient::score: the last min(window, queries, tokens) queries of a sequence see its
 // keys causally, aligned at the end. A query's sum of exponentials is computed, or taken from an LSE
 // that prefill saved; a query whose LSE is -infinity counts nothing. Sequences with impossible offsets
 // are reported and not written. q and k are 16-byte aligned.

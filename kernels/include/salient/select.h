@@ -10,7 +10,7 @@ enum {
     SALIENT_SELECT_GRID = 3,     // groups of blocks that meet in the workspace: any length
 };
 
-// Exact top-k, or threshold, in index order. The contract is that of salient::host::select.
+// Exact top-k, or threshold, in index order. The contract is that of salient::select.
 typedef struct SalientSelectParams {
     const float* scores;        // [heads, score_stride]; head h of token t at h * score_stride + t
     const int32_t* cu_seqlens;  // [batch + 1]

@@ -34,11 +34,11 @@ pub struct DecodeInputs<'a, T, C = T> {
     /// `[batch]` or `[batch, KV heads]` lengths of the lists; with lists only.
     pub kept_lens: Option<CudaView<'a, i32>>,
     /// `[q heads]` learned logits that join every row of their head
-    /// ([`Attention::sinks`](crate::host::attend::Attention::sinks)). One that is NaN or infinity
+    /// ([`Attention::sinks`](crate::attend::Attention::sinks)). One that is NaN or infinity
     /// makes NaN of its head's rows.
     pub sinks: Option<CudaView<'a, f32>>,
     /// `[KV heads]` what stored keys are to be multiplied by
-    /// ([`Attention::k_scales`](crate::host::attend::Attention::k_scales)).
+    /// ([`Attention::k_scales`](crate::attend::Attention::k_scales)).
     pub k_scales: Option<CudaView<'a, f32>>,
     /// `[KV heads]` the same for values.
     pub v_scales: Option<CudaView<'a, f32>>,
@@ -82,8 +82,8 @@ impl<'a, T, C> DecodeInputs<'a, T, C> {
 /// use salient::cuda::StatusWord;
 /// use salient::cuda::attend::{AttendOutputs, DecodeInputs, decode};
 /// use salient::cuda::cudarc::driver::CudaContext;
-/// use salient::host::attend::Attention;
-/// use salient::kernels::attend::{DecodeCache, DecodeLists, DecodePlan, DecodeShape};
+/// use salient::attend::{Attention, CacheLayout, KeyLists};
+/// use salient::kernels::attend::{DecodePlan, DecodeShape};
 /// use salient::{DType, Layout};
 /// # fn main() -> salient::Result<()> {
 /// let (batch, room, q_heads, kv_heads, dim) = (4, 131_072, 32, 8, 128);
@@ -92,8 +92,8 @@ impl<'a, T, C> DecodeInputs<'a, T, C> {
 ///     batch,
 ///     q: row,
 ///     out: row,
-///     cache: DecodeCache::Contiguous { k: cache, v: cache, tokens: batch * room },
-///     lists: DecodeLists::PerHead,
+///     cache: CacheLayout::Contiguous { k: cache, v: cache, tokens: batch * room },
+///     lists: KeyLists::PerHead(()),
 ///     capacity: 2048,
 ///     dtype: DType::Bf16,
 ///     cache_dtype: DType::Bf16,

@@ -29,13 +29,13 @@ pub struct PrefillInputs<'a, T> {
     /// `[batch]` its key rows.
     pub key_lens: CudaView<'a, i32>,
     /// `[queries]` the first key row that each query sees, counted from its sequence's first; with
-    /// [`Sees::Rows`](crate::kernels::attend::Sees::Rows) only. None: 0.
+    /// [`RowLimit::Between`](crate::attend::RowLimit::Between) only.
     pub firsts: Option<CudaView<'a, i32>>,
-    /// `[queries]` row limits; with [`Sees::Rows`](crate::kernels::attend::Sees::Rows), and only
+    /// `[queries]` row limits; with [`RowLimit::PerRow`](crate::attend::RowLimit::PerRow) and that, and only
     /// then.
     pub limits: Option<CudaView<'a, i32>>,
     /// `[q heads]` learned logits that join every row of their head
-    /// ([`Attention::sinks`](crate::host::attend::Attention::sinks)). One that is NaN or infinity
+    /// ([`Attention::sinks`](crate::attend::Attention::sinks)). One that is NaN or infinity
     /// makes NaN of its head's rows.
     pub sinks: Option<CudaView<'a, f32>>,
 }
@@ -51,8 +51,8 @@ pub struct PrefillInputs<'a, T> {
 /// use salient::cuda::StatusWord;
 /// use salient::cuda::attend::{AttendOutputs, PrefillInputs, prefill};
 /// use salient::cuda::cudarc::driver::CudaContext;
-/// use salient::host::attend::Attention;
-/// use salient::kernels::attend::{PrefillPlan, PrefillShape, Sees};
+/// use salient::attend::{Attention, RowLimit};
+/// use salient::kernels::attend::{PrefillPlan, PrefillShape};
 /// use salient::{DType, Layout};
 /// # fn main() -> salient::Result<()> {
 /// let (tokens, q_heads, kv_heads, dim) = (4096, 32, 8, 128);
@@ -69,7 +69,7 @@ pub struct PrefillInputs<'a, T> {
 ///     v: keys,
 ///     out: queries,
 /// };
-/// let plan = PrefillPlan::new(shape, Attention::new((dim as f32).powf(-0.5)), Sees::Causal)?;
+/// let plan = PrefillPlan::new(shape, Attention::new((dim as f32).powf(-0.5)), RowLimit::Causal)?;
 /// let stream = CudaContext::new(0)?.default_stream();
 /// let q = stream.alloc_zeros::<bf16>(tokens * q_heads * dim)?;
 /// let k = stream.alloc_zeros::<bf16>(tokens * kv_heads * dim)?;

@@ -35,7 +35,7 @@ pub struct AttentionInputs<'a, T> {
 /// [`AttentionPlan::workspace_bytes`]. Of a sequence's query rows, and of a window, only as many
 /// queries count as it has keys.
 ///
-/// A sequence whose offsets cannot be is a [`crate::kernels::Fault::Lengths`] of `status` and keeps
+/// A sequence whose offsets cannot be is a [`crate::Fault::Lengths`] of `status` and keeps
 /// the scores that lie there. A NaN or infinity reaches the scores of its own sequence that the
 /// definition says.
 ///
@@ -44,7 +44,7 @@ pub struct AttentionInputs<'a, T> {
 /// use salient::cuda::StatusWord;
 /// use salient::cuda::cudarc::driver::CudaContext;
 /// use salient::cuda::score::{AttentionInputs, attention};
-/// use salient::host::score::{AttentionScore, HeadReduce, Per, QueryWeights};
+/// use salient::score::{AttentionScore, HeadReduce, Per, QueryWeights};
 /// use salient::kernels::score::{AttentionPlan, AttentionShape};
 /// use salient::{DType, Layout};
 /// # fn main() -> salient::Result<()> {
@@ -119,7 +119,7 @@ pub fn attention<T: DeviceElement>(
 
 /// Pools `scores`, `[heads, total]`, along the tokens of each sequence into `out`,
 /// `[heads, total]`: [`crate::host::score::pool`]. A sequence whose offsets cannot be is a
-/// [`crate::kernels::Fault::Lengths`] of `status` and is left out.
+/// [`crate::Fault::Lengths`] of `status` and is left out.
 ///
 /// # Errors
 /// Those of [`pool_params`]; [`Error::OtherContext`](crate::Error::OtherContext),

@@ -10,33 +10,12 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Attention, Keys, Place, check};
+use super::check;
+use crate::attend::{Attention, KeyLists, Keys, PackedLists, Place};
 use crate::dtype::Element;
-use crate::error::{Error, Result, check_len};
+use crate::error::Result;
 use crate::host::simd;
 use crate::layout::{View, ViewMut};
-use crate::ragged::Ragged;
-
-/// Which key rows a query reads. Rows count from the sequence's first key; lists ascend strictly.
-#[derive(Debug, Clone, Copy)]
-pub enum KeyLists<'a> {
-    /// All of them.
-    Dense,
-    /// One list per sequence.
-    Shared {
-        /// The key rows, packed.
-        keys: &'a [i32],
-        /// The extent of each list, `batch` of them.
-        lists: &'a Ragged,
-    },
-    /// One list per sequence and KV head: list `sequence * kv heads + head`.
-    PerHead {
-        /// The key rows, packed.
-        keys: &'a [i32],
-        /// The extent of each list, `batch * kv heads` of them.
-        lists: &'a Ragged,
-    },
-}
 
 /// Keys per chunk.
 const CHUNK: usize = 256;
@@ -64,13 +43,13 @@ const HEADS: usize = 4;
 pub fn decode<T: Element, K: Element>(
     q: View<'_, T>,
     keys: &Keys<'_, K>,
-    lists: KeyLists<'_>,
+    lists: KeyLists<PackedLists<'_>>,
     attention: &Attention,
     out: ViewMut<'_, f32>,
     lse: Option<&mut [f32]>,
 ) -> Result<()> {
     check(keys.batch(), &q, keys, attention, &out, lse.as_deref())?;
-    check_lists(keys, &lists)?;
+    lists.check(keys)?;
     let (heads, dim, value_dim) = (keys.heads(), q.layout.dim, keys.value_dim());
     let group = q.layout.heads / heads;
     let mut outs = out.into_rows("out", keys.batch())?;
@@ -79,7 +58,7 @@ pub fn decode<T: Element, K: Element>(
         return Ok(());
     }
     // Heads that read the same keys go together, for their keys often lie together.
-    let together = if matches!(lists, KeyLists::PerHead { .. }) { 1 } else { heads };
+    let together = if matches!(lists, KeyLists::PerHead(_)) { 1 } else { heads };
     let mut chunks = Vec::new();
     for sequence in 0..keys.batch() {
         for first in (0..heads).step_by(together) {
@@ -136,34 +115,10 @@ pub fn decode<T: Element, K: Element>(
     Ok(())
 }
 
-pub(crate) fn check_lists<T: Element>(keys: &Keys<'_, T>, lists: &KeyLists<'_>) -> Result<()> {
-    const WHAT: &str = "key list";
-    let (entries, lists, per_sequence) = match *lists {
-        KeyLists::Dense => return Ok(()),
-        KeyLists::Shared { keys, lists } => (keys, lists, 1),
-        KeyLists::PerHead { keys: entries, lists } => (entries, lists, keys.heads()),
-    };
-    check_len("key lists", keys.batch() * per_sequence, lists.batch())?;
-    check_len("entries of key lists", lists.total(), entries.len())?;
-    for (list, span) in lists.spans().enumerate() {
-        let limit = keys.len(list / per_sequence);
-        let rows = &entries[span.range()];
-        if let Some(at) = rows.windows(2).position(|pair| pair[1] <= pair[0]) {
-            return Err(Error::NotAscending { what: WHAT, index: span.start + at + 1 });
-        }
-        let edges = [rows.first(), rows.last()];
-        let beyond = |row: &i32| usize::try_from(*row).map_or(true, |row| row >= limit);
-        if let Some(&row) = edges.into_iter().flatten().find(|row| beyond(row)) {
-            return Err(Error::IndexOutOfBounds { what: WHAT, index: row.into(), limit });
-        }
-    }
-    Ok(())
-}
-
 /// The key rows that the queries of a KV head read.
 fn visible<'a, T: Element>(
     keys: &Keys<'_, T>,
-    lists: &KeyLists<'a>,
+    lists: &KeyLists<PackedLists<'a>>,
     attention: &Attention,
     sequence: usize,
     head: usize,
@@ -172,8 +127,8 @@ fn visible<'a, T: Element>(
     let first = attention.first(len);
     let (entries, span) = match *lists {
         KeyLists::Dense => return Rows::Range(first..len),
-        KeyLists::Shared { keys, lists } => (keys, lists.span(sequence)),
-        KeyLists::PerHead { keys: entries, lists } => {
+        KeyLists::Shared(PackedLists { keys, lists }) => (keys, lists.span(sequence)),
+        KeyLists::PerHead(PackedLists { keys: entries, lists }) => {
             (entries, lists.span(sequence * keys.heads() + head))
         }
     };

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::Keys;
 use super::tile::PANEL;
+use crate::attend::Keys;
 use crate::dtype::Element;
 use crate::host::simd;
 

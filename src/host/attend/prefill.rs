@@ -12,78 +12,16 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::check;
 use super::pack::{self, PackKeys, PackQueries, Unpack};
 use super::tile::{KEY_TILE, Logits, PANEL, STATS, Step, Tile};
-use super::{Attention, Keys, check};
+use crate::attend::{Attention, Keys, RowLimit};
+use crate::checks::check_len;
 use crate::dtype::Element;
-use crate::error::{Error, Result, check_len};
+use crate::error::Result;
 use crate::host::simd::{self, Aligned};
 use crate::layout::{View, ViewMut};
 use crate::ragged::Ragged;
-
-/// Which key rows of its sequence a query sees: those below its row limit. Rows count from the
-/// sequence's first key.
-#[derive(Debug, Clone, Copy)]
-pub enum RowLimit<'a> {
-    /// Aligned at the end: query i of n over m keys sees the first `m - n + i + 1`, none if
-    /// negative.
-    Causal,
-    /// All of them.
-    Full,
-    /// `[total queries]`, the row limit of each.
-    PerRow(&'a [i32]),
-    /// The rows from `first` to below `limit`, both `[total queries]`.
-    Between {
-        /// The first row that each query sees.
-        first: &'a [i32],
-        /// The row limit of each.
-        limit: &'a [i32],
-    },
-}
-
-impl RowLimit<'_> {
-    /// Per query, the rows it sees, of sequences with so many keys; none begins beyond its end.
-    pub(crate) fn visible(
-        self,
-        queries: &Ragged,
-        keys: impl Fn(usize) -> usize,
-    ) -> Result<Vec<Range<u32>>> {
-        let lists = match self {
-            Self::Causal | Self::Full => [None, None],
-            Self::PerRow(limit) => [None, Some(("row limits", limit))],
-            Self::Between { first, limit } => {
-                [Some(("first rows", first)), Some(("row limits", limit))]
-            }
-        };
-        for (what, list) in lists.into_iter().flatten() {
-            check_len(what, queries.total(), list.len())?;
-            for (sequence, span) in queries.spans().enumerate() {
-                let len = keys(sequence);
-                let beyond = |&&row: &&i32| usize::try_from(row).map_or(true, |row| row > len);
-                if let Some(&row) = list[span.range()].iter().find(beyond) {
-                    let expected = "no less than 0 and no more than the number of key rows";
-                    return Err(Error::OutOfRange { what, value: row.into(), expected });
-                }
-            }
-        }
-        let mut visible = Vec::with_capacity(queries.total());
-        for (sequence, span) in queries.spans().enumerate() {
-            let len = keys(sequence);
-            visible.extend((0..span.len).map(|i| {
-                let (first, limit) = match self {
-                    Self::Causal => (0, (len + i + 1).saturating_sub(span.len)),
-                    Self::Full => (0, len),
-                    Self::PerRow(limit) => (0, limit[span.start + i] as usize),
-                    Self::Between { first, limit } => {
-                        (first[span.start + i] as usize, limit[span.start + i] as usize)
-                    }
-                };
-                first.min(limit) as u32..limit as u32
-            }));
-        }
-        Ok(visible)
-    }
-}
 
 /// Row tiles per block at most: every key tile is widened and packed once for all of them.
 const MAX_ROW_TILES: usize = 8;
@@ -107,7 +45,7 @@ pub fn prefill<T: Element>(
     q: View<'_, T>,
     queries: &Ragged,
     keys: &Keys<'_, T>,
-    limit: RowLimit<'_>,
+    limit: RowLimit<&[i32]>,
     attention: &Attention,
     out: ViewMut<'_, f32>,
     lse: Option<&mut [f32]>,

@@ -4,8 +4,10 @@ use half::{bf16, f16};
 use rayon::ThreadPoolBuilder;
 
 use super::*;
+use crate::attend::{KeyLists, PackedLists, RowLimit};
 use crate::layout::Layout;
 use crate::ragged::Ragged;
+use crate::{PagedLayout, Span};
 
 /// Numbers in [-2, 2), the same every time.
 fn numbers(len: usize, seed: u64) -> Vec<f32> {
@@ -98,7 +100,7 @@ impl<T: Element> Batch<T> {
         (keys.key(place, head), keys.value(place, head))
     }
 
-    fn prefill(&self, limit: RowLimit<'_>, attention: &Attention) -> (Vec<f32>, Vec<f32>) {
+    fn prefill(&self, limit: RowLimit<&[i32]>, attention: &Attention) -> (Vec<f32>, Vec<f32>) {
         let rows = self.queries.total() * self.shape.q_heads;
         let (mut out, mut lse) = (vec![7.0; rows * self.shape.value_dim], vec![7.0; rows]);
         let view = ViewMut::token_major(&mut out, self.shape.q_heads, self.shape.value_dim);
@@ -107,7 +109,11 @@ impl<T: Element> Batch<T> {
         (out, lse)
     }
 
-    fn decode(&self, lists: KeyLists<'_>, attention: &Attention) -> (Vec<f32>, Vec<f32>) {
+    fn decode(
+        &self,
+        lists: KeyLists<PackedLists<'_>>,
+        attention: &Attention,
+    ) -> (Vec<f32>, Vec<f32>) {
         let rows = self.queries.total() * self.shape.q_heads;
         let (mut out, mut lse) = (vec![7.0; rows * self.shape.value_dim], vec![7.0; rows]);
         let view = ViewMut::token_major(&mut out, self.shape.q_heads, self.shape.value_dim);
@@ -227,14 +233,16 @@ fn all_lists<T: Element>(attention: &Attention) {
         let shared: Vec<Vec<i32>> = (0..keys.len()).map(|s| list(s, 0)).collect();
         let lists = Ragged::from_lens(&shared.iter().map(Vec::len).collect::<Vec<_>>()).unwrap();
         let shared = shared.concat();
-        let got = batch.decode(KeyLists::Shared { keys: &shared, lists: &lists }, attention);
+        let got =
+            batch.decode(KeyLists::Shared(PackedLists { keys: &shared, lists: &lists }), attention);
         batch.compare(&got, attention, |s, _, _, key| recent(s, key) && listed(s, 0, key));
         let per_head: Vec<Vec<i32>> = (0..keys.len() * shape.kv_heads)
             .map(|row| list(row / shape.kv_heads, row % shape.kv_heads))
             .collect();
         let lists = Ragged::from_lens(&per_head.iter().map(Vec::len).collect::<Vec<_>>()).unwrap();
         let per_head = per_head.concat();
-        let got = batch.decode(KeyLists::PerHead { keys: &per_head, lists: &lists }, attention);
+        let got = batch
+            .decode(KeyLists::PerHead(PackedLists { keys: &per_head, lists: &lists }), attention);
         batch.compare(&got, attention, |s, _, head, key| recent(s, key) && listed(s, head, key));
     }
 }
@@ -450,7 +458,7 @@ fn bad_input_is_refused() {
     assert!(run(RowLimit::PerRow(&[5]), &plain, 4, 64).is_err());
     assert!(run(RowLimit::PerRow(&[5, 6]), &plain, 4, 64).is_err());
     assert!(run(RowLimit::PerRow(&[-1, 5]), &plain, 4, 64).is_err());
-    let negative = RowLimit::Between { first: &[0, -1], limit: &[5, 5] };
+    let negative = RowLimit::Between { first: &[0, -1][..], limit: &[5, 5] };
     assert!(run(negative, &plain, 4, 64).is_err());
     assert!(run(RowLimit::Full, &Attention::new(f32::NAN), 4, 64).is_err());
     let capped = Attention { softcap: Some(0.0), ..plain };
@@ -467,7 +475,7 @@ fn bad_input_is_refused() {
         let mut out = vec![0.0; 32];
         let view = ViewMut::token_major(&mut out, 4, 8);
         let lists = Ragged::from_lens(lens).unwrap();
-        let lists = KeyLists::Shared { keys, lists: &lists };
+        let lists = KeyLists::Shared(PackedLists { keys, lists: &lists });
         decode(batch.q(), &batch.keys(), lists, &plain, view, None)
     };
     assert_eq!(run(&[0, 4], &[2]), Ok(()));

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd, as_arrays, as_arrays_mut};
 
-use super::Attention;
+use crate::attend::Attention;
 use crate::host::simd::{self, NV};
 
 /// Keys per tile: the logits of a tile of rows stay in the first-level cache.

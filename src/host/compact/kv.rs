@@ -4,7 +4,9 @@ use bytemuck::Pod;
 use rayon::prelude::*;
 
 use super::moves::{PARALLEL_BYTES, Place, move_down};
-use crate::error::{Error, Result, check_len};
+use crate::checks::check_len;
+use crate::compact::check_spans;
+use crate::error::{Error, Result};
 use crate::layout::{Layout, is_disjoint, shared_places};
 use crate::ragged::Span;
 use crate::select::Selection;
@@ -141,24 +143,6 @@ pub(super) fn check_shape<T>(heads: usize, dim: usize) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The end of the last span, where none overlap.
-pub(crate) fn check_spans(spans: &[Span]) -> Result<usize> {
-    let mut ends = Vec::with_capacity(spans.len());
-    for span in spans.iter().filter(|span| span.len > 0) {
-        let end = span.start.checked_add(span.len).ok_or(Error::Overflow { what: "spans" })?;
-        ends.push((span.start, end));
-    }
-    ends.sort_unstable();
-    if let Some(pair) = ends.windows(2).find(|pair| pair[1].0 < pair[0].1) {
-        return Err(Error::OutOfRange {
-            what: "start of a span",
-            value: pair[1].0 as f64,
-            expected: "no less than the end of the span before",
-        });
-    }
-    Ok(ends.last().map_or(0, |&(_, end)| end))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! **compact**: moves the survivors together.
+//! **compact** on the host. The contract is that of [`crate::compact`].
 //!
 //! | function | moves |
 //! |---|---|
@@ -40,13 +40,12 @@ mod paged;
 use bytemuck::Pod;
 use rayon::prelude::*;
 
-use crate::error::{Error, Result, check_len};
+use crate::checks::check_len;
+use crate::error::{Error, Result};
 use crate::select::Selection;
 use moves::{PARALLEL_BYTES, Place, gather, move_down};
 
-pub(crate) use kv::check_spans;
 pub use kv::{KvMut, kv};
-pub(crate) use paged::used_pages;
 pub use paged::{PagedKvMut, kv_paged};
 
 /// A `[total, width]` tensor, and where its kept rows go.

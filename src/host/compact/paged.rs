@@ -4,9 +4,10 @@ use bytemuck::Pod;
 
 use super::kv::{Lanes, check_heads, check_shape, for_tensors};
 use super::moves::{Place, move_down};
-use crate::error::{Error, Result, check_len};
+use crate::checks::check_len;
+use crate::compact::used_pages;
+use crate::error::{Error, Result};
 use crate::layout::{PagedLayout, is_disjoint, shared_places};
-use crate::ragged::Ragged;
 use crate::select::Selection;
 
 /// The pools of keys and values of one layer, both in one layout.
@@ -114,50 +115,10 @@ pub fn kv_paged(
     Ok(freed)
 }
 
-/// The pages that hold each sequence's tokens.
-pub(crate) fn used_pages<'a>(
-    rows: &Ragged,
-    page_table: &'a [i32],
-    page_size: usize,
-    pool: usize,
-) -> Result<Vec<&'a [i32]>> {
-    let what = "page table";
-    let batch = rows.batch();
-    let max_pages = page_table.len().checked_div(batch).unwrap_or(0);
-    check_len(what, max_pages * batch, page_table.len())?;
-    let mut seen = vec![false; pool];
-    let mut used = Vec::with_capacity(batch);
-    for (sequence, len) in rows.lens().enumerate() {
-        let needed = len.div_ceil(page_size);
-        if needed > max_pages {
-            return Err(Error::LengthMismatch {
-                what: "pages of a sequence",
-                expected: needed,
-                actual: max_pages,
-            });
-        }
-        let pages = &page_table[sequence * max_pages..][..needed];
-        for &page in pages {
-            let seen = usize::try_from(page)
-                .ok()
-                .and_then(|page| seen.get_mut(page))
-                .ok_or(Error::IndexOutOfBounds { what, index: page.into(), limit: pool })?;
-            if std::mem::replace(seen, true) {
-                return Err(Error::OutOfRange {
-                    what: "a page in the page table",
-                    value: page.into(),
-                    expected: "used only once",
-                });
-            }
-        }
-        used.push(pages);
-    }
-    Ok(used)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ragged::Ragged;
 
     const POOL: usize = 9;
     const TABLE: [i32; 12] = [4, 1, 7, -1, -1, -1, -1, -1, 8, 0, 2, 3];

@@ -3,12 +3,14 @@
 
 use rayon::prelude::*;
 
+use super::pool;
 use super::strips::{Group, accumulate};
-use super::{AttentionScore, HeadReduce, Per, pool};
+use crate::checks::check_len;
 use crate::dtype::Element;
-use crate::error::{Error, Result, check_len};
-use crate::layout::{Layout, View};
+use crate::error::{Error, Result};
+use crate::layout::View;
 use crate::ragged::{Ragged, Span};
+use crate::score::{AttentionScore, HeadReduce, Per, check_heads};
 
 /// Attention of each sequence's last query (LazyLLM, arXiv 2407.14057; FastV, arXiv 2403.06764;
 /// TOVA, arXiv 2401.06104), as the [module](super) defines.
@@ -130,29 +132,15 @@ fn attention<T: Element>(
     }
 }
 
-/// Checks that query heads share KV heads evenly, and channels.
-pub(crate) fn check_heads(q: Layout, k: Layout) -> Result<()> {
-    let wrong = |what, value, expected| Err(Error::OutOfRange { what, value, expected });
-    let (q_heads, kv_heads) = (q.heads, k.heads);
-    if kv_heads == 0 {
-        return wrong("KV heads", 0.0, "at least 1");
-    }
-    if q_heads == 0 || q_heads % kv_heads != 0 {
-        return wrong("query heads", q_heads as f64, "a multiple of the KV heads, and not 0");
-    }
-    if k.dim == 0 {
-        return wrong("channels of a head", 0.0, "at least 1");
-    }
-    check_len("channels of a query head", k.dim, q.dim)
-}
-
 #[cfg(test)]
 mod tests {
     use half::{bf16, f16};
 
+    use super::super::random;
     use super::super::strips::KEYS;
-    use super::super::{Pool, PoolKind, QueryWeights, random};
     use super::*;
+    use crate::layout::Layout;
+    use crate::score::{Pool, PoolKind, QueryWeights};
 
     fn sample(len: usize, seed: u64) -> Vec<f32> {
         let mut out = vec![0.0; len];

@@ -3,44 +3,13 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Per, QueryStatistics};
+use crate::checks::check_len;
 use crate::dtype::Element;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result};
 use crate::host::simd::{self, Packed, matmul_block};
 use crate::layout::View;
 use crate::ragged::{Ragged, Span};
-
-/// What to make of expected attention; see [`expected`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ExpectedAttention {
-    /// Factor on q . k before the softmax, usually `1 / sqrt(dim)`.
-    pub scale: f32,
-    /// Added to the attention before the values' norms are multiplied.
-    pub epsilon: f32,
-    /// The first tokens of every sequence, which draw attention whatever they say: the softmax
-    /// leaves them out and their attention is 0. It is for selection to keep them, see
-    /// [`Edges`](crate::select::Edges).
-    pub sinks: usize,
-    /// What gets a score.
-    pub per: Per,
-}
-
-impl ExpectedAttention {
-    /// With the options of the authors' implementation: 4 sinks, no epsilon, a score per KV head.
-    pub fn new(scale: f32) -> Self {
-        Self { scale, epsilon: 0.0, sinks: 4, per: Per::KvHead }
-    }
-
-    pub(crate) fn check(&self) -> Result<()> {
-        for (what, value) in [("scale", self.scale), ("epsilon", self.epsilon)] {
-            if !value.is_finite() {
-                let value = value.into();
-                return Err(Error::OutOfRange { what, value, expected: "finite" });
-            }
-        }
-        Ok(())
-    }
-}
+use crate::score::{ExpectedAttention, Per, QueryStatistics, check_statistics};
 
 /// The attention that queries of known mean mu and covariance Sigma are expected to pay to each
 /// key, weighed by the norm of its value (Expected Attention, arXiv 2510.00636; kvpress
@@ -64,7 +33,8 @@ impl ExpectedAttention {
 /// other sequences.
 ///
 /// ```
-/// use salient::host::score::{ExpectedAttention, QueryStatistics, Rotary, expected};
+/// use salient::host::score::expected;
+/// use salient::score::{ExpectedAttention, QueryStatistics, Rotary};
 /// use salient::{Ragged, View};
 /// # fn main() -> salient::Result<()> {
 /// let (tokens, heads, kv_heads, dim) = (6, 2, 1, 4);
@@ -143,38 +113,6 @@ pub fn expected<T: Element>(
         }
     }
     Ok(())
-}
-
-/// Checks that there are statistics for every sequence, alike, and of whole groups of query heads.
-/// Gives those heads and their channels.
-pub(crate) fn check_statistics(
-    statistics: &[QueryStatistics],
-    batch: usize,
-    kv_heads: usize,
-) -> Result<(usize, usize)> {
-    let [first, others @ ..] = statistics else {
-        let what = "query statistics";
-        return Err(Error::LengthMismatch { what, expected: batch, actual: 0 });
-    };
-    if !others.is_empty() {
-        check_len("query statistics", batch, statistics.len())?;
-    }
-    for other in others {
-        check_len("heads of query statistics", first.heads(), other.heads())?;
-        check_len("channels of query statistics", first.dim(), other.dim())?;
-        if other.covariance().is_some() != first.covariance().is_some() {
-            let expected = "all with a covariance or all without";
-            return Err(Error::Unfit { what: "query statistics", expected });
-        }
-    }
-    if kv_heads == 0 {
-        return Err(Error::OutOfRange { what: "KV heads", value: 0.0, expected: "at least 1" });
-    }
-    if !first.heads().is_multiple_of(kv_heads) {
-        let (what, value) = ("query heads", first.heads() as f64);
-        return Err(Error::OutOfRange { what, value, expected: "a multiple of the KV heads" });
-    }
-    Ok((first.heads(), first.dim()))
 }
 
 /// Of one query head, scaled so that `x = k . (mean + product k)`.

@@ -3,89 +3,14 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::checks::check_len;
 use crate::dtype::Element;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result};
 use crate::host::simd::{self, Packed};
+use crate::score::{Folded, PredictorWeights};
 
 /// Tokens that one task takes: their hidden activations are all that is ever stored.
 const TOKENS: usize = 64;
-
-/// The weights of a [`Predictor`], as trained.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PredictorWeights {
-    /// First layer, `[width, hidden]`.
-    pub w1: Vec<f32>,
-    /// Its bias, `[width]`.
-    pub b1: Vec<f32>,
-    /// Second layer, `[outputs, width]`: one output is the score; of two (keep, drop) it is the
-    /// first minus the second.
-    pub w2: Vec<f32>,
-    /// Its bias, `[outputs]`.
-    pub b2: Vec<f32>,
-    /// RMSNorm of the input: weight `[hidden]` and epsilon. `None` takes hidden states as they are.
-    pub norm: Option<(Vec<f32>, f32)>,
-}
-
-/// Weights of which the norm's are folded into w1, and two outputs into one.
-pub(crate) struct Folded {
-    /// `[width, hidden]`.
-    pub(crate) w1: Vec<f32>,
-    /// `[width]`.
-    pub(crate) b1: Vec<f32>,
-    /// `[width]`.
-    pub(crate) w2: Vec<f32>,
-    pub(crate) b2: f32,
-    /// Of the norm, if there is one.
-    pub(crate) eps: Option<f32>,
-}
-
-impl PredictorWeights {
-    /// Checks and folds; the errors are those of [`Predictor::new`].
-    pub(crate) fn fold(self, hidden: usize) -> Result<Folded> {
-        let (width, outputs) = (self.b1.len(), self.b2.len());
-        let positive = |what, value| match value {
-            0 => Err(Error::OutOfRange { what, value: 0.0, expected: "at least 1" }),
-            _ => Ok(()),
-        };
-        positive("predictor hidden size", hidden)?;
-        positive("predictor width", width)?;
-        if !(1..=2).contains(&outputs) {
-            let value = outputs as f64;
-            return Err(Error::OutOfRange { what: "predictor outputs", value, expected: "1 or 2" });
-        }
-        let product =
-            |a: usize, b| a.checked_mul(b).ok_or(Error::Overflow { what: "predictor weights" });
-        check_len("predictor w1", product(width, hidden)?, self.w1.len())?;
-        check_len("predictor w2", product(outputs, width)?, self.w2.len())?;
-
-        let mut w1 = self.w1;
-        let mut eps = None;
-        if let Some((weight, epsilon)) = self.norm {
-            check_len("predictor norm", hidden, weight.len())?;
-            check_finite("predictor norm", &weight)?;
-            check_finite("predictor norm epsilon", &[epsilon])?;
-            if epsilon < 0.0 {
-                let (what, value) = ("predictor norm epsilon", epsilon.into());
-                return Err(Error::OutOfRange { what, value, expected: "0 or more" });
-            }
-            check_finite("predictor w1", &w1)?;
-            for row in w1.chunks_exact_mut(hidden) {
-                row.iter_mut().zip(&weight).for_each(|(w, gamma)| *w *= gamma);
-            }
-            eps = Some(epsilon);
-        }
-        let fold = |v: &[f32]| match v.split_at(v.len() / outputs) {
-            (keep, drop) if outputs == 2 => keep.iter().zip(drop).map(|(k, d)| k - d).collect(),
-            _ => v.to_vec(),
-        };
-        let (w2, b2): (Vec<f32>, Vec<f32>) = (fold(&self.w2), fold(&self.b2));
-        check_finite("predictor w1", &w1)?;
-        check_finite("predictor b1", &self.b1)?;
-        check_finite("predictor w2", &w2)?;
-        check_finite("predictor b2", &b2)?;
-        Ok(Folded { w1, b1: self.b1, w2, b2: b2[0], eps })
-    }
-}
 
 /// The SDTP token-pruning module (arXiv 2504.04514, equation 1):
 /// `pi = W2 gelu(W1 norm(x) + b1) + b2`, ready to run.
@@ -160,13 +85,6 @@ pub fn mlp<T: Element>(x: &[T], predictor: &Predictor, out: &mut [f32]) -> Resul
         }
     });
     Ok(())
-}
-
-pub(crate) fn check_finite(what: &'static str, values: &[f32]) -> Result<()> {
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(index) => Err(Error::NotFinite { what, index }),
-        None => Ok(()),
-    }
 }
 
 /// `w2 . gelu(rstd * h + b1) + b2` for every row of h.

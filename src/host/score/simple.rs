@@ -5,12 +5,13 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Per, Pool, PoolKind};
+use crate::checks::check_len;
 use crate::dtype::Element;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result};
 use crate::host::simd;
 use crate::layout::View;
 use crate::ragged::Ragged;
+use crate::score::{Per, Pool, PoolKind};
 
 /// Tokens that one task takes.
 const TOKENS: usize = 256;

@@ -1,93 +1,11 @@
-//! What is known of queries: mean and covariance, before and after rotary embedding.
+//! Statistics of given queries, and what rotary embedding makes of them.
 
-use super::check_finite;
 use crate::dtype::Element;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result};
 use crate::layout::View;
-
-/// Mean and covariance of the queries of one layer, head by head: the normal distribution that
-/// Expected Attention takes future queries to follow.
-#[derive(Debug, Clone, PartialEq)]
-pub struct QueryStatistics {
-    heads: usize,
-    dim: usize,
-    mean: Vec<f32>,
-    covariance: Option<Vec<f32>>,
-}
-
-/// Rotary position embedding: channel pair i of position p turns by `p * inverse_frequencies[i]`.
-/// Channels beyond the pairs stay as they are.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rotary {
-    /// One for every pair that turns, `theta^(-2 i / dim)` in the plain case.
-    pub inverse_frequencies: Vec<f64>,
-    /// Which channels are a pair.
-    pub pairs: RotaryPairs,
-}
-
-/// Which channels rotary embedding turns together, if n pairs turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RotaryPairs {
-    /// Channels i and n + i: Llama, Qwen and most others.
-    Halves,
-    /// Channels 2 i and 2 i + 1: GPT-J, and Llama as Meta released it.
-    Neighbours,
-}
-
-impl Rotary {
-    /// All of `dim` channels turn, in halves, with inverse frequencies `theta^(-2 i / dim)`.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] if `dim` is odd or `theta` not positive and finite.
-    pub fn new(theta: f64, dim: usize) -> Result<Self> {
-        if !dim.is_multiple_of(2) {
-            let (what, value) = ("channels that turn", dim as f64);
-            return Err(Error::OutOfRange { what, value, expected: "even" });
-        }
-        if !(theta.is_finite() && theta > 0.0) {
-            let (what, value) = ("base of rotary frequencies", theta);
-            return Err(Error::OutOfRange { what, value, expected: "positive and finite" });
-        }
-        let frequency = |i| theta.powf(-2.0 * i as f64 / dim as f64);
-        let inverse_frequencies = (0..dim / 2).map(frequency).collect();
-        Ok(Self { inverse_frequencies, pairs: RotaryPairs::Halves })
-    }
-
-    /// The two channels of a pair.
-    fn channels(&self, pair: usize) -> [usize; 2] {
-        match self.pairs {
-            RotaryPairs::Halves => [pair, self.inverse_frequencies.len() + pair],
-            RotaryPairs::Neighbours => [2 * pair, 2 * pair + 1],
-        }
-    }
-}
+use crate::score::{QueryStatistics, Rotary, check_shape};
 
 impl QueryStatistics {
-    /// Statistics that are known: `mean` is `[heads, dim]`, `covariance` `[heads, dim, dim]`, of
-    /// which only the symmetric part counts.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] for no heads or channels, [`Error::LengthMismatch`],
-    /// [`Error::NotFinite`].
-    pub fn new(
-        heads: usize,
-        dim: usize,
-        mean: Vec<f32>,
-        covariance: Option<Vec<f32>>,
-    ) -> Result<Self> {
-        check_shape(heads, dim)?;
-        let len = heads.checked_mul(dim).ok_or(Error::Overflow { what: "mean of queries" })?;
-        check_len("mean of queries", len, mean.len())?;
-        check_finite("mean of queries", &mean)?;
-        if let Some(covariance) = &covariance {
-            let what = "covariance of queries";
-            let len = len.checked_mul(dim).ok_or(Error::Overflow { what })?;
-            check_len(what, len, covariance.len())?;
-            check_finite(what, covariance)?;
-        }
-        Ok(Self { heads, dim, mean, covariance })
-    }
-
     /// Those of the first `tokens` queries of `q`, `[tokens, heads, dim]`, before rotary embedding:
     /// the mean, and if `covariance` the mean product of deviations from it (over `tokens`, not one
     /// less). The authors leave out the queries of the first 4 tokens, which are unlike the rest.
@@ -139,7 +57,7 @@ impl QueryStatistics {
     /// [`Error::NotFinite`] for a frequency that is not.
     pub fn averaged(&self, rotary: &Rotary, first: usize, positions: usize) -> Result<Self> {
         let pairs = rotary.inverse_frequencies.len();
-        if 2 * pairs > self.dim {
+        if 2 * pairs > self.dim() {
             let (what, value) = ("channels that turn", 2.0 * pairs as f64);
             return Err(Error::OutOfRange { what, value, expected: "at most the channels" });
         }
@@ -167,42 +85,13 @@ impl QueryStatistics {
                 (x[a], x[b]) = (x[a] * cos - x[b] * sin, x[b] * cos + x[a] * sin);
             }
         };
-        let mean = self.mean.chunks_exact(self.dim).flat_map(|mean| turned(mean, turn));
-        let covariance = self.covariance.as_ref().map(|covariance| {
-            let heads = covariance.chunks_exact(self.dim * self.dim);
-            heads.flat_map(|head| turned_both(head, self.dim, turn)).collect()
+        let mean = self.mean().chunks_exact(self.dim()).flat_map(|mean| turned(mean, turn));
+        let covariance = self.covariance().map(|covariance| {
+            let heads = covariance.chunks_exact(self.dim() * self.dim());
+            heads.flat_map(|head| turned_both(head, self.dim(), turn)).collect()
         });
-        Self::new(self.heads, self.dim, mean.collect(), covariance)
+        Self::new(self.heads(), self.dim(), mean.collect(), covariance)
     }
-
-    /// Query heads.
-    pub fn heads(&self) -> usize {
-        self.heads
-    }
-
-    /// Channels per head.
-    pub fn dim(&self) -> usize {
-        self.dim
-    }
-
-    /// `[heads, dim]`.
-    pub fn mean(&self) -> &[f32] {
-        &self.mean
-    }
-
-    /// `[heads, dim, dim]`, where it is known.
-    pub fn covariance(&self) -> Option<&[f32]> {
-        self.covariance.as_deref()
-    }
-}
-
-fn check_shape(heads: usize, dim: usize) -> Result<()> {
-    for (what, value) in [("query heads", heads), ("channels of a head", dim)] {
-        if value == 0 {
-            return Err(Error::OutOfRange { what, value: 0.0, expected: "at least 1" });
-        }
-    }
-    Ok(())
 }
 
 fn turned(vector: &[f32], turn: impl Fn(&mut [f64])) -> Vec<f32> {
@@ -227,6 +116,7 @@ fn turned_both(matrix: &[f32], dim: usize, turn: impl Fn(&mut [f64])) -> Vec<f32
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::score::RotaryPairs;
 
     #[test]
     fn mean_and_covariance_are_those_of_the_queries() {

@@ -17,11 +17,12 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{AttentionScore, HeadReduce, QueryWeights, maximum};
+use super::maximum;
 use crate::dtype::Element;
 use crate::host::simd::{self, Packed};
 use crate::layout::View;
 use crate::ragged::Span;
+use crate::score::{AttentionScore, HeadReduce, QueryWeights};
 
 /// Keys of a tile: whole panels of a packed matrix, whatever the processor.
 pub(super) const KEYS: usize = 192;

@@ -27,7 +27,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::error::{Error, Result, check_len};
+use crate::checks::check_len;
+use crate::error::{Error, Result};
 use crate::ragged::Ragged;
 use crate::select::{Bounds, Budget, Request, Selection};
 use radix::{Cut, Keys, Scratch};

@@ -180,3 +180,19 @@ fn products_equal_plain_loops() {
         }
     }
 }
+
+#[test]
+fn every_f8_value_is_widened_as_one_by_one() {
+    use crate::dtype::F8E4M3;
+
+    let values: Vec<F8E4M3> = (0..=u8::MAX).map(F8E4M3::from_bits).collect();
+    let mut wide = vec![0f32; values.len()];
+    widen(&values, &mut wide);
+    for (value, wide) in values.into_iter().zip(wide) {
+        let expected = Element::to_f32(value);
+        assert!(
+            wide.to_bits() == expected.to_bits() || (wide.is_nan() && expected.is_nan()),
+            "{wide}"
+        );
+    }
+}

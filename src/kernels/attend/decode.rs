@@ -7,9 +7,10 @@ pub use params::{DecodeBuffers, decode_params};
 use super::super::validate::Pages;
 use super::super::{check_16_bits, check_tokens, lists_len, product, to_i32, to_i64};
 use super::check_attention;
+use crate::attend::{Attention, CacheLayout, KeyLists, Keys, PackedLists};
+use crate::checks::check_len;
 use crate::dtype::{DType, Element};
-use crate::error::{Error, Result, check_len};
-use crate::host::attend::{Attention, KeyLists, Keys};
+use crate::error::{Error, Result};
 use crate::layout::{Layout, PagedLayout, is_disjoint, shared_places};
 
 /// The most query heads that may share a KV head.
@@ -27,45 +28,6 @@ const SPLITS: usize = 64;
 /// The entries that a block takes at a time.
 const ROUND: usize = 64;
 
-/// Which lists there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DecodeLists {
-    /// None: every key is read.
-    Dense,
-    /// One per sequence.
-    Shared,
-    /// One per sequence and KV head.
-    PerHead,
-}
-
-/// Where keys and values lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DecodeCache {
-    /// In one piece each; sequences are spans of tokens.
-    Contiguous {
-        /// Of keys.
-        k: Layout,
-        /// Of values.
-        v: Layout,
-        /// Tokens that both hold.
-        tokens: usize,
-    },
-    /// On pages of two pools that are laid out alike, in any way of which a row is one piece:
-    /// vLLM's `[pages, page_size, heads, dim]` ([`PagedLayout::nhd`]) and
-    /// `[pages, heads, page_size, dim]` ([`PagedLayout::hnd`]) are. Its older caches, whose keys
-    /// are cut into pieces of 16 bytes and whose values are transposed, are not: one value of a
-    /// transposed row is 2 bytes of its 32-byte sector, so a listed row would cost up to 16 times
-    /// its bytes.
-    Paged {
-        /// Of both pools.
-        layout: PagedLayout,
-        /// Pages per sequence in the page table.
-        max_pages: usize,
-        /// Pages that both pools hold.
-        pages: usize,
-    },
-}
-
 /// What is attended to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DecodeShape {
@@ -76,9 +38,9 @@ pub struct DecodeShape {
     /// Where outputs go.
     pub out: Layout,
     /// Where keys and values lie.
-    pub cache: DecodeCache,
+    pub cache: CacheLayout,
     /// Which lists there are.
-    pub lists: DecodeLists,
+    pub lists: KeyLists,
     /// The room of a list; without lists, the most keys of a sequence.
     pub capacity: usize,
     /// The type of queries: f16 or bf16.
@@ -133,12 +95,12 @@ impl DecodePlan {
             return out_of_range("bits of an output", bits, "of the queries' type, or 32");
         }
         let (kv_heads, dim) = match cache {
-            DecodeCache::Contiguous { k, v, .. } => {
+            CacheLayout::Contiguous { k, v, .. } => {
                 check_len("heads of v", k.heads, v.heads)?;
                 check_len("channels of v", k.dim, v.dim)?;
                 (k.heads, k.dim)
             }
-            DecodeCache::Paged { layout, .. } => (layout.heads, layout.dim),
+            CacheLayout::Paged { layout, .. } => (layout.heads, layout.dim),
         };
         if kv_heads == 0 || !q.heads.is_multiple_of(kv_heads) {
             let expected = "a multiple of the number of KV heads, which is at least 1";
@@ -160,13 +122,13 @@ impl DecodePlan {
         }
 
         let (k_len, v_len) = match cache {
-            DecodeCache::Contiguous { k, v, tokens } => {
+            CacheLayout::Contiguous { k, v, tokens } => {
                 check_tokens("tokens", tokens)?;
                 strides("stride of k", &[k.token_stride, k.head_stride], chunk)?;
                 strides("stride of v", &[v.token_stride, v.head_stride], chunk)?;
                 (required("k", k, tokens)?, required("v", v, tokens)?)
             }
-            DecodeCache::Paged { layout, max_pages, pages } => {
+            CacheLayout::Paged { layout, max_pages, pages } => {
                 let PagedLayout { page_size, page_stride, token_stride, head_stride, .. } = layout;
                 Pages { page_size, max_pages, pages }.check(batch)?;
                 strides("stride of pages", &[page_stride, token_stride, head_stride], chunk)?;
@@ -185,7 +147,7 @@ impl DecodePlan {
         }
 
         check_tokens("capacity", capacity)?;
-        let list_heads = if lists == DecodeLists::PerHead { kv_heads } else { 1 };
+        let list_heads = if lists == KeyLists::PerHead(()) { kv_heads } else { 1 };
         let lists = product("lists of kept tokens", &[batch, list_heads])?;
         to_i32("lists of kept tokens", lists)?;
         lists_len(lists, capacity)?;
@@ -199,6 +161,44 @@ impl DecodePlan {
         };
         product("workspace", &[workspace_len, 4])?;
         Ok(Self { shape, kv_heads, group, split, q_len, out_len, k_len, v_len, workspace_len })
+    }
+
+    /// The plan of a step over keys and lists that the host knows; everything is checked that can be.
+    /// `q` and `out` say how queries and outputs lie, `dtypes` of what type they are. There is room
+    /// for `spare` more entries than the longest list has, or without lists the longest sequence, so
+    /// that the next steps need no other plan.
+    ///
+    /// # Errors
+    /// Those of [`DecodePlan::new`] and of [`decode`](crate::host::attend::decode), data of queries and
+    /// outputs aside.
+    pub fn of<K: Element>(
+        [q, out]: [Layout; 2],
+        [dtype, out_dtype]: [DType; 2],
+        keys: &Keys<'_, K>,
+        lists: KeyLists<PackedLists<'_>>,
+        attention: &Attention<'_>,
+        spare: usize,
+    ) -> Result<Self> {
+        keys.check()?;
+        lists.check(keys)?;
+        attention.check_sinks(q.heads)?;
+        attention.check_scales(keys.heads())?;
+        let longest = match lists.lists() {
+            None => keys.longest(),
+            Some(packed) => packed.lists.lens().max().unwrap_or(0),
+        };
+        Self::new(DecodeShape {
+            batch: keys.batch(),
+            q,
+            out,
+            cache: keys.layout()?,
+            lists: lists.kind(),
+            capacity: longest + spare,
+            dtype,
+            cache_dtype: K::DTYPE,
+            out_dtype,
+            attention: attention.scalars(),
+        })
     }
 
     /// What it is for.
@@ -222,22 +222,8 @@ impl DecodePlan {
     }
 
     fn list_heads(&self) -> usize {
-        match self.shape.lists {
-            DecodeLists::Dense => 0,
-            DecodeLists::Shared => 1,
-            DecodeLists::PerHead => self.kv_heads,
-        }
+        self.shape.lists.per_sequence(self.kv_heads)
     }
-}
-
-/// Checks keys and lists that the host knows: spans and pages that the cache holds, and lists that
-/// ascend within their sequence.
-///
-/// # Errors
-/// Those of [`decode`](crate::host::attend::decode).
-pub fn check_decode_keys<T: Element>(keys: &Keys<'_, T>, lists: &KeyLists<'_>) -> Result<()> {
-    keys.check()?;
-    crate::host::attend::check_lists(keys, lists)
 }
 
 fn out_of_range<R>(what: &'static str, value: usize, expected: &'static str) -> Result<R> {

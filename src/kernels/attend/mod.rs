@@ -3,17 +3,13 @@
 mod decode;
 mod prefill;
 
-pub use decode::{
-    DecodeBuffers, DecodeCache, DecodeLists, DecodePlan, DecodeShape, check_decode_keys,
-    decode_params,
-};
+pub use decode::{DecodeBuffers, DecodePlan, DecodeShape, decode_params};
 pub use prefill::{
-    MAX_PREFILL_DIM, PrefillBuffers, PrefillPlan, PrefillShape, PrefillVariant, Sees,
-    prefill_params,
+    MAX_PREFILL_DIM, PrefillBuffers, PrefillPlan, PrefillShape, PrefillVariant, prefill_params,
 };
 
+use crate::attend::Attention;
 use crate::error::{Error, Result};
-use crate::host::attend::Attention;
 
 fn check_attention(attention: &Attention<'static>) -> Result<()> {
     attention.check()?;

@@ -1,28 +1,19 @@
 //! **prefill**: plans and checks.
 
 use super::super::{
-    ALIGNMENT, Buffer, at_least_one, check_16_bits, check_tokens, dtype_code, product, raw,
-    strides, to_i32, to_i64,
+    ALIGNMENT, Buffer, at_least_one, check_16_bits, check_tokens, dtype_code, limit_code, product,
+    raw, strides, to_i32, to_i64,
 };
 use super::check_attention;
-use crate::dtype::DType;
-use crate::error::{Error, Result, check_len};
-use crate::host::attend::Attention;
+use crate::attend::{Attention, CacheLayout, Keys, RowLimit};
+use crate::checks::check_len;
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::ragged::Ragged;
 
 /// The most channels per head that prefill takes.
 pub const MAX_PREFILL_DIM: usize = raw::SALIENT_PREFILL_MAX_DIM as usize;
-
-/// Which key rows of its sequence a query sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Sees {
-    /// All of them.
-    All,
-    /// Aligned at the end: query i of n over m keys sees the first `m - n + i + 1`.
-    Causal,
-    /// Those below the row limit that the device holds for each query.
-    Rows,
-}
 
 /// The kernels that compute it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -67,7 +58,7 @@ pub struct PrefillShape {
 pub struct PrefillPlan {
     shape: PrefillShape,
     attention: Attention<'static>,
-    sees: Sees,
+    limit: RowLimit,
     variant: PrefillVariant,
     lens: [usize; 4],
     lse_len: usize,
@@ -81,7 +72,11 @@ impl PrefillPlan {
     /// to [`MAX_PREFILL_DIM`], strides multiples of 16 bytes, query heads a multiple of KV heads
     /// and options in range; [`Error::LengthMismatch`] where heads or channels disagree;
     /// [`Error::Overflow`] where sizes do; [`Error::Unfit`] for sinks here.
-    pub fn new(shape: PrefillShape, attention: Attention<'static>, sees: Sees) -> Result<Self> {
+    pub fn new(
+        shape: PrefillShape,
+        attention: Attention<'static>,
+        limit: RowLimit,
+    ) -> Result<Self> {
         let PrefillShape { batch, queries, max_queries, keys, dtype, out_dtype, q, k, v, out } =
             shape;
         check_attention(&attention)?;
@@ -135,7 +130,48 @@ impl PrefillPlan {
             len("out", out, queries)?,
         ];
         let lse_len = product("lse", &[queries, q.heads])?;
-        Ok(Self { shape, attention, sees, variant: PrefillVariant::Auto, lens, lse_len })
+        Ok(Self { shape, attention, limit, variant: PrefillVariant::Auto, lens, lse_len })
+    }
+
+    /// The plan of queries over keys that the host knows; everything is checked that can be. `q` and
+    /// `out` say how queries and outputs lie.
+    ///
+    /// # Errors
+    /// Those of [`PrefillPlan::new`] and of [`prefill`](crate::host::attend::prefill), data of queries,
+    /// outputs and row limits aside; [`Error::Unfit`] for paged keys and for scales, which the kernel
+    /// does not take.
+    pub fn of<T: Element>(
+        [q, out]: [Layout; 2],
+        out_dtype: DType,
+        queries: &Ragged,
+        keys: &Keys<'_, T>,
+        limit: RowLimit,
+        attention: &Attention<'_>,
+    ) -> Result<Self> {
+        let CacheLayout::Contiguous { k, v, tokens } = keys.layout()? else {
+            return Err(Error::Unfit {
+                what: "keys",
+                expected: "contiguous: prefill takes no pages",
+            });
+        };
+        check_len("sequences of keys", queries.batch(), keys.batch())?;
+        attention.check_sinks(q.heads)?;
+        if attention.k_scales.or(attention.v_scales).is_some() {
+            return Err(Error::Unfit { what: "scales", expected: "none: prefill takes no fp8" });
+        }
+        let shape = PrefillShape {
+            batch: queries.batch(),
+            queries: queries.total(),
+            max_queries: queries.lens().max().unwrap_or(0),
+            keys: tokens,
+            dtype: T::DTYPE,
+            out_dtype,
+            q,
+            k,
+            v,
+            out,
+        };
+        Self::new(shape, attention.scalars(), limit)
     }
 
     /// Chooses the kernels.
@@ -169,10 +205,10 @@ pub struct PrefillBuffers {
     pub key_starts: Buffer,
     /// i32 `[batch]`: its key rows.
     pub key_lens: Buffer,
-    /// i32 `[queries]`, for [`Sees::Rows`]: the first row that each query sees, from its sequence's
-    /// first key on. Nothing: 0.
+    /// i32 `[queries]`, for [`RowLimit::Between`] and only then: the first row that each query sees.
     pub firsts: Option<Buffer>,
-    /// i32 `[queries]`, for [`Sees::Rows`] and only then: the row limit of each.
+    /// i32 `[queries]`, for [`RowLimit::PerRow`] and [`RowLimit::Between`], and only then: the row
+    /// limit of each.
     pub limits: Option<Buffer>,
     /// f32 `[q heads]`: the [sinks](Attention::sinks). One that is NaN or infinity makes NaN of its
     /// head's rows.
@@ -189,7 +225,7 @@ pub fn prefill_params(
     plan: &PrefillPlan,
     buffers: &PrefillBuffers,
 ) -> Result<raw::SalientPrefillParams> {
-    let PrefillPlan { shape, attention, sees, variant, lens, lse_len } = *plan;
+    let PrefillPlan { shape, attention, limit, variant, lens, lse_len } = *plan;
     let size = shape.out_dtype.size();
     let tensors = [
         ("q", buffers.q, lens[0], 2),
@@ -201,11 +237,6 @@ pub fn prefill_params(
         buffer.holds(what, len)?;
     }
     let in_bytes = |buffer: Buffer, size| Buffer::new(buffer.address, buffer.len * size);
-    let rows = usize::from(sees == Sees::Rows);
-    check_len("lists of row limits", rows, buffers.limits.map_or(0, |_| 1))?;
-    if rows == 0 {
-        check_len("lists of first rows", 0, buffers.firsts.map_or(0, |_| 1))?;
-    }
     let [q, k, v, out] =
         tensors.map(|(what, buffer, _, size)| buffer.placed(what, size, ALIGNMENT));
     let params = raw::SalientPrefillParams {
@@ -229,11 +260,7 @@ pub fn prefill_params(
         softcap: attention.softcap.unwrap_or(0.0),
         // A window beyond all keys is none.
         window: attention.sliding_window.map_or(0, |w| i32::try_from(w).unwrap_or(i32::MAX)),
-        sees: match sees {
-            Sees::All => raw::SALIENT_SEES_ALL,
-            Sees::Causal => raw::SALIENT_SEES_CAUSAL,
-            Sees::Rows => raw::SALIENT_SEES_ROWS,
-        },
+        sees: limit_code(limit, buffers.firsts, buffers.limits)?,
         batch: to_i32("batch", shape.batch)?,
         q_heads: to_i32("query heads", shape.q.heads)?,
         kv_heads: to_i32("KV heads", shape.k.heads)?,
@@ -275,9 +302,11 @@ mod tests {
         }
     }
 
-    fn plan(sees: Sees) -> PrefillPlan {
+    const BETWEEN: RowLimit = RowLimit::Between { first: (), limit: () };
+
+    fn plan(limit: RowLimit) -> PrefillPlan {
         let attention = Attention { sliding_window: Some(usize::MAX), ..Attention::new(0.25) };
-        PrefillPlan::new(shape(), attention, sees).unwrap()
+        PrefillPlan::new(shape(), attention, limit).unwrap()
     }
 
     fn buffers() -> PrefillBuffers {
@@ -299,13 +328,13 @@ mod tests {
 
     #[test]
     fn good_buffers_become_parameters() {
-        let raw = prefill_params(&plan(Sees::Rows), &buffers()).unwrap();
+        let raw = prefill_params(&plan(BETWEEN), &buffers()).unwrap();
         assert_eq!((raw.q_heads, raw.kv_heads, raw.dim, raw.keys), (4, 2, 16, 20));
         assert_eq!((raw.q_strides.token, raw.v_strides.head), (64, 320));
         assert_eq!((raw.window, raw.sees, raw.dtype, raw.out_dtype), (i32::MAX, 2, 2, 0));
         let causal =
             PrefillBuffers { firsts: None, limits: None, lse: None, sinks: None, ..buffers() };
-        let raw = prefill_params(&plan(Sees::Causal), &causal).unwrap();
+        let raw = prefill_params(&plan(RowLimit::Causal), &causal).unwrap();
         assert!(raw.limits.is_null() && raw.lse.is_null() && raw.sinks.is_null());
     }
 
@@ -329,20 +358,20 @@ mod tests {
         for (field, align) in fields {
             let mut short = buffers();
             field(&mut short).len -= 1;
-            let error = prefill_params(&plan(Sees::Rows), &short);
+            let error = prefill_params(&plan(BETWEEN), &short);
             assert!(matches!(error, Err(Error::LengthMismatch { .. })), "{error:?}");
             let mut askew = buffers();
             field(&mut askew).address += align / 2;
-            let error = prefill_params(&plan(Sees::Rows), &askew);
+            let error = prefill_params(&plan(BETWEEN), &askew);
             assert!(matches!(error, Err(Error::Misaligned { .. })), "{error:?}");
         }
-        for sees in [Sees::All, Sees::Causal] {
+        for sees in [RowLimit::Full, RowLimit::Causal] {
             assert!(prefill_params(&plan(sees), &buffers()).is_err());
         }
         let none = PrefillBuffers { limits: None, ..buffers() };
-        assert!(prefill_params(&plan(Sees::Rows), &none).is_err());
+        assert!(prefill_params(&plan(BETWEEN), &none).is_err());
         let over = PrefillBuffers { out: Buffer::new(0x20400, 640), ..buffers() };
-        let error = prefill_params(&plan(Sees::Rows), &over);
+        let error = prefill_params(&plan(BETWEEN), &over);
         assert_eq!(error, Err(Error::Overlap { what: "out", other: "k" }));
     }
 
@@ -351,7 +380,7 @@ mod tests {
         let new = |change: &dyn Fn(&mut PrefillShape)| {
             let mut shape = shape();
             change(&mut shape);
-            PrefillPlan::new(shape, Attention::new(1.0), Sees::All)
+            PrefillPlan::new(shape, Attention::new(1.0), RowLimit::Full)
         };
         assert!(new(&|_| ()).is_ok());
         assert!(new(&|s| s.out_dtype = DType::Bf16).is_ok());
@@ -383,9 +412,9 @@ mod tests {
             assert!(new(&change).is_err(), "{dim} channels");
         }
         let attention = Attention::new(f32::NAN);
-        assert!(PrefillPlan::new(shape(), attention, Sees::All).is_err());
+        assert!(PrefillPlan::new(shape(), attention, RowLimit::Full).is_err());
         let attention = Attention { sinks: Some(&[0.0; 4]), ..Attention::new(1.0) };
-        let error = PrefillPlan::new(shape(), attention, Sees::All);
+        let error = PrefillPlan::new(shape(), attention, RowLimit::Full);
         assert!(matches!(error, Err(Error::Unfit { what: "sinks", .. })));
     }
 }

@@ -1,25 +1,11 @@
 //! Keys and values of all layers.
 
-mod layout;
-
-pub use layout::KvLayout;
-
 use super::super::validate::Pages;
 use super::super::{Buffer, check_tokens, lists_len, product, raw, to_i32};
-use crate::error::{Error, Result, check_len};
-use crate::host::compact::{check_spans, used_pages};
+use crate::checks::check_len;
+use crate::compact::{KvLayout, KvMode, check_spans, used_pages};
+use crate::error::{Error, Result};
 use crate::ragged::{Ragged, Span};
-
-/// Where survivors go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum KvMode {
-    /// To the front, in order.
-    #[default]
-    Stable,
-    /// Survivors beyond the new length move into the holes below it, in order; the others stay.
-    /// Moves least, but tokens change their order, which [`KvBuffers::order`] tells.
-    HoleFill,
-}
 
 /// What moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,7 +211,7 @@ pub fn kv_params(plan: &KvPlan, buffers: &KvBuffers) -> Result<raw::SalientKvPar
         freed: Buffer::optional(buffers.freed, "freed pages", table)?,
         freed_count: Buffer::optional(buffers.freed_count, "number of freed pages", 1)?,
         status: buffers.status.exactly("status", 1)?,
-        layouts: [keys.raw(), values.raw()],
+        layouts: [raw_layout(keys), raw_layout(values)],
         tensor_count: to_i32("tensors", plan.tensor_count())?,
         batch: to_i32("sequences", batch)?,
         list_heads: to_i32("heads of the lists", list_heads)?,
@@ -239,6 +225,17 @@ pub fn kv_params(plan: &KvPlan, buffers: &KvBuffers) -> Result<raw::SalientKvPar
             KvMode::HoleFill => raw::SALIENT_KV_HOLE_FILL,
         },
     })
+}
+
+fn raw_layout(layout: KvLayout) -> raw::SalientKvLayout {
+    // All fit, or there were no plan.
+    raw::SalientKvLayout {
+        token_stride: layout.token_stride as i64,
+        lane_stride: layout.lane_stride as i64,
+        page_stride: layout.page_stride as i64,
+        lanes: layout.lanes as i32,
+        lane_bytes: layout.lane_bytes as i32,
+    }
 }
 
 #[cfg(test)]

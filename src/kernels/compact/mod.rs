@@ -9,5 +9,5 @@
 mod kv;
 mod rows;
 
-pub use kv::{KvBuffers, KvLayout, KvMode, KvPlan, KvShape, kv_params};
-pub use rows::{MAX_TENSORS, RowLists, RowShape, RowsPlan, rows_in_place_params, rows_params};
+pub use kv::{KvBuffers, KvPlan, KvShape, kv_params};
+pub use rows::{MAX_TENSORS, RowLists, RowsPlan, rows_in_place_params, rows_params};

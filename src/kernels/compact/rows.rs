@@ -2,42 +2,13 @@
 
 use std::ptr;
 
-use super::super::{Buffer, at_least_one, check_tokens, lists_len, product, raw, to_i32, to_i64};
-use crate::error::{Error, Result, check_len};
+use super::super::{Buffer, check_tokens, lists_len, product, raw, to_i32, to_i64};
+use crate::checks::check_len;
+use crate::compact::RowShape;
+use crate::error::{Error, Result};
 
 /// The most tensors of one launch.
 pub const MAX_TENSORS: usize = raw::SALIENT_MAX_TENSORS as usize;
-
-/// The rows of one tensor, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RowShape {
-    /// Bytes of a row.
-    pub row_bytes: usize,
-    /// From a row of the source to the next.
-    pub src_stride: usize,
-    /// From a row of the destination to the next; in place it is the source's.
-    pub dst_stride: usize,
-}
-
-impl RowShape {
-    /// Rows one after the other, at the source and at the destination.
-    pub fn packed(row_bytes: usize) -> Self {
-        Self { row_bytes, src_stride: row_bytes, dst_stride: row_bytes }
-    }
-
-    fn check(&self) -> Result<()> {
-        at_least_one("bytes of a row", self.row_bytes)?;
-        for (what, stride) in
-            [("stride of a source", self.src_stride), ("stride of a destination", self.dst_stride)]
-        {
-            if stride < self.row_bytes {
-                let (value, expected) = (stride as f64, "no less than the bytes of a row");
-                return Err(Error::OutOfRange { what, value, expected });
-            }
-        }
-        Ok(())
-    }
-}
 
 /// A move of kept rows: list entry `i` of sequence `b` goes from row `cu_seqlens[b] + kept[b, i]`
 /// to row `cu_kept[b] + i`.

@@ -7,10 +7,8 @@ use super::super::{
 use super::pool::pool_code;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::host::score::{
-    AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights, check_heads,
-};
 use crate::layout::Layout;
+use crate::score::{AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights, check_heads};
 
 /// The most queries of a window whose softmax is computed, and not taken from an LSE.
 pub const MAX_WINDOW: usize = raw::SALIENT_MAX_WINDOW as usize;
@@ -44,7 +42,7 @@ pub struct AttentionShape {
 /// Attention of the last queries of every sequence, made scores.
 ///
 /// ```
-/// use salient::host::score::{AttentionScore, HeadReduce, Per, QueryWeights};
+/// use salient::score::{AttentionScore, HeadReduce, Per, QueryWeights};
 /// use salient::kernels::score::{AttentionPlan, AttentionShape};
 /// use salient::{DType, Layout};
 /// # fn main() -> salient::Result<()> {

@@ -7,9 +7,10 @@ pub use weights::{ExpectedShape, ExpectedWeights};
 use super::super::{
     ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, to_i32, to_i64,
 };
-use crate::error::{Error, Result, check_len};
-use crate::host::score::{ExpectedAttention, Per};
+use crate::checks::check_len;
+use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::score::{ExpectedAttention, Per};
 
 /// What is scored, as far as the host knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,7 +213,7 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
-    use crate::host::score::QueryStatistics;
+    use crate::score::QueryStatistics;
 
     fn statistics(sets: usize, heads: usize, dim: usize, covariance: bool) -> Vec<QueryStatistics> {
         let covariance = covariance.then(|| vec![0.25; heads * dim * dim]);

@@ -1,13 +1,15 @@
 //! The lightning indexer: plans and checks.
 
-use super::super::attend::Sees;
 use super::super::{
-    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, product, raw, to_i32, to_i64,
+    ALIGNMENT, Buffer, at_least_one, check_tokens, dtype_code, limit_code, product, raw, to_i32,
+    to_i64,
 };
-use crate::dtype::DType;
-use crate::error::{Error, Result, check_len};
-use crate::host::score::Logits;
+use crate::attend::RowLimit;
+use crate::checks::check_len;
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::score::{IndexerKeys, IndexerQueries, Logits};
 
 /// The most heads of an indexer.
 pub const MAX_INDEXER_HEADS: usize = raw::SALIENT_INDEXER_MAX_HEADS as usize;
@@ -35,7 +37,7 @@ pub struct IndexerShape {
     /// How keys lie: one head.
     pub k: Layout,
     /// Which keys a query sees.
-    pub sees: Sees,
+    pub limit: RowLimit,
     /// Where logits go.
     pub logits: Logits,
 }
@@ -119,6 +121,31 @@ impl IndexerPlan {
         })
     }
 
+    /// The plan of queries and keys that the host knows; everything is checked that can be.
+    ///
+    /// # Errors
+    /// Those of [`IndexerPlan::new`], and [`Error::LengthMismatch`] for queries of other sequences than
+    /// keys.
+    pub fn of<T: Element>(
+        queries: &IndexerQueries<'_, T>,
+        keys: &IndexerKeys<'_, T>,
+        logits: Logits,
+    ) -> Result<Self> {
+        check_len("sequences of keys", queries.rows.batch(), keys.rows.batch())?;
+        Self::new(IndexerShape {
+            batch: queries.rows.batch(),
+            queries: queries.rows.total(),
+            max_queries: queries.rows.lens().max().unwrap_or(0),
+            keys: keys.rows.total(),
+            max_keys: keys.rows.lens().max().unwrap_or(0),
+            dtype: T::DTYPE,
+            q: queries.q.layout,
+            k: keys.k.layout,
+            limit: queries.limit.kind(),
+            logits,
+        })
+    }
+
     /// What it is for.
     pub fn shape(&self) -> &IndexerShape {
         &self.shape
@@ -146,9 +173,10 @@ pub struct IndexerBuffers {
     pub cu_queries: Buffer,
     /// i32 `[batch + 1]`.
     pub cu_keys: Buffer,
-    /// i32 `[queries]`, for [`Sees::Rows`]: the first key that each query sees. Nothing: 0.
+    /// i32 `[queries]`, for [`RowLimit::Between`] and only then: the first key that each query sees.
     pub firsts: Option<Buffer>,
-    /// i32 `[queries]`, for [`Sees::Rows`] and only then: the row limit of each.
+    /// i32 `[queries]`, for [`RowLimit::PerRow`] and [`RowLimit::Between`], and only then: the row
+    /// limit of each.
     pub limits: Option<Buffer>,
     /// f32 [`IndexerPlan::logits_len`], written.
     pub logits: Buffer,
@@ -164,16 +192,11 @@ pub fn indexer_params(
     plan: &IndexerPlan,
     buffers: &IndexerBuffers,
 ) -> Result<raw::SalientIndexerParams> {
-    let IndexerShape { batch, queries, max_queries, keys, max_keys, dtype, q, k, sees, .. } =
+    let IndexerShape { batch, queries, max_queries, keys, max_keys, dtype, q, k, limit, .. } =
         plan.shape;
     let size = dtype.size();
     buffers.q.holds("q", plan.q_len)?;
     buffers.k.holds("k", plan.k_len)?;
-    let rows = usize::from(sees == Sees::Rows);
-    check_len("lists of row limits", rows, buffers.limits.map_or(0, |_| 1))?;
-    if rows == 0 {
-        check_len("lists of first rows", 0, buffers.firsts.map_or(0, |_| 1))?;
-    }
     let (token, head) = (to_i64("q", q.token_stride)?, to_i64("q", q.head_stride)?);
     Ok(raw::SalientIndexerParams {
         q: buffers.q.placed("q", size, ALIGNMENT)?,
@@ -189,11 +212,7 @@ pub fn indexer_params(
         q_strides: raw::SalientStrides { token, head },
         k_stride: to_i64("k", k.token_stride)?,
         out_stride: to_i64("logits", plan.out_stride)?,
-        sees: match sees {
-            Sees::All => raw::SALIENT_SEES_ALL,
-            Sees::Causal => raw::SALIENT_SEES_CAUSAL,
-            Sees::Rows => raw::SALIENT_SEES_ROWS,
-        },
+        sees: limit_code(limit, buffers.firsts, buffers.limits)?,
         batch: to_i32("sequences", batch)?,
         heads: to_i32("query heads", q.heads)?,
         dim: to_i32("channels of a head", q.dim)?,
@@ -219,7 +238,7 @@ mod tests {
             dtype: DType::Bf16,
             q: Layout::token_major(8, 32),
             k: Layout::token_major(1, 32),
-            sees: Sees::Rows,
+            limit: RowLimit::Between { first: (), limit: () },
             logits: Logits::Rows { stride: 24 },
         }
     }
@@ -252,7 +271,7 @@ mod tests {
         let tokens = IndexerShape {
             max_queries: 1,
             logits: Logits::Tokens,
-            sees: Sees::Causal,
+            limit: RowLimit::Causal,
             dtype: DType::F8E4M3,
             ..shape()
         };
@@ -296,7 +315,7 @@ mod tests {
             assert!(matches!(error, Err(Error::Misaligned { .. })), "{error:?}");
         }
         assert!(indexer_params(&plan, &IndexerBuffers { limits: None, ..good }).is_err());
-        let causal = IndexerPlan::new(IndexerShape { sees: Sees::Causal, ..shape() }).unwrap();
+        let causal = IndexerPlan::new(IndexerShape { limit: RowLimit::Causal, ..shape() }).unwrap();
         assert!(indexer_params(&causal, &good).is_err());
         assert!(indexer_params(&causal, &IndexerBuffers { limits: None, ..good }).is_err());
     }

@@ -3,8 +3,8 @@
 use super::super::{Buffer, at_least_one, check_tokens, dtype_code, product, raw, to_i32, to_i64};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::host::score::Per;
 use crate::layout::Layout;
+use crate::score::Per;
 
 /// The norms of so many keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Pooling of scores along tokens: plans and checks.
 
 use super::super::{Buffer, at_least_one, check_tokens, product, raw, to_i32};
-use crate::error::{Result, check_len};
-use crate::host::score::{Pool, PoolKind};
+use crate::checks::check_len;
+use crate::error::Result;
+use crate::score::{Pool, PoolKind};
 
 /// Pooling of `[heads, total]` scores along the tokens of their sequences
 /// ([`crate::host::score::pool`]).

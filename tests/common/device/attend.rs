@@ -1,13 +1,13 @@
 //! **attend** of the device backend, for the conformance suite.
 
 use half::{bf16, f16};
+use salient::attend::{Attention, KeyLists, Keys, PackedLists, RowLimit};
 use salient::cuda::DeviceElement;
 use salient::cuda::attend::{AttendOutputs, DecodeInputs, PrefillInputs, decode, prefill};
 use salient::dtype::F8E4M3;
-use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
+use salient::kernels::attend::{DecodePlan, PrefillPlan};
 use salient::{DType, Element, Error, Layout, Ragged, Result, View, ViewMut};
 use salient_oracle::implementation::{AttendDecode, AttendFp8, AttendPrefill, Sample};
-use salient_oracle::plans;
 use salient_oracle::tensor::Sums;
 
 use super::{Device, Upload};
@@ -53,7 +53,7 @@ impl AttendPrefill for Device {
         q: View<'_, T>,
         queries: &Ragged,
         keys: &Keys<'_, T>,
-        limit: RowLimit<'_>,
+        limit: RowLimit<&[i32]>,
         attention: &Attention<'_>,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
@@ -65,7 +65,12 @@ impl AttendPrefill for Device {
     }
 
     fn takes_prefill<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
-        plans::takes_prefill(keys, out)
+        let Keys::Contiguous { k, v, .. } = *keys else { return false };
+        let queries = Ragged::from_lens(&[]).expect("no queries");
+        let keys = Keys::Contiguous { k, v, spans: &[] };
+        let (layouts, attention) = ([beside(out), out], Attention::new(1.0));
+        let limit = RowLimit::Full;
+        PrefillPlan::of(layouts, DType::F32, &queries, &keys, limit, &attention).is_ok()
     }
 }
 
@@ -82,7 +87,7 @@ impl AttendDecode for Device {
         &self,
         q: View<'_, T>,
         keys: &Keys<'_, T>,
-        lists: KeyLists<'_>,
+        lists: KeyLists<PackedLists<'_>>,
         attention: &Attention<'_>,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
@@ -94,7 +99,7 @@ impl AttendDecode for Device {
     }
 
     fn takes_decode<T: Element>(&self, keys: &Keys<'_, T>, out: Layout) -> bool {
-        plans::takes_decode(T::DTYPE, keys, out)
+        takes_decode(T::DTYPE, keys, out)
     }
 }
 
@@ -103,7 +108,7 @@ impl AttendFp8 for Device {
         &self,
         q: View<'_, T>,
         keys: &Keys<'_, F8E4M3>,
-        lists: KeyLists<'_>,
+        lists: KeyLists<PackedLists<'_>>,
         attention: &Attention<'_>,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
@@ -112,7 +117,7 @@ impl AttendFp8 for Device {
     }
 
     fn takes_decode_fp8<T: Element>(&self, keys: &Keys<'_, F8E4M3>, out: Layout) -> bool {
-        plans::takes_decode(T::DTYPE, keys, out)
+        takes_decode(T::DTYPE, keys, out)
     }
 }
 
@@ -123,14 +128,13 @@ impl Device {
         q: View<'_, T>,
         keys: &Keys<'_, T>,
         queries: &Ragged,
-        limit: RowLimit<'_>,
+        limit: RowLimit<&[i32]>,
         attention: &Attention<'_>,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        let (firsts, limits, sees) = plans::sees(limit);
         let layouts = [q.layout, out.layout];
-        let plan = plans::prefill(layouts, DType::F32, queries, keys, sees, attention)?
+        let plan = PrefillPlan::of(layouts, DType::F32, queries, keys, limit.kind(), attention)?
             .with_variant(self.prefill);
         let sinks = self.sinks(attention)?;
         let (k, v) = tensors(keys);
@@ -138,8 +142,8 @@ impl Device {
         let [starts, lens] = self.spans(keys)?;
         let starts = starts.expect("keys that a plan took are contiguous");
         let cu_queries = self.upload(queries.cu_seqlens())?;
-        let upload = |rows: Option<&[i32]>| rows.map(|rows| self.upload(rows)).transpose();
-        let (firsts, limits) = (upload(firsts)?, upload(limits)?);
+        let upload = |rows: Option<&&[i32]>| rows.map(|rows| self.upload(rows)).transpose();
+        let (firsts, limits) = (upload(limit.firsts())?, upload(limit.limits())?);
         let lens = lens.expect("every sequence has a length");
         let mut results = Results::new(self, &*out.data, lse.as_deref())?;
         self.with_status(|status| {
@@ -164,13 +168,13 @@ impl Device {
         &self,
         q: View<'_, T>,
         keys: &Keys<'_, C>,
-        lists: KeyLists<'_>,
+        lists: KeyLists<PackedLists<'_>>,
         attention: &Attention<'_>,
         out: ViewMut<'_, f32>,
         lse: Option<&mut [f32]>,
     ) -> Result<()> {
         let (layouts, dtypes) = ([q.layout, out.layout], [T::DTYPE, DType::F32]);
-        let plan = plans::decode(layouts, dtypes, keys, lists, attention, SPARE)?;
+        let plan = DecodePlan::of(layouts, dtypes, keys, lists, attention, SPARE)?;
         let sinks = self.sinks(attention)?;
         let upload = |scales: Option<&[f32]>| scales.map(|scales| self.upload(scales)).transpose();
         let (k_scales, v_scales) = (upload(attention.k_scales)?, upload(attention.v_scales)?);
@@ -182,15 +186,12 @@ impl Device {
             Keys::Contiguous { .. } => None,
             Keys::Paged { page_table, .. } => Some(self.upload(page_table)?),
         };
-        let lists = match lists {
-            KeyLists::Dense => None,
-            KeyLists::Shared { keys, lists } | KeyLists::PerHead { keys, lists } => {
-                let padded = lists.spans().flat_map(|span| {
-                    let behind = std::iter::repeat_n(-1, plan.shape().capacity - span.len);
-                    keys[span.range()].iter().copied().chain(behind)
-                });
-                let lens: Vec<i32> = lists.lens().map(|len| len as i32).collect();
-                Some((self.upload(&padded.collect::<Vec<_>>())?, self.upload(&lens)?))
+        let lists = match lists.lists() {
+            None => None,
+            Some(packed) => {
+                let lens: Vec<i32> = packed.lists.lens().map(|len| len as i32).collect();
+                let padded = packed.padded(plan.shape().capacity)?;
+                Some((self.upload(&padded)?, self.upload(&lens)?))
             }
         };
         let mut workspace = self.unwritten(plan.workspace_bytes())?;
@@ -269,6 +270,17 @@ fn tensors<'a, T: Element>(keys: &Keys<'a, T>) -> (&'a [T], &'a [T]) {
         Keys::Contiguous { k, v, .. } => (k.data, v.data),
         Keys::Paged { k, v, .. } => (k, v),
     }
+}
+
+/// Whether decode takes queries of a type, keys that lie like this, and an output.
+fn takes_decode<C: Element>(dtype: DType, keys: &Keys<'_, C>, out: Layout) -> bool {
+    let (layouts, dtypes) = ([beside(out), out], [dtype, DType::F32]);
+    DecodePlan::of(layouts, dtypes, keys, KeyLists::Dense, &Attention::new(1.0), 1).is_ok()
+}
+
+/// The layout of queries for an output.
+fn beside(out: Layout) -> Layout {
+    Layout::token_major(out.heads, out.dim)
 }
 
 fn cast<T: Element, U: Element>(view: View<'_, T>) -> View<'_, U> {

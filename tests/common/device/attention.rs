@@ -1,11 +1,11 @@
 //! Scores from attention.
 
 use half::{bf16, f16};
+use salient::attend::{Attention, Keys, RowLimit};
 use salient::cuda::DeviceElement;
 use salient::cuda::score::{self, AttentionInputs};
-use salient::host::attend::{Attention, Keys, RowLimit};
-use salient::host::score::{AttentionScore, Pool};
 use salient::kernels::score::{AttentionPlan, AttentionShape, PoolPlan, check_attention};
+use salient::score::{AttentionScore, Pool};
 use salient::{DType, Element, Error, Layout, Ragged, Result, Span, View};
 use salient_oracle::attend::{Weights, prefill};
 use salient_oracle::implementation::{Sample, ScoreAttention};

@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 use salient::cuda::DeviceElement;
 use salient::cuda::score::{self, ExpectedInputs, Statistics};
-use salient::host::score::{ExpectedAttention, QueryStatistics};
 use salient::kernels::score::{ExpectedPlan, ExpectedTensors, ExpectedWeights};
+use salient::score::{ExpectedAttention, QueryStatistics};
 use salient::{DType, Element, Layout, Ragged, Result, View};
 use salient_oracle::implementation::{Sample, ScoreExpected};
 use salient_oracle::tensor::Sums;

@@ -1,16 +1,14 @@
 //! The lightning indexer.
 
 use half::{bf16, f16};
+use salient::attend::RowLimit;
 use salient::cuda::DeviceElement;
 use salient::cuda::score::{self, IndexerInputs};
 use salient::dtype::F8E4M3;
-use salient::host::attend::RowLimit;
-use salient::host::score::{IndexerKeys, IndexerQueries, Logits};
-use salient::kernels::attend::Sees;
 use salient::kernels::score::{IndexerPlan, IndexerShape};
-use salient::{DType, Element, Error, Layout, Result, View};
+use salient::score::{IndexerKeys, IndexerQueries, Logits};
+use salient::{DType, Element, Layout, Result, View};
 use salient_oracle::implementation::{Sample, ScoreIndexer};
-use salient_oracle::plans;
 use salient_oracle::tensor::Sums;
 
 use super::{Device, Upload};
@@ -44,12 +42,26 @@ impl ScoreIndexer for Device {
                 let (queries, keys) = cast::<T, F8E4M3>(queries, keys);
                 self.indexer_of(&queries, &keys, logits, out)
             }
-            _ => IndexerPlan::new(shape(queries, keys, logits)).map(drop),
+            _ => IndexerPlan::of(queries, keys, logits).map(drop),
         }
     }
 
     fn takes_indexer<T: Element>(&self, q: Layout, k: Layout) -> bool {
-        plans::takes_indexer(T::DTYPE, q, k)
+        let (batch, queries, max_queries, keys, max_keys) = (0, 0, 0, 0, 0);
+        let (dtype, limit, logits) = (T::DTYPE, RowLimit::Full, Logits::Tokens);
+        IndexerPlan::new(IndexerShape {
+            batch,
+            queries,
+            max_queries,
+            keys,
+            max_keys,
+            dtype,
+            q,
+            k,
+            limit,
+            logits,
+        })
+        .is_ok()
     }
 }
 
@@ -61,18 +73,9 @@ impl Device {
         logits: Logits,
         out: &mut [f32],
     ) -> Result<()> {
-        let (expected, actual) = (queries.rows.batch(), keys.rows.batch());
-        if expected != actual {
-            return Err(Error::LengthMismatch { what: "sequences of keys", expected, actual });
-        }
-        let plan = IndexerPlan::new(shape(queries, keys, logits))?;
-        let (firsts, limits) = match queries.limit {
-            RowLimit::Causal | RowLimit::Full => (None, None),
-            RowLimit::PerRow(limit) => (None, Some(limit)),
-            RowLimit::Between { first, limit } => (Some(first), Some(limit)),
-        };
-        let ints = |list: Option<&[i32]>| list.map(|list| self.upload(list)).transpose();
-        let (firsts, limits) = (ints(firsts)?, ints(limits)?);
+        let plan = IndexerPlan::of(queries, keys, logits)?;
+        let ints = |list: Option<&&[i32]>| list.map(|list| self.upload(list)).transpose();
+        let (firsts, limits) = (ints(queries.limit.firsts())?, ints(queries.limit.limits())?);
         let (q, weights) = (self.upload(queries.q.data)?, self.upload(queries.weights)?);
         let k = self.upload(keys.k.data)?;
         let scales = keys.scales.map(|scales| self.upload(scales)).transpose()?;
@@ -109,27 +112,4 @@ fn cast<'a, T: Element, D: Element>(
     let IndexerQueries { q, weights, rows, limit } = *queries;
     let queries = IndexerQueries { q: of(q), weights, rows, limit };
     (queries, IndexerKeys { k: of(keys.k), scales: keys.scales, rows: keys.rows })
-}
-
-fn shape<T: Element>(
-    queries: &IndexerQueries<'_, T>,
-    keys: &IndexerKeys<'_, T>,
-    logits: Logits,
-) -> IndexerShape {
-    IndexerShape {
-        batch: queries.rows.batch(),
-        queries: queries.rows.total(),
-        max_queries: queries.rows.lens().max().unwrap_or(0),
-        keys: keys.rows.total(),
-        max_keys: keys.rows.lens().max().unwrap_or(0),
-        dtype: T::DTYPE,
-        q: queries.q.layout,
-        k: keys.k.layout,
-        sees: match queries.limit {
-            RowLimit::Causal => Sees::Causal,
-            RowLimit::Full => Sees::All,
-            RowLimit::PerRow(_) | RowLimit::Between { .. } => Sees::Rows,
-        },
-        logits,
-    }
 }

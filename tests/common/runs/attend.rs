@@ -1,12 +1,10 @@
 //! **attend**.
 
+use salient::attend::{Attention, KeyLists, Keys, PackedLists, RowLimit};
 use salient::cuda::DeviceElement;
 use salient::cuda::attend::{AttendOutputs, DecodeInputs, PrefillInputs, decode, prefill};
-use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
-use salient::kernels::Status;
 use salient::kernels::attend::{DecodePlan, PrefillPlan};
-use salient::{DType, Layout, Ragged, Result, Span, View};
-use salient_oracle::plans;
+use salient::{DType, Layout, Ragged, Result, Span, Status, View};
 
 use super::Places;
 use crate::device::{Device, Upload};
@@ -47,17 +45,17 @@ impl<T: DeviceElement + Default> PrefillRun<T> {
         q: View<'_, T>,
         queries: &Ragged,
         (k, v, spans): (View<'_, T>, View<'_, T>, &[Span]),
-        limit: RowLimit<'_>,
+        limit: RowLimit<&[i32]>,
         attention: &Attention<'_>,
         (out, out_dtype): (Layout, DType),
     ) -> Result<Self> {
-        let (firsts, limits, sees) = plans::sees(limit);
         let keys = Keys::Contiguous { k, v, spans };
-        let plan = plans::prefill([q.layout, out], out_dtype, queries, &keys, sees, attention)?;
+        let plan =
+            PrefillPlan::of([q.layout, out], out_dtype, queries, &keys, limit.kind(), attention)?;
         let ints = |value: &dyn Fn(&Span) -> usize| -> Vec<i32> {
             spans.iter().map(|span| value(span) as i32).collect()
         };
-        let upload = |rows: Option<&[i32]>| rows.map(|rows| device.upload(rows)).transpose();
+        let upload = |rows: Option<&&[i32]>| rows.map(|rows| device.upload(rows)).transpose();
         Ok(Self {
             plan: plan.with_variant(device.prefill),
             q: device.upload(q.data)?,
@@ -66,8 +64,8 @@ impl<T: DeviceElement + Default> PrefillRun<T> {
             cu_queries: device.upload(queries.cu_seqlens())?,
             key_starts: device.upload(&ints(&|span| span.start))?,
             key_lens: device.upload(&ints(&|span| span.len))?,
-            firsts: upload(firsts)?,
-            limits: upload(limits)?,
+            firsts: upload(limit.firsts())?,
+            limits: upload(limit.limits())?,
             sinks: attention.sinks.map(|sinks| device.upload(sinks)).transpose()?,
             rows: queries.total() * q.layout.heads,
         })
@@ -136,13 +134,12 @@ impl<T: DeviceElement + Default, C: DeviceElement + Default> DecodeRun<T, C> {
         q: View<'_, T>,
         (out, out_dtype): (Layout, DType),
         keys: &Keys<'_, C>,
-        lists: KeyLists<'_>,
+        lists: KeyLists<PackedLists<'_>>,
         attention: &Attention<'_>,
         spare: usize,
     ) -> Result<Self> {
         let dtypes = [T::DTYPE, out_dtype];
-        let plan = plans::decode([q.layout, out], dtypes, keys, lists, attention, spare)?;
-        let capacity = plan.shape().capacity;
+        let plan = DecodePlan::of([q.layout, out], dtypes, keys, lists, attention, spare)?;
         let ints = |values: &mut dyn Iterator<Item = usize>| -> Result<Upload<i32>> {
             device.upload(&values.map(|value| value as i32).collect::<Vec<_>>())
         };
@@ -156,15 +153,11 @@ impl<T: DeviceElement + Default, C: DeviceElement + Default> DecodeRun<T, C> {
                 (k, v, ints(&mut lens.iter().copied())?, None, Some(device.upload(page_table)?))
             }
         };
-        let (kept, kept_lens) = match lists {
-            KeyLists::Dense => (None, None),
-            KeyLists::Shared { keys, lists } | KeyLists::PerHead { keys, lists } => {
-                let padded = lists.spans().flat_map(|span| {
-                    let behind = std::iter::repeat_n(-1, capacity - span.len);
-                    keys[span.range()].iter().copied().chain(behind)
-                });
-                let kept = device.upload(&padded.collect::<Vec<_>>())?;
-                (Some(kept), Some(ints(&mut lists.lens())?))
+        let (kept, kept_lens) = match lists.lists() {
+            None => (None, None),
+            Some(packed) => {
+                let kept = device.upload(&packed.padded(plan.shape().capacity)?)?;
+                (Some(kept), Some(ints(&mut packed.lists.lens())?))
             }
         };
         let floats = |values: Option<&[f32]>| values.map(|them| device.upload(them)).transpose();

@@ -1,6 +1,6 @@
 //! Caches of every layout, and what a compaction leaves in them.
 
-use salient::kernels::compact::{KvLayout, KvMode};
+use salient::compact::{KvLayout, KvMode};
 use salient::kernels::validate::Pages;
 use salient::{Layout, PagedLayout, Ragged, Result, Span};
 use salient_oracle::compact::{Kept, hole_fill};

@@ -1,12 +1,12 @@
 //! **compact**.
 
+use salient::compact::{KvLayout, KvMode, RowShape};
 use salient::cuda::compact::{
     KvLists, KvOutputs, KvTable, RowLists, RowTensor, kv, rows, rows_in_place,
 };
-use salient::kernels::Status;
-use salient::kernels::compact::{KvLayout, KvMode, KvPlan, KvShape, RowShape, RowsPlan};
+use salient::kernels::compact::{KvPlan, KvShape, RowsPlan};
 use salient::kernels::validate::Pages;
-use salient::{Ragged, Result, Span};
+use salient::{Ragged, Result, Span, Status};
 use salient_oracle::compact::Kept;
 
 use super::Places;

@@ -1,9 +1,9 @@
 //! Problems of random numbers.
 
+use salient::attend::{Attention, KeyLists, Keys, PackedLists};
 use salient::cuda::DeviceElement;
-use salient::host::attend::{Attention, KeyLists, Keys};
-use salient::host::score::{AttentionScore, HeadReduce, Per, PredictorWeights, QueryWeights};
 use salient::kernels::score::{AttentionPlan, AttentionShape, MlpWeights};
+use salient::score::{AttentionScore, HeadReduce, Per, PredictorWeights, QueryWeights};
 use salient::{DType, Layout, PagedLayout, Ragged, Result, Span, View};
 use salient_oracle::generate::Random;
 
@@ -92,7 +92,7 @@ impl<T: DeviceElement + Default, C: DeviceElement + Default> Decoding<T, C> {
         let (entries, lists) = (self.lists.concat(), Ragged::from_lens(&lens)?);
         let lists = match self.lists.len() {
             0 => KeyLists::Dense,
-            _ => KeyLists::PerHead { keys: &entries, lists: &lists },
+            _ => KeyLists::PerHead(PackedLists { keys: &entries, lists: &lists }),
         };
         let scales = self.scales.as_ref().map(|scales| &scales[..]);
         let plain = Attention::new((self.dim as f32).powf(-0.5));

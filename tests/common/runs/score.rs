@@ -1,21 +1,19 @@
 //! **score**.
 
+use salient::attend::{Attention, RowLimit};
 use salient::cuda::DeviceElement;
 use salient::cuda::score::{
     AttentionInputs, ExpectedInputs, IndexerInputs, Predictor, Statistics, attention, expected,
     indexer, keynorm, mlp,
 };
-use salient::host::attend::{Attention, RowLimit};
-use salient::host::score::{
-    ExpectedAttention, IndexerKeys, IndexerQueries, Logits, Per, QueryStatistics,
-};
-use salient::kernels::Status;
-use salient::kernels::attend::Sees;
 use salient::kernels::score::{
     AttentionPlan, AttentionShape, ExpectedPlan, ExpectedTensors, ExpectedWeights, IndexerPlan,
-    IndexerShape, KeynormPlan, MlpPlan, MlpWeights,
+    KeynormPlan, MlpPlan, MlpWeights,
 };
-use salient::{DType, Layout, Ragged, Result, Span, View};
+use salient::score::{
+    ExpectedAttention, IndexerKeys, IndexerQueries, Logits, Per, QueryStatistics,
+};
+use salient::{DType, Layout, Ragged, Result, Span, Status, View};
 
 use super::Places;
 use super::attend::PrefillRun;
@@ -238,29 +236,12 @@ impl<T: DeviceElement + Default> IndexerRun<T> {
         keys: &IndexerKeys<'_, T>,
         logits: Logits,
     ) -> Result<Self> {
-        let (firsts, limits, sees) = match queries.limit {
-            RowLimit::Causal => (None, None, Sees::Causal),
-            RowLimit::Full => (None, None, Sees::All),
-            RowLimit::PerRow(limit) => (None, Some(limit), Sees::Rows),
-            RowLimit::Between { first, limit } => (Some(first), Some(limit), Sees::Rows),
-        };
-        let plan = IndexerPlan::new(IndexerShape {
-            batch: queries.rows.batch(),
-            queries: queries.rows.total(),
-            max_queries: queries.rows.lens().max().unwrap_or(0),
-            keys: keys.rows.total(),
-            max_keys: keys.rows.lens().max().unwrap_or(0),
-            dtype: T::DTYPE,
-            q: queries.q.layout,
-            k: keys.k.layout,
-            sees,
-            logits,
-        })?;
+        let plan = IndexerPlan::of(queries, keys, logits)?;
         let outputs = match logits {
             Logits::Rows { stride } => queries.rows.total() * stride,
             Logits::Tokens => keys.rows.total(),
         };
-        let ints = |list: Option<&[i32]>| list.map(|list| device.upload(list)).transpose();
+        let ints = |list: Option<&&[i32]>| list.map(|list| device.upload(list)).transpose();
         Ok(Self {
             plan,
             q: device.upload(queries.q.data)?,
@@ -269,8 +250,8 @@ impl<T: DeviceElement + Default> IndexerRun<T> {
             scales: keys.scales.map(|scales| device.upload(scales)).transpose()?,
             cu_queries: device.upload(queries.rows.cu_seqlens())?,
             cu_keys: device.upload(keys.rows.cu_seqlens())?,
-            firsts: ints(firsts)?,
-            limits: ints(limits)?,
+            firsts: ints(queries.limit.firsts())?,
+            limits: ints(queries.limit.limits())?,
             logits: device.upload(&vec![7.0; outputs])?,
         })
     }

@@ -1,12 +1,11 @@
 //! **select**, and the checker of lists.
 
-use salient::Result;
 use salient::cuda::select::{SelectInputs, select};
 use salient::cuda::validate::{Lists, validate};
-use salient::kernels::Status;
 use salient::kernels::select::SelectPlan;
 use salient::kernels::validate::ValidatePlan;
 use salient::select::{Budget, Edges, PerSequence, Request};
+use salient::{Result, Status};
 
 use super::Places;
 use crate::device::{Device, Upload};

@@ -2,16 +2,14 @@
 
 use candle_core::cuda_backend::CudaDType;
 use candle_core::{Tensor, WithDType};
+use salient::attend::{Attention, CacheLayout, KeyLists, RowLimit};
 use salient::cuda::attend::{AttendOutputs, DecodeInputs, PrefillInputs, decode, prefill};
 use salient::cuda::cudarc::driver::ValidAsZeroBits;
 use salient::cuda::score::{AttentionInputs, attention};
 use salient::cuda::{DeviceElement, signed};
-use salient::host::attend::Attention;
-use salient::host::score::AttentionScore;
-use salient::kernels::attend::{
-    DecodeCache, DecodeLists, DecodePlan, DecodeShape, PrefillPlan, PrefillShape, Sees,
-};
+use salient::kernels::attend::{DecodePlan, DecodeShape, PrefillPlan, PrefillShape};
 use salient::kernels::score::{AttentionPlan, AttentionShape};
+use salient::score::AttentionScore;
 use salient::{Element, Layout, Ragged};
 
 use super::tensor::{TensorView, tensor};
@@ -50,8 +48,8 @@ impl CudaVerbs {
             v: v_layout,
             out: Layout::token_major(heads, dim),
         };
-        let sees = if limits.is_some() { Sees::Rows } else { Sees::Causal };
-        let plan = PrefillPlan::new(shape, Attention::new(scale), sees)?;
+        let limit = limits.map_or(RowLimit::Causal, |_| RowLimit::PerRow(()));
+        let plan = PrefillPlan::new(shape, Attention::new(scale), limit)?;
         let cu_queries = self.upload(rows.cu_seqlens())?;
         let (starts, lens) = spans(cached)?;
         let limits = limits.map(|limits| TensorView::packed("row limits", limits)).transpose()?;
@@ -125,8 +123,8 @@ impl CudaVerbs {
             batch,
             q: q_layout,
             out: Layout::token_major(heads, dim),
-            cache: DecodeCache::Contiguous { k: k_layout, v: v_layout, tokens },
-            lists: DecodeLists::Dense,
+            cache: CacheLayout::Contiguous { k: k_layout, v: v_layout, tokens },
+            lists: KeyLists::Dense,
             capacity: cached.capacity,
             dtype: <T as Element>::DTYPE,
             cache_dtype: <T as Element>::DTYPE,

@@ -7,19 +7,19 @@ use candle_core::backend::BackendDevice;
 use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::{CudaDevice, CudaStorage, DType, DeviceLocation, Shape, Storage, Tensor};
 use half::{bf16, f16};
-use salient::Ragged;
+use salient::compact::RowShape;
 use salient::cuda::compact::{self, RowLists, RowTensor};
 use salient::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaViewMut, DeviceRepr};
 use salient::cuda::score::{self, Predictor};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::{DeviceElement, StatusWord, bytes_mut};
-use salient::host::score::{AttentionScore, Per, PredictorWeights};
-use salient::kernels::Fault;
 use salient::kernels::attend::MAX_PREFILL_DIM;
-use salient::kernels::compact::{RowShape, RowsPlan};
+use salient::kernels::compact::RowsPlan;
 use salient::kernels::score::{KeynormPlan, MlpPlan, MlpWeights};
 use salient::kernels::select::SelectPlan;
 use salient::schedule::StagePlan;
+use salient::score::{AttentionScore, Per, PredictorWeights};
+use salient::{Fault, Ragged};
 
 use super::tensor::{TensorView, no_bytes, tensor};
 use crate::device::{

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, DeviceLocation, Tensor};
 use salient::Ragged;
-use salient::host::score::{Predictor, PredictorWeights};
+use salient::host::score::Predictor;
+use salient::score::PredictorWeights;
 
 use super::{DeviceModel, Verbs, unsupported};
 use crate::error::{Error, Result};

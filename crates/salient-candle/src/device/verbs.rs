@@ -1,10 +1,10 @@
 //! The verbs of a stage on tensors.
 
 use candle_core::{DType, Tensor};
-use salient::host::attend::{self, Attention, KeyLists, Keys, RowLimit};
-use salient::host::score::{self, AttentionScore, Per};
-use salient::host::select;
+use salient::attend::{Attention, KeyLists, Keys, RowLimit};
+use salient::host::{attend, score, select};
 use salient::schedule::StagePlan;
+use salient::score::{AttentionScore, Per};
 use salient::select::{Budget, PerSequence, Protect, Request, Selection};
 use salient::{Ragged, Span, View, ViewMut};
 

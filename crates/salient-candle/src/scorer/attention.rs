@@ -2,7 +2,8 @@
 //! know the question if it comes last.
 
 use salient::Ragged;
-use salient::host::score::{self, AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights};
+use salient::host::score;
+use salient::score::{AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights};
 
 use super::{Scorer, StageInput};
 use crate::error::Result;

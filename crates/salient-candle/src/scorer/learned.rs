@@ -5,8 +5,9 @@ use std::path::Path;
 
 use safetensors::tensor::TensorView;
 use safetensors::{SafeTensorError, SafeTensors};
-use salient::host::score::{self, Pool, PoolKind, Predictor, PredictorWeights};
+use salient::host::score::{self, Predictor};
 use salient::schedule::Schedule;
+use salient::score::{Pool, PoolKind, PredictorWeights};
 use serde::{Deserialize, Serialize};
 
 use super::{Scorer, StageInput};
@@ -45,7 +46,7 @@ impl Learned {
     }
 
     /// The same with scores averaged over `width` tokens, odd and at most
-    /// [`MAX_POOL_WIDTH`](score::MAX_POOL_WIDTH): stages that keep runs of tokens lose less than
+    /// [`MAX_POOL_WIDTH`](salient::score::MAX_POOL_WIDTH): stages that keep runs of tokens lose less than
     /// those that keep lone ones.
     pub fn pooled(self, width: usize) -> Self {
         Self { pool: width, ..self }

@@ -1,6 +1,7 @@
 //! Scorers that need neither training nor attention.
 
-use salient::host::score::{self, Per};
+use salient::host::score;
+use salient::score::Per;
 
 use super::{Scorer, StageInput};
 use crate::error::Result;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{D, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use salient::host::score::PredictorWeights;
+use salient::score::PredictorWeights;
 
 use crate::error::Result;
 use crate::model::Model;

@@ -1,13 +1,12 @@
 //! Scorers by name.
 
-use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::{fmt, fs};
 
 use anyhow::Context;
-use salient::host::score::{HeadReduce, MAX_POOL_WIDTH, QueryWeights};
 use salient::schedule::Schedule;
+use salient::score::{HeadReduce, MAX_POOL_WIDTH, QueryWeights};
 use salient_candle::scorer::{
     AttentionRule, KeyNorm, LastQuery, Learned, Oracle, Position, Random, Scorer, Window,
     WindowLength,

@@ -1,6 +1,6 @@
 //! Expected attention.
 
-use salient::host::score::{ExpectedAttention, Per, QueryStatistics};
+use salient::score::{ExpectedAttention, Per, QueryStatistics};
 use salient::{Element, Error, Ragged, Result, View};
 
 use super::{outputs, write};

@@ -1,7 +1,7 @@
 //! The lightning indexer.
 
-use salient::host::attend::Attention;
-use salient::host::score::{IndexerKeys, IndexerQueries, Logits};
+use salient::attend::Attention;
+use salient::score::{IndexerKeys, IndexerQueries, Logits};
 use salient::{Element, Result};
 
 use super::write;

@@ -1,6 +1,7 @@
 //! What a launch of **decode** is given.
 
-use super::{DecodeCache, DecodePlan, DecodeShape};
+use super::{DecodePlan, DecodeShape};
+use crate::attend::CacheLayout;
 use crate::error::{Error, Result};
 use crate::kernels::validate::Pages;
 use crate::kernels::{ALIGNMENT, Buffer, dtype_code, lists_len, raw, to_i32, to_i64};
@@ -29,12 +30,12 @@ pub struct DecodeBuffers {
     pub kept: Option<Buffer>,
     /// i32 `[batch]` or `[batch * kv heads]`; with lists only.
     pub kept_lens: Option<Buffer>,
-    /// f32 `[kv heads]`: the [scales of keys](crate::host::attend::Attention::k_scales), 1 without.
+    /// f32 `[kv heads]`: the [scales of keys](crate::attend::Attention::k_scales), 1 without.
     pub k_scales: Option<Buffer>,
-    /// f32 `[kv heads]`: the [scales of values](crate::host::attend::Attention::v_scales), 1
+    /// f32 `[kv heads]`: the [scales of values](crate::attend::Attention::v_scales), 1
     /// without.
     pub v_scales: Option<Buffer>,
-    /// f32 `[q heads]`: the [sinks](crate::host::attend::Attention::sinks). One that is NaN or
+    /// f32 `[q heads]`: the [sinks](crate::attend::Attention::sinks). One that is NaN or
     /// infinity makes NaN of its head's rows.
     pub sinks: Option<Buffer>,
     /// `[1]`, added to.
@@ -55,7 +56,7 @@ pub fn decode_params(
     let DecodeShape { batch, q, out, cache, capacity, attention, .. } = plan.shape;
     let DecodeShape { dtype, cache_dtype, out_dtype, .. } = plan.shape;
     let lists = plan.list_heads();
-    let paged = matches!(cache, DecodeCache::Paged { .. });
+    let paged = matches!(cache, CacheLayout::Paged { .. });
     for (what, given, wanted, expected) in [
         (
             "span starts",
@@ -91,12 +92,12 @@ pub fn decode_params(
         })
     };
     let (layouts, tokens, pages) = match cache {
-        DecodeCache::Contiguous { k, v, tokens } => (
+        CacheLayout::Contiguous { k, v, tokens } => (
             [layout(k.token_stride, k.head_stride, 0)?, layout(v.token_stride, v.head_stride, 0)?],
             tokens,
             Pages { page_size: 0, max_pages: 0, pages: 0 },
         ),
-        DecodeCache::Paged { layout: l, max_pages, pages } => (
+        CacheLayout::Paged { layout: l, max_pages, pages } => (
             [layout(l.token_stride, l.head_stride, l.page_stride)?; 2],
             0,
             Pages { page_size: l.page_size, max_pages, pages },

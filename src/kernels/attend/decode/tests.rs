@@ -11,8 +11,8 @@ fn shape() -> DecodeShape {
         batch: 3,
         q: Layout::token_major(8, 64),
         out: Layout::token_major(8, 64),
-        cache: DecodeCache::Contiguous { k, v: k, tokens },
-        lists: DecodeLists::PerHead,
+        cache: CacheLayout::Contiguous { k, v: k, tokens },
+        lists: KeyLists::PerHead(()),
         capacity: 300,
         dtype: DType::Bf16,
         cache_dtype: DType::Bf16,
@@ -23,13 +23,13 @@ fn shape() -> DecodeShape {
 
 fn paged() -> DecodeShape {
     let layout = PagedLayout::hnd(5, 2, 64);
-    let cache = DecodeCache::Paged { layout, max_pages: 4, pages: 9 };
-    DecodeShape { cache, lists: DecodeLists::Dense, capacity: 20, ..shape() }
+    let cache = CacheLayout::Paged { layout, max_pages: 4, pages: 9 };
+    DecodeShape { cache, lists: KeyLists::Dense, capacity: 20, ..shape() }
 }
 
 fn buffers(shape: &DecodeShape, plan: &DecodePlan) -> DecodeBuffers {
-    let paged = matches!(shape.cache, DecodeCache::Paged { .. });
-    let lists = shape.lists != DecodeLists::Dense;
+    let paged = matches!(shape.cache, CacheLayout::Paged { .. });
+    let lists = shape.lists != KeyLists::Dense;
     let rows = 3 * plan.list_heads();
     DecodeBuffers {
         q: at(3 * 8 * 64),
@@ -55,7 +55,7 @@ fn fp8_caches_have_their_own_rules() {
     let fp8 = |dim: usize, stride: usize| {
         let q = Layout::token_major(8, dim);
         let k = Layout { token_stride: stride, ..Layout::token_major(2, dim) };
-        let cache = DecodeCache::Contiguous { k, v: k, tokens: 40 };
+        let cache = CacheLayout::Contiguous { k, v: k, tokens: 40 };
         DecodePlan::new(DecodeShape { q, out: q, cache, cache_dtype: DType::F8E4M3, ..shape() })
     };
     let plan = fp8(64, 128).unwrap();
@@ -95,7 +95,7 @@ fn splits_follow_the_capacity_alone() {
         let plan = DecodePlan::new(DecodeShape { capacity, ..shape() }).unwrap();
         assert_eq!(plan.split(), split, "{capacity}");
         assert!(plan.splits() <= SPLITS && plan.splits() * split >= capacity);
-        let other = DecodeShape { batch: 7, lists: DecodeLists::Dense, capacity, ..shape() };
+        let other = DecodeShape { batch: 7, lists: KeyLists::Dense, capacity, ..shape() };
         assert_eq!(DecodePlan::new(other).unwrap().split(), split);
     }
 }
@@ -152,7 +152,7 @@ fn bad_buffers_are_refused() {
 fn shapes_that_the_kernel_cannot_take_are_refused() {
     let good = shape();
     let kv = Layout::token_major(2, 64);
-    let cache = |k, v| DecodeCache::Contiguous { k, v, tokens: 40 };
+    let cache = |k, v| CacheLayout::Contiguous { k, v, tokens: 40 };
     let narrow = Layout::token_major(8, 60);
     let wide = Layout::token_major(8, 264);
     let bad = [
@@ -170,7 +170,7 @@ fn shapes_that_the_kernel_cannot_take_are_refused() {
         DecodeShape { cache: cache(kv, Layout::token_major(2, 72)), ..good },
         DecodeShape { cache: cache(Layout { head_stride: 68, ..kv }, kv), ..good },
         DecodeShape { cache: cache(Layout { token_stride: usize::MAX / 8 * 8, ..kv }, kv), ..good },
-        DecodeShape { cache: DecodeCache::Contiguous { k: kv, v: kv, tokens: 1 << 31 }, ..good },
+        DecodeShape { cache: CacheLayout::Contiguous { k: kv, v: kv, tokens: 1 << 31 }, ..good },
         DecodeShape { q: narrow, out: narrow, cache: cache(narrow, narrow), ..good },
         DecodeShape { q: wide, out: wide, cache: cache(wide, wide), ..good },
         DecodeShape { capacity: 1 << 31, ..good },

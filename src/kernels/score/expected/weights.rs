@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
-use crate::host::score::{ExpectedAttention, QueryStatistics, check_statistics};
 use crate::kernels::{check_16_bits, product};
+use crate::score::{ExpectedAttention, QueryStatistics, check_statistics};
 
 /// The most channels of a key.
 const MAX_DIM: usize = 256;
@@ -143,7 +143,7 @@ impl Head {
         let shift = 2f64.powi(if room == 100 { 0 } else { room.clamp(-100, 100) });
         let shifted = |values: Vec<f64>| -> Result<Vec<f32>> {
             let values: Vec<f32> = values.into_iter().map(|x| (x * shift) as f32).collect();
-            crate::host::score::check_finite("scaled query statistics", &values)?;
+            crate::checks::check_finite("scaled query statistics", &values)?;
             Ok(values)
         };
         Ok(Self {

@@ -1,6 +1,6 @@
 //! Every documented error, with nothing written.
 
-use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
+use salient::attend::{Attention, KeyLists, Keys, PackedLists, RowLimit};
 use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut};
 
 use super::super::assert_same_bits;
@@ -24,8 +24,8 @@ struct Problem<'a, T> {
     q: View<'a, T>,
     queries: &'a Ragged,
     keys: Keys<'a, T>,
-    limit: RowLimit<'a>,
-    lists: KeyLists<'a>,
+    limit: RowLimit<&'a [i32]>,
+    lists: KeyLists<PackedLists<'a>>,
     attention: Attention<'a>,
     out: Layout,
     out_len: usize,
@@ -130,10 +130,10 @@ pub fn bad_prefills<T: Element>(on: &impl AttendPrefill) {
         ("too many row limits", &[1; 6]),
     ] {
         prefill(what, Problem { limit: RowLimit::PerRow(limits), ..good });
-        let limit = RowLimit::Between { first: &[0; 5], limit: limits };
+        let limit = RowLimit::Between { first: &[0; 5][..], limit: limits };
         prefill(what, Problem { limit, ..good });
     }
-    let limit = RowLimit::Between { first: &[0, -1, 0, 0, 0], limit: &[1; 5] };
+    let limit = RowLimit::Between { first: &[0, -1, 0, 0, 0][..], limit: &[1; 5] };
     prefill("a negative first row", Problem { limit, ..good });
 }
 
@@ -157,14 +157,14 @@ pub fn bad_decodes<T: Element>(on: &impl AttendDecode) {
     bad_keys(&source, good, &decode);
 
     let lists = Ragged::from_lens(&[2, 1]).expect("short lists");
-    let shared = |keys| KeyLists::Shared { keys, lists: &lists };
+    let shared = |keys| KeyLists::Shared(PackedLists { keys, lists: &lists });
     decode("a list that descends", Problem { lists: shared(&[1, 0, 0]), ..good });
     decode("a key listed twice", Problem { lists: shared(&[1, 1, 0]), ..good });
     decode("a listed key past the keys", Problem { lists: shared(&[1, 2, 3]), ..good });
     decode("a negative key", Problem { lists: shared(&[-1, 2, 0]), ..good });
     decode("fewer keys than the lists hold", Problem { lists: shared(&[0, 1]), ..good });
     decode("more keys than the lists hold", Problem { lists: shared(&[0, 1, 0, 1]), ..good });
-    let per_head = KeyLists::PerHead { keys: &[0, 1, 0], lists: &lists };
+    let per_head = KeyLists::PerHead(PackedLists { keys: &[0, 1, 0], lists: &lists });
     decode("a list per sequence for a list per head", Problem { lists: per_head, ..good });
 }
 

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use salient::host::attend::{Attention, KeyLists, Keys, RowLimit};
+use salient::attend::{Attention, KeyLists, Keys, PackedLists, RowLimit};
 use salient::{Element, Layout, PagedLayout, Ragged, Span, View, ViewMut};
 
 use super::super::{assert_accurate, magnitude, wide};
@@ -297,7 +297,7 @@ impl Case {
         Some((out, lse))
     }
 
-    pub(super) fn limit<'a, T>(&self, built: &'a Built<T>) -> RowLimit<'a> {
+    pub(super) fn limit<'a, T>(&self, built: &'a Built<T>) -> RowLimit<&'a [i32]> {
         match self.sees {
             Sees::Causal => RowLimit::Causal,
             Sees::Full => RowLimit::Full,
@@ -309,15 +309,15 @@ impl Case {
     pub(super) fn with_lists<T, R>(
         &self,
         built: &Built<T>,
-        run: impl FnOnce(KeyLists<'_>) -> R,
+        run: impl FnOnce(KeyLists<PackedLists<'_>>) -> R,
     ) -> R {
         let every = if let Sees::Shared(_) = self.sees { self.kv_heads } else { 1 };
         let given: Vec<&Vec<i32>> = built.lists.iter().step_by(every).collect();
         let lists = ragged(given.iter().map(|list| list.len()));
         let keys: Vec<i32> = given.into_iter().flatten().copied().collect();
         run(match self.sees {
-            Sees::Shared(_) => KeyLists::Shared { keys: &keys, lists: &lists },
-            Sees::PerHead(_) => KeyLists::PerHead { keys: &keys, lists: &lists },
+            Sees::Shared(_) => KeyLists::Shared(PackedLists { keys: &keys, lists: &lists }),
+            Sees::PerHead(_) => KeyLists::PerHead(PackedLists { keys: &keys, lists: &lists }),
             _ => KeyLists::Dense,
         })
     }

@@ -1,8 +1,8 @@
 //! The suite of decode over caches in fp8.
 
 use half::{bf16, f16};
+use salient::attend::Attention;
 use salient::dtype::F8E4M3;
-use salient::host::attend::Attention;
 use salient::{Element, View, ViewMut};
 
 use super::super::{assert_same_bits, run_all};

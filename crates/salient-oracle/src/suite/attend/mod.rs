@@ -6,7 +6,7 @@ mod fp8;
 mod operation;
 
 use half::{bf16, f16};
-use salient::host::attend::{Attention, Keys, RowLimit};
+use salient::attend::{Attention, Keys, RowLimit};
 use salient::{Element, Layout, Span, View, ViewMut};
 
 pub use bad_input::{bad_decodes, bad_prefills};

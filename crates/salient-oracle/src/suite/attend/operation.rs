@@ -1,6 +1,6 @@
 //! Prefill and decode, as the cases of the suite run them.
 
-use salient::host::attend::Keys;
+use salient::attend::Keys;
 use salient::{Element, Layout, Result, View, ViewMut};
 
 use super::case::{Built, Case, Sees, Store};

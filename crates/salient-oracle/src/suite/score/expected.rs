@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::sample::select;
-use salient::host::score::{ExpectedAttention, Per, QueryStatistics};
+use salient::score::{ExpectedAttention, Per, QueryStatistics};
 use salient::{Element, Layout, Ragged, View};
 
 use super::{FLOOR, narrow, untouched};

@@ -3,9 +3,9 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::sample::select;
+use salient::attend::RowLimit;
 use salient::dtype::F8E4M3;
-use salient::host::attend::RowLimit;
-use salient::host::score::{IndexerKeys, IndexerQueries, Logits};
+use salient::score::{IndexerKeys, IndexerQueries, Logits};
 use salient::{Element, Layout, Ragged, Result, View};
 
 use super::{FLOOR, narrow, untouched};

@@ -7,7 +7,7 @@ mod predictor;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::sample::select;
-use salient::host::score::{AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights};
+use salient::score::{AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights};
 use salient::{Element, Layout, Ragged, Span, View};
 
 use super::{assert_accurate, assert_same_bits, magnitude, run_all, wide};

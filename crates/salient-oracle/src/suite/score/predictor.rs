@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use salient::Element;
-use salient::host::score::PredictorWeights;
+use salient::score::PredictorWeights;
 
 use super::{FLOOR, narrow, untouched};
 use crate::generate::Random;

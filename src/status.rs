@@ -1,29 +1,29 @@
-//! What comes back from a launch.
+//! The status word: what kernels find wrong in data that only the device sees.
 
 use std::fmt;
 
-use super::raw;
 use crate::error::{Error, Result};
 
 /// A fault that only the device can see. It is a bit of [`Status`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
 #[non_exhaustive]
 pub enum Fault {
     /// A score is NaN. It lost to every number, and the selection is otherwise as it should be.
-    Nan,
+    Nan = 1 << 0,
     /// More tokens are protected than the budget keeps; the row's list is of no use.
-    Protected,
+    Protected = 1 << 1,
     /// A row keeps more tokens than its list has room for.
-    Capacity,
+    Capacity = 1 << 2,
     /// Offsets, spans or list lengths that cannot be: negative, descending, or beyond what the
     /// plan said.
-    Lengths,
+    Lengths = 1 << 3,
     /// A list entry outside its sequence, or -1 before the list's end.
-    Index,
+    Index = 1 << 4,
     /// A list that does not ascend strictly.
-    Order,
+    Order = 1 << 5,
     /// A page outside the pool.
-    Page,
+    Page = 1 << 6,
 }
 
 impl Fault {
@@ -38,15 +38,7 @@ impl Fault {
     ];
 
     fn bit(self) -> u32 {
-        match self {
-            Self::Nan => raw::SALIENT_STATUS_NAN,
-            Self::Protected => raw::SALIENT_STATUS_PROTECTED,
-            Self::Capacity => raw::SALIENT_STATUS_CAPACITY,
-            Self::Lengths => raw::SALIENT_STATUS_LENGTHS,
-            Self::Index => raw::SALIENT_STATUS_INDEX,
-            Self::Order => raw::SALIENT_STATUS_ORDER,
-            Self::Page => raw::SALIENT_STATUS_PAGE,
-        }
+        self as u32
     }
 
     fn says(self) -> &'static str {
@@ -108,12 +100,6 @@ impl Status {
     }
 }
 
-impl From<raw::SalientStatus> for Status {
-    fn from(status: raw::SalientStatus) -> Self {
-        Self { flags: status.flags, row: status.row }
-    }
-}
-
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(row) = self.row() {
@@ -128,51 +114,8 @@ impl fmt::Display for Status {
     }
 }
 
-/// What a launcher returned instead of 0: a `cudaError_t`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct LaunchError(
-    /// The code.
-    pub i32,
-);
-
-impl LaunchError {
-    /// `Ok` for 0, which is success.
-    ///
-    /// # Errors
-    /// [`Error::Launch`] for every other code.
-    pub fn check(kernel: &'static str, code: i32) -> Result<()> {
-        match code {
-            0 => Ok(()),
-            code => Err(Error::Launch { kernel, source: Self(code) }),
-        }
-    }
-}
-
-impl fmt::Display for LaunchError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let says = match self.0 {
-            1 => "invalid value",
-            2 => "out of memory",
-            9 => "invalid launch configuration",
-            35 => "the driver is older than the CUDA runtime, or there is none",
-            98 => "no such kernel on this device",
-            100 => "no device",
-            209 => "the kernels were not built for this device's architecture",
-            701 => "too many resources asked for",
-            719 => "an earlier launch failed",
-            801 => "not supported on this device",
-            _ => "see the CUDA runtime's error codes",
-        };
-        write!(f, "CUDA error {}: {says}", self.0)
-    }
-}
-
-impl std::error::Error for LaunchError {}
-
 #[cfg(test)]
 mod tests {
-    use std::error::Error as _;
-
     use super::*;
 
     #[test]
@@ -196,12 +139,5 @@ mod tests {
         assert_eq!(Status::CLEAR.row(), None);
         assert_eq!(Status::CLEAR.check(), Ok(()));
         assert_eq!(Status::CLEAR.to_string(), "no fault");
-    }
-
-    #[test]
-    fn a_launcher_s_code_is_kept_as_the_source() {
-        assert_eq!(LaunchError::check("select", 0), Ok(()));
-        let error = LaunchError::check("select", 209).unwrap_err();
-        assert!(error.source().is_some_and(|source| source.to_string().contains("209")));
     }
 }

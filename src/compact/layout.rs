@@ -1,7 +1,7 @@
 //! How caches lie.
 
+use crate::checks::{at_least_one, product, to_i64};
 use crate::error::{Error, Result};
-use crate::kernels::{at_least_one, product, raw, to_i64};
 use crate::layout::{Layout, PagedLayout, is_disjoint};
 
 /// Where a cache's lanes lie, in bytes. A lane is what moves as one: a head, or a part of one where
@@ -84,7 +84,7 @@ impl KvLayout {
 
     /// Bytes of the shortest buffer that holds `tokens` tokens in each of `pages` pages, no two
     /// bytes of which share a place.
-    pub(super) fn required_bytes(
+    pub(crate) fn required_bytes(
         &self,
         tokens: usize,
         pages: usize,
@@ -121,17 +121,6 @@ impl KvLayout {
             return Err(crate::layout::shared_places(token_stride));
         }
         Ok(bytes)
-    }
-
-    pub(super) fn raw(&self) -> raw::SalientKvLayout {
-        // All fit, or there were no plan.
-        raw::SalientKvLayout {
-            token_stride: self.token_stride as i64,
-            lane_stride: self.lane_stride as i64,
-            page_stride: self.page_stride as i64,
-            lanes: self.lanes as i32,
-            lane_bytes: self.lane_bytes as i32,
-        }
     }
 }
 
