@@ -137,6 +137,16 @@ impl Request<'_> {
         Ok(Bounds { sinks, recent, masked, count })
     }
 
+    /// How many tokens all lists have, or no more than this where scores decide.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn most_kept(&self) -> Result<usize> {
+        let mut total = 0usize;
+        for (sequence, len) in self.rows.lens().enumerate() {
+            total += self.bounds(sequence)?.count.unwrap_or(len);
+        }
+        total.checked_mul(self.heads).ok_or(Error::Overflow { what: "kept tokens" })
+    }
+
     /// Checks all but the scores.
     pub(crate) fn check(&self) -> Result<()> {
         let (batch, total) = (self.rows.batch(), self.rows.total());

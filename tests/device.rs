@@ -7,6 +7,8 @@ mod cuda_graph;
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "common/device.rs"]
 mod device;
+#[path = "../examples/engine.rs"]
+mod engine;
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "common/place.rs"]
 mod place;
@@ -256,6 +258,23 @@ fn filled_holes_hold_the_same_tokens_as_a_stable_move() {
 fn a_graph_replays_score_select_and_compact() {
     on_device("a_graph_replays_score_select_and_compact", || {
         cuda_graph::replay(&CudaContext::new(0)?.per_thread_stream())
+    });
+}
+
+#[test]
+fn an_engine_compresses_its_paged_cache() {
+    on_device("an_engine_compresses_its_paged_cache", || {
+        let stream = CudaContext::new(0)?.new_stream()?;
+        let mut all = engine::Engine::after_prefill(&stream)?;
+        let dense = all.decode()?;
+        assert_eq!(all.compress(1.0)?, []);
+        assert_eq!(all.decode()?, dense, "a compression that keeps all changes something");
+        // Of 70 tokens 24 stay, on 2 of 5 pages; of 37 tokens 13, on 1 of 3.
+        let mut third = engine::Engine::after_prefill(&stream)?;
+        assert_eq!(third.compress(1.0 / 3.0)?, [11, 0, 5, 9, 4]);
+        let left = third.decode()?;
+        assert!(left != dense && left.iter().all(|x| x.is_finite()));
+        Ok(())
     });
 }
 

@@ -136,6 +136,24 @@ impl<Rows> RowLimit<Rows> {
         }
     }
 
+    /// The same with other rows.
+    ///
+    /// # Errors
+    /// The first of `other`.
+    pub fn try_map<'a, U, E>(
+        &'a self,
+        mut other: impl FnMut(&'a Rows) -> Result<U, E>,
+    ) -> Result<RowLimit<U>, E> {
+        Ok(match self {
+            Self::Causal => RowLimit::Causal,
+            Self::Full => RowLimit::Full,
+            Self::PerRow(limit) => RowLimit::PerRow(other(limit)?),
+            Self::Between { first, limit } => {
+                RowLimit::Between { first: other(first)?, limit: other(limit)? }
+            }
+        })
+    }
+
     /// The first row that each query sees, where that is not the first of all.
     pub fn firsts(&self) -> Option<&Rows> {
         match self {

@@ -50,6 +50,7 @@
 //! devices it has run; where that holds no record of a device, it has run on none.
 #![allow(unsafe_code, reason = "calls the launchers, and reads views as bytes")]
 
+mod array;
 pub mod attend;
 pub mod compact;
 mod operands;
@@ -57,13 +58,18 @@ mod prepare;
 mod probe;
 pub mod score;
 pub mod select;
+mod session;
 mod status;
 pub mod validate;
 
+pub use array::{Array, TensorView};
 pub use cudarc;
 pub use operands::{ContextId, bytes, bytes_mut, signed};
 pub use prepare::prepare;
 pub use probe::{Backend, Driver, NoDevice, probe};
+pub use session::{
+    Attended, CachedKeys, DeviceSelection, FreedPages, IndexerTensors, Place, Session,
+};
 pub use status::StatusWord;
 
 use cudarc::driver::DeviceRepr;

@@ -13,24 +13,24 @@ use std::env;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use salient::compact::{KvLayout, KvMode, RowShape};
-use salient::cuda::compact::{
-    self, KvLists, KvOutputs, KvTable, RowLists, RowTensor, rows, rows_in_place,
-};
+use salient::compact::{KvLayout, KvMode};
+use salient::cuda::compact::{self, KvLists, KvOutputs, KvTable, RowTensor};
 use salient::cuda::cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DeviceRepr,
     ValidAsZeroBits,
 };
-use salient::cuda::score::{self, Predictor};
-use salient::cuda::select::{SelectInputs, SelectOutputs, select};
-use salient::cuda::{DeviceElement, StatusWord, bytes, bytes_mut};
+use salient::cuda::score::Predictor;
+use salient::cuda::{
+    Array, DeviceElement, DeviceSelection, FreedPages, Place, Session, StatusWord, TensorView,
+    bytes, bytes_mut,
+};
 use salient::kernels::attend::PrefillVariant;
-use salient::kernels::compact::{KvPlan, KvShape, RowsPlan};
-use salient::kernels::score::{KeynormPlan, MlpPlan, MlpWeights, check_mlp};
-use salient::kernels::select::{SelectPlan, Variant};
+use salient::kernels::compact::{KvPlan, KvShape};
+use salient::kernels::score::{MlpWeights, check_mlp};
+use salient::kernels::select::Variant;
 use salient::kernels::validate::Pages;
 use salient::score::{Per, PredictorWeights};
-use salient::select::{Budget, Edges, PerSequence, Request, Selection};
+use salient::select::{PerSequence, Request, Selection};
 use salient::{
     DType, Element, Error, Fault, Layout, PagedLayout, Ragged, Result, Span, Status, View,
 };
@@ -71,6 +71,22 @@ impl Device {
     /// The major number of its compute capability.
     pub(crate) fn generation(&self) -> Result<i32> {
         Ok(self.stream.context().compute_capability()?.0)
+    }
+
+    /// A session of its own.
+    pub(crate) fn session(&self) -> Result<Session> {
+        Ok(Session::new(&self.stream)?.with_variants(self.variant, self.prefill))
+    }
+
+    /// Copies scores to where they are wanted, once the session is finished without a fault.
+    fn give(&self, session: &mut Session, scores: &Array<f32>, out: &mut [f32]) -> Result<()> {
+        session.finish()?.check()?;
+        let (what, expected, actual) = ("out", scores.len(), out.len());
+        if expected != actual {
+            return Err(Error::LengthMismatch { what, expected, actual });
+        }
+        out.copy_from_slice(&scores.to_host(&self.stream)?);
+        Ok(())
     }
 
     /// A buffer on the device, which may be empty; drivers do not allocate nothing.
@@ -192,54 +208,16 @@ impl Select for Device {
     }
 
     fn select(&self, scores: &[f32], request: &Request<'_>) -> Result<Selected> {
-        let plan = SelectPlan::of(request)?;
-        let plan = plan.with_variant(self.variant).unwrap_or(plan);
-        let (rows, capacity, total) = (plan.rows(), plan.capacity(), request.rows.total());
-        let scores = self.upload(scores)?;
-        let cu_seqlens = self.upload(request.rows.cu_seqlens())?;
-        let counts = match request.budget {
-            Budget::Counts(counts) => {
-                self.upload_values(PerSequence::Each(counts), |count| count)?
-            }
-            _ => None,
-        };
-        let sinks = self.upload_values(request.protect.edges, |edges: Edges| edges.sinks)?;
-        let recent = self.upload_values(request.protect.edges, |edges: Edges| edges.recent)?;
-        let mask = request.protect.mask.map(|mask| {
-            self.upload(&mask.iter().map(|&protected| u8::from(protected)).collect::<Vec<_>>())
-        });
-        let mask = mask.transpose()?;
-        let positions: Vec<i32> = (0..total as i32).map(|i| 1000 + 3 * i).collect();
-        let positions_on_device = self.upload(&positions)?;
-        let mut kept = self.zeros(rows * capacity)?;
-        let mut kept_lens = self.zeros(rows)?;
-        let mut kept_positions = self.zeros(rows * capacity)?;
-        let mut inverse = self.zeros(request.heads * total)?;
-        let mut cu_kept = self.zeros(rows + 1)?;
-        let mut workspace = self.unwritten(plan.workspace_bytes())?;
-        let status = self.with_status(|status| {
-            let inputs = SelectInputs {
-                scores: scores.view(),
-                cu_seqlens: cu_seqlens.view(),
-                counts: counts.as_ref().map(Upload::view),
-                sinks: sinks.as_ref().map(Upload::view),
-                recent: recent.as_ref().map(Upload::view),
-                mask: mask.as_ref().map(Upload::view),
-                positions: Some(positions_on_device.view()),
-            };
-            let mut outputs = SelectOutputs {
-                kept: kept.view_mut(),
-                kept_lens: kept_lens.view_mut(),
-                kept_positions: Some(kept_positions.view_mut()),
-                inverse: Some(inverse.view_mut()),
-                cu_kept: Some(cu_kept.view_mut()),
-            };
-            let mut workspace = workspace.view_mut();
-            select(&self.stream, &plan, &inputs, &mut outputs, Some(&mut workspace), status)
-        })?;
+        let mut session = self.session()?;
+        let positions: Vec<i32> = (0..request.rows.total() as i32).map(|i| 1000 + 3 * i).collect();
+        let (scores, there) = (session.upload(scores)?, session.upload(&positions)?);
+        let selection = session.select_and(&scores.view(), request, Some(&there.view()), true)?;
+        let status = session.finish()?;
         status.check()?;
-        let (padded, lens) = (self.download(&kept)?, self.download(&kept_lens)?);
-        let padded_positions = self.download(&kept_positions)?;
+        let host = |array: &Array<i32>| array.to_host(&self.stream);
+        let (padded, lens) = (host(&selection.kept)?, host(&selection.kept_lens)?);
+        let padded_positions = host(selection.positions.as_ref().expect("they were asked for"))?;
+        let capacity = selection.capacity();
         let mut lists = Vec::new();
         for (row, &len) in lens.iter().enumerate() {
             let (list, rest) = padded[row * capacity..][..capacity].split_at(len as usize);
@@ -253,8 +231,8 @@ impl Select for Device {
         }
         Ok(Selected {
             kept: lists,
-            inverse: self.download(&inverse)?,
-            cu_seqlens: self.download(&cu_kept)?,
+            inverse: host(selection.inverse.as_ref().expect("it was asked for"))?,
+            cu_seqlens: host(&selection.cu_kept)?,
             saw_nan: status.has(Fault::Nan),
         })
     }
@@ -313,20 +291,10 @@ impl Device {
     ) -> Result<()> {
         let weights = MlpWeights::<T>::new(hidden, weights.clone())?;
         let predictor = Predictor::upload(&self.stream, &weights)?;
-        let plan = MlpPlan::new(predictor.shape(), out.len())?;
-        let (x, mut scores) = (self.upload(x)?, self.upload(out)?);
-        let mut workspace = self.unwritten(plan.workspace_bytes())?;
-        score::mlp(
-            &self.stream,
-            &plan,
-            &predictor,
-            &x.view(),
-            None,
-            &mut scores.view_mut(),
-            &mut workspace.view_mut(),
-        )?;
-        out.copy_from_slice(&self.download(&scores)?);
-        Ok(())
+        let mut session = self.session()?;
+        let x = session.upload(x)?;
+        let scores = session.mlp(&predictor, &x.view())?;
+        self.give(&mut session, &scores, out)
     }
 
     fn keynorm_of<T: DeviceElement + Default>(
@@ -340,79 +308,38 @@ impl Device {
             Per::Token => out.len(),
             Per::KvHead => out.len() / layout.heads,
         };
-        let plan = KeynormPlan::new(tokens, layout, T::DTYPE, per)?;
-        let (keys, mut scores) = (self.upload(keys)?, self.upload(out)?);
-        score::keynorm(&self.stream, &plan, &keys.view(), &mut scores.view_mut())?;
-        out.copy_from_slice(&self.download(&scores)?);
-        Ok(())
+        let mut session = self.session()?;
+        let keys = session.upload(keys)?;
+        let scores = session.keynorm(&TensorView::new(keys.view(), layout), tokens, per)?;
+        self.give(&mut session, &scores, out)
     }
 }
 
-/// The lists of a selection on the device.
-struct Lists {
-    selection: Selection,
-    capacity: usize,
-    kept: Upload<i32>,
-    kept_lens: Upload<i32>,
-    cu_kept: Upload<i32>,
-    cu_seqlens: Upload<i32>,
-    lens: Upload<i32>,
-}
-
-impl Lists {
-    /// With room for `spare` tokens more than the longest list has.
-    fn new(device: &Device, kept: &Kept<'_>, spare: usize) -> Result<Self> {
-        let selection = Selection::from_lists(kept.source.clone(), kept.heads, kept.lists)?;
-        let capacity = selection.kept_rows().lens().max().unwrap_or(0) + spare;
-        let lens = |rows: &Ragged| rows.lens().map(|len| len as i32).collect::<Vec<_>>();
-        Ok(Self {
-            capacity,
-            kept: device.upload(&selection.padded(capacity)?)?,
-            kept_lens: device.upload(&lens(selection.kept_rows()))?,
-            cu_kept: device.upload(selection.kept_rows().cu_seqlens())?,
-            cu_seqlens: device.upload(selection.rows().cu_seqlens())?,
-            lens: device.upload(&lens(selection.rows()))?,
-            selection,
-        })
-    }
-
-    fn of_rows(&self) -> RowLists<'_> {
-        RowLists {
-            kept: self.kept.view(),
-            kept_lens: self.kept_lens.view(),
-            cu_kept: self.cu_kept.view(),
-            cu_seqlens: self.cu_seqlens.view(),
-        }
-    }
-
-    fn rows_plan<T>(&self, widths: impl Iterator<Item = usize>) -> Result<RowsPlan> {
-        let (rows, kept) = (self.selection.rows(), self.selection.kept_rows().total());
-        let shapes: Vec<_> = widths.map(|width| RowShape::packed(width * size_of::<T>())).collect();
-        RowsPlan::new(rows.batch(), rows.total(), kept, self.capacity, &shapes)
-    }
+/// The lists of a selection on the device, with room for `spare` tokens more than the longest has.
+fn upload_lists(session: &Session, kept: &Kept<'_>, spare: usize) -> Result<DeviceSelection> {
+    let selection = Selection::from_lists(kept.source.clone(), kept.heads, kept.lists)?;
+    let capacity = selection.kept_rows().lens().max().unwrap_or(0) + spare;
+    session.upload_selection(&selection, capacity)
 }
 
 impl Compact for Device {
     fn rows<T: Element>(&self, kept: &Kept<'_>, tensors: &[(&[T], usize)]) -> Result<Vec<Vec<T>>> {
-        let lists = Lists::new(self, kept, 2)?;
-        let plan = lists.rows_plan::<T>(tensors.iter().map(|&(_, width)| width))?;
-        let mut buffers = Vec::new();
+        let mut session = self.session()?;
+        let selection = upload_lists(&session, kept, 2)?;
+        let (mut buffers, mut row_bytes) = (Vec::new(), Vec::new());
         for (data, width) in tensors {
-            let room = lists.selection.kept().len() * width * size_of::<T>();
-            buffers.push((self.upload(bytemuck::cast_slice(data))?, self.zeros(room)?));
+            let bytes = width * size_of::<T>();
+            let source = session.upload::<u8>(bytemuck::cast_slice(data))?;
+            buffers.push((source, Array::zeros(&self.stream, selection.kept_total() * bytes)?));
+            row_bytes.push(bytes);
         }
-        self.with_status(|status| {
-            let mut tensors: Vec<RowTensor<'_>> = buffers
-                .iter_mut()
-                .map(|(src, dst): &mut (Upload<u8>, Upload<u8>)| RowTensor {
-                    src: src.view(),
-                    dst: dst.view_mut(),
-                })
-                .collect();
-            rows(&self.stream, &plan, &mut tensors, &lists.of_rows(), status)
-        })?
-        .check()?;
-        buffers.iter().map(|(_, dst)| Ok(elements(&self.download(dst)?))).collect()
+        let mut tensors: Vec<RowTensor<'_>> = buffers
+            .iter_mut()
+            .map(|(src, dst)| RowTensor { src: src.view(), dst: dst.view_mut() })
+            .collect();
+        session.compact_rows_to(&selection, &mut tensors, &row_bytes)?;
+        session.finish()?.check()?;
+        buffers.iter().map(|(_, dst)| Ok(elements(&dst.to_host(&self.stream)?))).collect()
     }
 
     fn rows_in_place<T: Element>(
@@ -420,18 +347,17 @@ impl Compact for Device {
         kept: &Kept<'_>,
         tensors: &mut [(Vec<T>, usize)],
     ) -> Result<()> {
-        let lists = Lists::new(self, kept, 0)?;
-        let plan = lists.rows_plan::<T>(tensors.iter().map(|&(_, width)| width))?;
-        let buffers = tensors.iter().map(|(data, _)| self.upload(bytemuck::cast_slice(data)));
-        let mut buffers: Vec<Upload<u8>> = buffers.collect::<Result<_>>()?;
-        self.with_status(|status| {
-            let mut views: Vec<_> = buffers.iter_mut().map(Upload::view_mut).collect();
-            rows_in_place(&self.stream, &plan, &mut views, &lists.of_rows(), status)
-        })?
-        .check()?;
+        let mut session = self.session()?;
+        let selection = upload_lists(&session, kept, 0)?;
+        let buffers = tensors.iter().map(|(data, _)| session.upload(bytemuck::cast_slice(data)));
+        let mut buffers: Vec<Array<u8>> = buffers.collect::<Result<_>>()?;
+        let row_bytes: Vec<_> = tensors.iter().map(|(_, width)| width * size_of::<T>()).collect();
+        let mut views: Vec<_> = buffers.iter_mut().map(Array::view_mut).collect();
+        session.compact_rows_in_place(&selection, &mut views, &row_bytes)?;
+        session.finish()?.check()?;
         for ((data, width), buffer) in tensors.iter_mut().zip(&buffers) {
-            *data = elements(&self.download(buffer)?);
-            data.truncate(lists.selection.kept().len() * *width);
+            *data = elements(&buffer.to_host(&self.stream)?);
+            data.truncate(selection.kept_total() * *width);
         }
         Ok(())
     }
@@ -443,16 +369,16 @@ impl Compact for Device {
         layout: Layout,
         layers: &mut [[&mut [T]; 2]],
     ) -> Result<()> {
-        let lists = Lists::new(self, kept, 1)?;
+        let mut session = self.session()?;
+        let lists = upload_lists(&session, kept, 1)?;
         let tokens = spans.iter().map(|span| span.start.saturating_add(span.len)).max();
         let layout = KvLayout::contiguous(layout, size_of::<T>())?;
-        let shape = self.kv_shape(&lists, layout, layers.len(), KvMode::Stable);
+        let shape = kv_shape(&lists, layout, layers.len(), KvMode::Stable);
         let plan = KvPlan::contiguous(shape, tokens.unwrap_or(0))?;
         plan.check_spans(kept.source, spans)?;
         let starts: Vec<i32> = spans.iter().map(|span| span.start as i32).collect();
-        let starts = self.upload(&starts)?;
-        let place = (Some(starts.view()), None);
-        self.kv_of(&lists, plan, place, layers, &mut KvOutputs::default())
+        let starts = session.upload(&starts)?;
+        self.kv_of(&mut session, &lists, plan, &Place::Spans(starts.view()), layers).map(drop)
     }
 
     fn kv_paged<T: Element>(
@@ -462,71 +388,56 @@ impl Compact for Device {
         layout: PagedLayout,
         layers: &mut [[&mut [T]; 2]],
     ) -> Result<Vec<i32>> {
-        let lists = Lists::new(self, kept, 0)?;
+        let mut session = self.session()?;
+        let lists = upload_lists(&session, kept, 0)?;
         let shortest = layers.iter().flatten().map(|cache| cache.len()).min().unwrap_or(0);
         let pages = layout.pages(shortest).ok_or(Error::Overflow { what: "a page" })?;
         let page_size = layout.page_size;
         let max_pages = page_table.len().checked_div(kept.source.batch()).unwrap_or(0);
         let layout = KvLayout::paged(layout, size_of::<T>())?;
-        let shape = self.kv_shape(&lists, layout, layers.len(), KvMode::Stable);
+        let shape = kv_shape(&lists, layout, layers.len(), KvMode::Stable);
         let plan = KvPlan::paged(shape, Pages { page_size, max_pages, pages })?;
         plan.check_pages(kept.source, page_table)?;
-        let table = self.upload(page_table)?;
-        let mut freed = self.zeros(page_table.len())?;
-        let mut freed_count = self.zeros(1)?;
-        let mut outputs = KvOutputs {
-            order: None,
-            freed: Some(freed.view_mut()),
-            freed_count: Some(freed_count.view_mut()),
-        };
-        self.kv_of(&lists, plan, (None, Some(table.view())), layers, &mut outputs)?;
-        let mut pages = self.download(&freed)?;
-        pages.truncate(self.download(&freed_count)?[0] as usize);
+        let table = session.upload(page_table)?;
+        let freed = self.kv_of(&mut session, &lists, plan, &Place::Pages(table.view()), layers)?;
+        let freed = freed.expect("a paged cache has pages");
+        let mut pages = freed.pages.to_host(&self.stream)?;
+        pages.truncate(freed.count.to_host(&self.stream)?[0] as usize);
         Ok(pages)
     }
 }
 
-impl Device {
-    fn kv_shape(&self, lists: &Lists, layout: KvLayout, layers: usize, mode: KvMode) -> KvShape {
-        let (batch, list_heads) = (lists.selection.rows().batch(), lists.selection.heads());
-        let (keys, values, capacity) = (layout, layout, lists.capacity);
-        KvShape { batch, layers, list_heads, capacity, keys, values, mode }
-    }
+fn kv_shape(lists: &DeviceSelection, layout: KvLayout, layers: usize, mode: KvMode) -> KvShape {
+    let (batch, list_heads, capacity) = (lists.rows().batch(), lists.heads(), lists.capacity());
+    KvShape { batch, layers, list_heads, capacity, keys: layout, values: layout, mode }
+}
 
+impl Device {
     /// Compacts copies of the caches on the device, and copies them back if all went well.
     fn kv_of<T: Element>(
         &self,
-        lists: &Lists,
+        session: &mut Session,
+        lists: &DeviceSelection,
         plan: KvPlan,
-        (span_starts, page_table): (Option<CudaView<'_, i32>>, Option<CudaView<'_, i32>>),
+        place: &Place<'_>,
         layers: &mut [[&mut [T]; 2]],
-        outputs: &mut KvOutputs<'_>,
-    ) -> Result<()> {
+    ) -> Result<Option<FreedPages>> {
         let mut buffers = Vec::new();
         for [keys, values] in layers.iter() {
-            let upload = |cache: &[T]| self.upload::<u8>(bytemuck::cast_slice(cache));
+            let upload = |cache: &[T]| session.upload::<u8>(bytemuck::cast_slice(cache));
             buffers.push([upload(keys)?, upload(values)?]);
         }
-        self.with_status(|status| {
-            let mut views: Vec<_> =
-                buffers.iter_mut().map(|pair| pair.each_mut().map(Upload::view_mut)).collect();
-            let table = KvTable::new(&self.stream, plan, &mut views)?;
-            let lists = KvLists {
-                kept: lists.kept.view(),
-                kept_lens: lists.kept_lens.view(),
-                lens: lists.lens.view(),
-                span_starts,
-                page_table,
-            };
-            compact::kv(&self.stream, &table, &mut views, &lists, outputs, status)
-        })?
-        .check()?;
+        let mut views: Vec<_> =
+            buffers.iter_mut().map(|pair| pair.each_mut().map(Array::view_mut)).collect();
+        let table = KvTable::new(&self.stream, plan, &mut views)?;
+        let freed = session.compact_kv(lists, &table, &mut views, place)?;
+        session.finish()?.check()?;
         for (caches, buffers) in layers.iter_mut().zip(&buffers) {
             for (cache, buffer) in caches.iter_mut().zip(buffers) {
-                cache.copy_from_slice(&elements(&self.download(buffer)?));
+                cache.copy_from_slice(&elements(&buffer.to_host(&self.stream)?));
             }
         }
-        Ok(())
+        Ok(freed)
     }
 
     /// Fills the holes of one cache, `[tokens, width]` of u32 and a single sequence, with the
@@ -539,9 +450,11 @@ impl Device {
     ) -> Result<Vec<i32>> {
         let source = Ragged::from_lens(&[cache.len() / width])?;
         let lists = [list.to_vec()];
-        let lists = Lists::new(self, &Kept { source: &source, heads: 1, lists: &lists }, 0)?;
+        let session = self.session()?;
+        let lists = upload_lists(&session, &Kept { source: &source, heads: 1, lists: &lists }, 0)?;
+        let lens = session.upload(&[source.total() as i32])?;
         let layout = KvLayout::contiguous(Layout::token_major(1, width), size_of::<u32>())?;
-        let shape = self.kv_shape(&lists, layout, 1, KvMode::HoleFill);
+        let shape = kv_shape(&lists, layout, 1, KvMode::HoleFill);
         let plan = KvPlan::contiguous(shape, source.total())?;
         let (starts, mut order) = (self.upload(&[0])?, self.zeros(list.len())?);
         let (mut keys, mut values) = (self.upload(cache)?, self.upload(cache)?);
@@ -552,7 +465,7 @@ impl Device {
             let lists = KvLists {
                 kept: lists.kept.view(),
                 kept_lens: lists.kept_lens.view(),
-                lens: lists.lens.view(),
+                lens: lens.view(),
                 span_starts: Some(starts.view()),
                 page_table: None,
             };

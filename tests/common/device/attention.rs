@@ -2,16 +2,15 @@
 
 use half::{bf16, f16};
 use salient::attend::{Attention, Keys, RowLimit};
-use salient::cuda::DeviceElement;
-use salient::cuda::score::{self, AttentionInputs};
-use salient::kernels::score::{AttentionPlan, AttentionShape, PoolPlan, check_attention};
+use salient::cuda::{DeviceElement, TensorView};
+use salient::kernels::score::check_attention;
 use salient::score::{AttentionScore, Pool};
 use salient::{DType, Element, Error, Layout, Ragged, Result, Span, View};
 use salient_oracle::attend::{Weights, prefill};
 use salient_oracle::implementation::{Sample, ScoreAttention};
 use salient_oracle::tensor::Sums;
 
-use super::{Device, Upload};
+use super::Device;
 
 impl ScoreAttention for Device {
     fn attention_sums(&self) -> Sums {
@@ -35,8 +34,7 @@ impl ScoreAttention for Device {
         out: &mut [f32],
     ) -> Result<()> {
         let queries = Ragged::from_lens(&vec![1; rows.batch()])?;
-        let plan = |shape| AttentionPlan::window(shape, *score, 1);
-        self.attention(plan, (q, &queries), (k, rows), score.scale, out)
+        self.attention((q, &queries), (k, rows), Some(1), score, out)
     }
 
     fn window<T: Element>(
@@ -58,8 +56,7 @@ impl ScoreAttention for Device {
             return Err(Error::OutOfRange { what, value, expected: "at most its tokens" });
         }
         let window = queries.lens().max().unwrap_or(0);
-        let plan = |shape| AttentionPlan::window(shape, *score, window);
-        self.attention(plan, (q, queries), (k, rows), score.scale, out)
+        self.attention((q, queries), (k, rows), Some(window), score, out)
     }
 
     fn columns<T: Element>(
@@ -70,94 +67,64 @@ impl ScoreAttention for Device {
         score: &AttentionScore,
         out: &mut [f32],
     ) -> Result<()> {
-        let plan = |shape| AttentionPlan::columns(shape, *score);
-        self.attention(plan, (q, rows), (k, rows), score.scale, out)
+        self.attention((q, rows), (k, rows), None, score, out)
     }
 
     fn pool(&self, scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()> {
-        let (total, max_len) = (rows.total(), rows.lens().max().unwrap_or(0));
-        let heads = scores.len().checked_div(total).unwrap_or(1).max(1);
-        let plan = PoolPlan::new(heads, rows.batch(), total, max_len, *pool)?;
-        let (scores, mut pooled) = (self.upload(scores)?, self.upload(out)?);
-        let cu_seqlens = self.upload(rows.cu_seqlens())?;
-        self.with_status(|status| {
-            let (scores, cu_seqlens) = (scores.view(), cu_seqlens.view());
-            let mut pooled = pooled.view_mut();
-            score::pool(&self.stream, &plan, &scores, &cu_seqlens, &mut pooled, status)
-        })?
-        .check()?;
-        out.copy_from_slice(&self.download(&pooled)?);
-        Ok(())
+        let heads = scores.len().checked_div(rows.total()).unwrap_or(1).max(1);
+        let mut session = self.session()?;
+        let scores = session.upload(scores)?;
+        let pooled = session.pool(&scores.view(), rows, heads, *pool)?;
+        self.give(&mut session, &pooled, out)
     }
 }
 
 impl Device {
-    /// Scores of the queries of all sequences, or of their last; the LSE, where the plan asks for
-    /// it, is that of the oracle.
-    fn attention_of<T: DeviceElement + Default>(
+    /// Scores of the last queries of all sequences, or of all from the LSE, which is the oracle's.
+    fn attention_of<T: DeviceElement>(
         &self,
-        plan: impl FnOnce(AttentionShape) -> Result<AttentionPlan>,
-        [(q, queries, q_layout), (k, rows, k_layout)]: [(&[T], &Ragged, Layout); 2],
-        scale: f32,
+        (q, queries): (View<'_, T>, &Ragged),
+        (k, rows): (View<'_, T>, &Ragged),
+        window: Option<usize>,
+        score: &AttentionScore,
         out: &mut [f32],
     ) -> Result<()> {
-        let plan = plan(AttentionShape {
-            batch: rows.batch(),
-            queries: queries.total(),
-            total: rows.total(),
-            max_len: rows.lens().max().unwrap_or(0),
-            dtype: T::DTYPE,
-            q: q_layout,
-            k: k_layout,
-        })?;
-        let lse = plan.takes_lse().then(|| {
-            let (q, k) = (View::new(q, q_layout), View::new(k, k_layout));
-            self.upload(&causal_lse(q, k, rows, scale))
-        });
-        let lse = lse.transpose()?;
-        let (q, k) = (self.upload(q)?, self.upload(k)?);
-        let cu_queries = self.upload(queries.cu_seqlens())?;
-        let (cu_seqlens, mut scores) = (self.upload(rows.cu_seqlens())?, self.upload(out)?);
-        let mut workspace = self.unwritten(plan.workspace_bytes())?;
-        self.with_status(|status| {
-            let inputs = AttentionInputs {
-                q: q.view(),
-                k: k.view(),
-                lse: lse.as_ref().map(Upload::view),
-                cu_queries: cu_queries.view(),
-                cu_seqlens: cu_seqlens.view(),
-            };
-            let (mut scores, mut workspace) = (scores.view_mut(), workspace.view_mut());
-            score::attention(&self.stream, &plan, &inputs, &mut scores, &mut workspace, status)
-        })?
-        .check()?;
-        out.copy_from_slice(&self.download(&scores)?);
-        Ok(())
+        let mut session = self.session()?;
+        let (q_there, k_there) = (session.upload(q.data)?, session.upload(k.data)?);
+        let queries = (&TensorView::new(q_there.view(), q.layout), queries);
+        let keys = (&TensorView::new(k_there.view(), k.layout), rows);
+        let scores = match window {
+            Some(window) => session.window(queries, keys, window, score)?,
+            None => {
+                let lse = session.upload(&causal_lse(q, k, rows, score.scale))?;
+                let longest = rows.lens().max().unwrap_or(0);
+                session.window_of_lse(queries, keys, longest, score, &lse.view())?
+            }
+        };
+        self.give(&mut session, &scores, out)
     }
 
     /// The same for elements of any type.
     fn attention<T: Element>(
         &self,
-        plan: impl FnOnce(AttentionShape) -> Result<AttentionPlan>,
         (q, queries): (View<'_, T>, &Ragged),
         (k, rows): (View<'_, T>, &Ragged),
-        scale: f32,
+        window: Option<usize>,
+        score: &AttentionScore,
         out: &mut [f32],
     ) -> Result<()> {
-        fn cast<'a, T: Element, D: DeviceElement>(
-            (view, rows): (View<'a, T>, &'a Ragged),
-        ) -> (&'a [D], &'a Ragged, Layout) {
-            (bytemuck::cast_slice(view.data), rows, view.layout)
+        fn cast<'a, T: Element, D: DeviceElement>(view: View<'a, T>) -> View<'a, D> {
+            View::new(bytemuck::cast_slice(view.data), view.layout)
         }
         check_attention(q.layout, k.layout, T::DTYPE)?;
         match T::DTYPE {
             DType::F16 => {
-                let operands = [cast::<T, f16>((q, queries)), cast((k, rows))];
-                self.attention_of(plan, operands, scale, out)
+                let (q, k) = (cast::<T, f16>(q), cast(k));
+                self.attention_of((q, queries), (k, rows), window, score, out)
             }
             _ => {
-                let operands = [cast::<T, bf16>((q, queries)), cast((k, rows))];
-                self.attention_of(plan, operands, scale, out)
+                let (q, k) = (cast::<T, bf16>(q), cast(k));
+                self.attention_of((q, queries), (k, rows), window, score, out)
             }
         }
     }

@@ -1,15 +1,15 @@
 //! Expected attention.
 
 use half::{bf16, f16};
-use salient::cuda::DeviceElement;
-use salient::cuda::score::{self, ExpectedInputs, Statistics};
+use salient::cuda::score::Statistics;
+use salient::cuda::{DeviceElement, TensorView};
 use salient::kernels::score::{ExpectedPlan, ExpectedTensors, ExpectedWeights};
 use salient::score::{ExpectedAttention, QueryStatistics};
 use salient::{DType, Element, Layout, Ragged, Result, View};
 use salient_oracle::implementation::{Sample, ScoreExpected};
 use salient_oracle::tensor::Sums;
 
-use super::{Device, Upload};
+use super::Device;
 
 impl ScoreExpected for Device {
     fn expected_sums(&self) -> Sums {
@@ -67,38 +67,14 @@ impl Device {
         out: &mut [f32],
     ) -> Result<()> {
         let weights = ExpectedWeights::<T>::new(statistics, options.scale)?;
-        let tensors = ExpectedTensors {
-            batch: rows.batch(),
-            total: rows.total(),
-            max_len: rows.lens().max().unwrap_or(0),
-            k: k.layout,
-            v: v.map(|v| v.layout),
-        };
-        let plan = ExpectedPlan::new(weights.shape(), tensors, *options)?;
         let statistics = Statistics::upload(&self.stream, &weights)?;
-        let (k, v) = (self.upload(k.data)?, v.map(|v| self.upload(v.data)).transpose()?);
-        let (cu_seqlens, mut scores) = (self.upload(rows.cu_seqlens())?, self.upload(out)?);
-        let mut workspace = self.unwritten(plan.workspace_bytes())?;
-        self.with_status(|status| {
-            let inputs = ExpectedInputs {
-                k: k.view(),
-                v: v.as_ref().map(Upload::view),
-                cu_seqlens: cu_seqlens.view(),
-            };
-            let (mut scores, mut workspace) = (scores.view_mut(), workspace.view_mut());
-            let stream = &self.stream;
-            score::expected(
-                stream,
-                &plan,
-                &statistics,
-                &inputs,
-                &mut scores,
-                &mut workspace,
-                status,
-            )
-        })?
-        .check()?;
-        out.copy_from_slice(&self.download(&scores)?);
-        Ok(())
+        let mut session = self.session()?;
+        let k_there = session.upload(k.data)?;
+        let v_there = v.map(|v| session.upload(v.data)).transpose()?;
+        let v = v_there.as_ref().zip(v);
+        let v = v.map(|(there, v)| TensorView::new(there.view(), v.layout));
+        let k = TensorView::new(k_there.view(), k.layout);
+        let scores = session.expected(&statistics, &k, v.as_ref(), rows, options)?;
+        self.give(&mut session, &scores, out)
     }
 }

@@ -2,16 +2,15 @@
 
 use half::{bf16, f16};
 use salient::attend::RowLimit;
-use salient::cuda::DeviceElement;
-use salient::cuda::score::{self, IndexerInputs};
+use salient::cuda::{Array, DeviceElement, IndexerTensors, TensorView};
 use salient::dtype::F8E4M3;
 use salient::kernels::score::{IndexerPlan, IndexerShape};
 use salient::score::{IndexerKeys, IndexerQueries, Logits};
-use salient::{DType, Element, Layout, Result, View};
+use salient::{DType, Element, Error, Layout, Result, View};
 use salient_oracle::implementation::{Sample, ScoreIndexer};
 use salient_oracle::tensor::Sums;
 
-use super::{Device, Upload};
+use super::Device;
 
 impl ScoreIndexer for Device {
     fn indexer_sums(&self) -> Sums {
@@ -73,31 +72,22 @@ impl Device {
         logits: Logits,
         out: &mut [f32],
     ) -> Result<()> {
-        let plan = IndexerPlan::of(queries, keys, logits)?;
-        let ints = |list: Option<&&[i32]>| list.map(|list| self.upload(list)).transpose();
-        let (firsts, limits) = (ints(queries.limit.firsts())?, ints(queries.limit.limits())?);
-        let (q, weights) = (self.upload(queries.q.data)?, self.upload(queries.weights)?);
-        let k = self.upload(keys.k.data)?;
-        let scales = keys.scales.map(|scales| self.upload(scales)).transpose()?;
-        let cu_queries = self.upload(queries.rows.cu_seqlens())?;
-        let cu_keys = self.upload(keys.rows.cu_seqlens())?;
-        let mut there = self.upload(out)?;
-        self.with_status(|status| {
-            let inputs = IndexerInputs {
-                q: q.view(),
-                weights: weights.view(),
-                k: k.view(),
-                scales: scales.as_ref().map(Upload::view),
-                cu_queries: cu_queries.view(),
-                cu_keys: cu_keys.view(),
-                firsts: firsts.as_ref().map(Upload::view),
-                limits: limits.as_ref().map(Upload::view),
-            };
-            score::indexer(&self.stream, &plan, &inputs, &mut there.view_mut(), status)
-        })?
-        .check()?;
-        out.copy_from_slice(&self.download(&there)?);
-        Ok(())
+        let mut session = self.session()?;
+        let (q, weights) = (session.upload(queries.q.data)?, session.upload(queries.weights)?);
+        let k = session.upload(keys.k.data)?;
+        let scales = keys.scales.map(|scales| session.upload(scales)).transpose()?;
+        let limit = queries.limit.try_map(|rows| session.upload(rows))?;
+        let tensors = IndexerTensors {
+            q: TensorView::new(q.view(), queries.q.layout),
+            weights: weights.view(),
+            queries: queries.rows,
+            limit: limit.try_map(|rows| Ok::<_, Error>(rows.view()))?,
+            k: TensorView::new(k.view(), keys.k.layout),
+            scales: scales.as_ref().map(Array::view),
+            keys: keys.rows,
+        };
+        let logits = session.indexer(&tensors, logits)?;
+        self.give(&mut session, &logits, out)
     }
 }
 
