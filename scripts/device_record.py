@@ -2,7 +2,7 @@
 
 import datetime
 
-# Of docs/design.md, section 7: the work, what it must reach, and the cases that show it.
+# The work, what it must reach, and the cases that show it.
 KV = "compact/kv 32 x 8 x 128 bf16 16384 to 5734"
 HEADS = "32/8 x 128 bf16"
 BUDGETS = [

@@ -15,7 +15,7 @@ pub enum Fault {
     Protected = 1 << 1,
     /// A row keeps more tokens than its list has room for.
     Capacity = 1 << 2,
-    /// Offsets, spans or list lengths that cannot be: negative, descending, or beyond what the
+    /// Invalid offsets, spans or list lengths: negative, descending, or beyond what the
     /// plan said.
     Lengths = 1 << 3,
     /// A list entry outside its sequence, or -1 before the list's end.
@@ -46,7 +46,7 @@ impl Fault {
             Self::Nan => "a score is NaN",
             Self::Protected => "more tokens are protected than the budget keeps",
             Self::Capacity => "a row keeps more tokens than its list has room for",
-            Self::Lengths => "offsets, spans or lengths cannot be",
+            Self::Lengths => "offsets, spans or lengths are invalid",
             Self::Index => "a list entry lies outside its sequence",
             Self::Order => "a list does not ascend strictly",
             Self::Page => "a page lies outside the pool",

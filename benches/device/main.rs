@@ -1,4 +1,4 @@
-//! The verbs on a device at the shapes of `docs/design.md`, section 7. Takes verbs, prints a line
+//! The verbs on a device at the shapes of `scripts/device_record.py`. Takes verbs, prints a line
 //! of JSON for every measurement; with `--small`, runs small cases instead and times nothing, for
 //! compute-sanitizer. Every result is checked. `scripts/device-run` runs it beside
 //! `benches/peers/`.

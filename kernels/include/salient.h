@@ -30,7 +30,7 @@ enum {
     SALIENT_STATUS_NAN = 1,         // a score is NaN
     SALIENT_STATUS_PROTECTED = 2,   // more tokens are protected than the budget keeps
     SALIENT_STATUS_CAPACITY = 4,    // a row keeps more tokens than its list has room for
-    SALIENT_STATUS_LENGTHS = 8,     // cu_seqlens, spans or list lengths that cannot be
+    SALIENT_STATUS_LENGTHS = 8,     // invalid cu_seqlens, spans or list lengths
     SALIENT_STATUS_INDEX = 16,      // a list entry outside its sequence, or -1 before the end
     SALIENT_STATUS_ORDER = 32,      // a list that does not ascend strictly
     SALIENT_STATUS_PAGE = 64,       // a page outside the pool

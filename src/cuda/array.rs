@@ -68,6 +68,11 @@ impl<T: DeviceRepr> Array<T> {
 }
 
 impl<T> Array<T> {
+    /// The memory, where it is of exactly the array's length: that of an array that is not empty.
+    pub fn into_slice(self) -> CudaSlice<T> {
+        self.slice
+    }
+
     /// How many elements there are.
     pub fn len(&self) -> usize {
         self.len

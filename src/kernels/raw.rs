@@ -29,7 +29,7 @@ pub const SALIENT_STATUS_NAN: u32 = 1;
 pub const SALIENT_STATUS_PROTECTED: u32 = 2;
 /// a row keeps more tokens than its list has room for
 pub const SALIENT_STATUS_CAPACITY: u32 = 4;
-/// cu_seqlens, spans or list lengths that cannot be
+/// invalid cu_seqlens, spans or list lengths
 pub const SALIENT_STATUS_LENGTHS: u32 = 8;
 /// a list entry outside its sequence, or -1 before the end
 pub const SALIENT_STATUS_INDEX: u32 = 16;

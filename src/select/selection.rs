@@ -46,8 +46,8 @@ impl Selection {
     ///
     /// # Errors
     /// [`Error::OutOfRange`] for no heads, [`Error::LengthMismatch`] for another number of lists
-    /// than `batch * heads`, [`Error::NotAscending`] and [`Error::IndexOutOfBounds`] for a list
-    /// that cannot be one, [`Error::Overflow`] if more than `i32::MAX` tokens are kept.
+    /// than `batch * heads`, [`Error::NotAscending`] and [`Error::IndexOutOfBounds`] for an
+    /// invalid list, [`Error::Overflow`] if more than `i32::MAX` tokens are kept.
     pub fn from_lists(rows: Ragged, heads: usize, lists: &[impl AsRef<[i32]>]) -> Result<Self> {
         let lens = row_lens(&rows, heads)?;
         check_len("lists", lens.len(), lists.len())?;

@@ -217,7 +217,7 @@ fn garbage_in_lists_is_reported_and_left_out() {
     });
 }
 
-/// A sequence or list whose length cannot be is empty.
+/// A sequence or list with an invalid length is empty.
 #[test]
 fn lengths_that_cannot_be_empty_the_list() {
     on_device("lengths_that_cannot_be_empty_the_list", || {

@@ -64,7 +64,7 @@ fn bad_device_data_is_reported_or_stays_where_it_is() {
     });
 }
 
-/// A sequence or list whose length cannot be is empty, and the others are as they were.
+/// A sequence or list with an invalid length is empty, and the others are as they were.
 #[test]
 fn lengths_that_cannot_be_empty_the_list() {
     on_device("lengths_that_cannot_be_empty_the_list", || {

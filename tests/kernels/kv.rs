@@ -149,7 +149,7 @@ fn the_same_in_any_order() {
     }
 }
 
-/// Lists, lengths, spans and pages that cannot be: every place holds what `order` says, nothing
+/// Invalid lists, lengths, spans and pages: every place holds what `order` says, nothing
 /// else has changed, and the status tells what is wrong and where first.
 #[test]
 fn garbage_is_reported_and_contained() {

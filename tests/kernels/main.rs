@@ -1,4 +1,4 @@
-//! The kernels on data that only a device sees: lists, lengths, offsets and pages that cannot be
+//! The kernels on data that only a device sees: invalid lists, lengths, offsets and pages
 //! are reported, and nothing goes astray; what is not finite stays where it belongs; and outputs of
 //! every layout and type. And that they give the same bits whenever blocks, warps and copies get
 //! their turn. Without a device each test says on standard error that it did not run; with

@@ -161,7 +161,7 @@ fn garbage_is_reported_and_contained() {
     });
 }
 
-/// Lengths and offsets that cannot be: reported, always the same is moved, and nothing outside the
+/// Invalid lengths and offsets: reported, always the same is moved, and nothing outside the
 /// destination is written.
 #[test]
 fn lengths_that_cannot_be_are_reported() {

@@ -51,7 +51,7 @@ fn rows_of_three() -> Ragged {
     Ragged::from_lens(&[40, 50, 60]).expect("short rows")
 }
 
-/// Offsets that cannot be: the rows at fault keep nothing, the others what they should.
+/// Invalid offsets: the rows at fault keep nothing, the others what they should.
 #[test]
 fn offsets_that_cannot_be_are_faults() {
     on_device("offsets_that_cannot_be_are_faults", || {

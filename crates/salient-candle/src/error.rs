@@ -147,7 +147,7 @@ pub enum Error {
         /// The first layer asked for that is not among them.
         missing: usize,
     },
-    /// A training run cannot be as it is described.
+    /// A training run is described in a way that cannot work.
     #[error("training: {reason}")]
     Training {
         /// What is wrong.

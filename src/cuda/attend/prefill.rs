@@ -43,8 +43,8 @@ pub struct PrefillInputs<'a, T> {
 /// Attention of packed queries over the keys of their sequences, `softmax(scale q k) v`, in f32 and
 /// in a fixed order. A row that sees no key becomes 0.
 ///
-/// A first row or limit beyond the keys is cut off and added to `status`, as are sequences whose
-/// offsets or lengths cannot be, of which nothing is written.
+/// A first row or limit beyond the keys is cut off and reported in `status`. Sequences with invalid
+/// offsets or lengths are reported and skipped: nothing of theirs is written.
 ///
 /// ```no_run
 /// use half::bf16;

@@ -35,7 +35,7 @@ pub struct AttentionInputs<'a, T> {
 /// [`AttentionPlan::workspace_bytes`]. Of a sequence's query rows, and of a window, only as many
 /// queries count as it has keys.
 ///
-/// A sequence whose offsets cannot be is a [`crate::Fault::Lengths`] of `status` and keeps
+/// A sequence with invalid offsets is a [`crate::Fault::Lengths`] of `status` and keeps
 /// the scores that lie there. A NaN or infinity reaches the scores of its own sequence that the
 /// definition says.
 ///
@@ -118,7 +118,7 @@ pub fn attention<T: DeviceElement>(
 }
 
 /// Pools `scores`, `[heads, total]`, along the tokens of each sequence into `out`,
-/// `[heads, total]`: [`crate::host::score::pool`]. A sequence whose offsets cannot be is a
+/// `[heads, total]`: [`crate::host::score::pool`]. A sequence with invalid offsets is a
 /// [`crate::Fault::Lengths`] of `status` and is left out.
 ///
 /// # Errors

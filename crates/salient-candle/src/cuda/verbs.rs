@@ -1,22 +1,17 @@
 //! Score, select and compact of a stage on tensors, and attention.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 use candle_core::backend::BackendDevice;
 use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::{CudaDevice, CudaStorage, DType, DeviceLocation, Shape, Storage, Tensor};
 use half::{bf16, f16};
-use salient::compact::RowShape;
-use salient::cuda::compact::{self, RowLists, RowTensor};
-use salient::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaViewMut, DeviceRepr};
-use salient::cuda::score::{self, Predictor};
-use salient::cuda::select::{SelectInputs, SelectOutputs, select};
-use salient::cuda::{DeviceElement, StatusWord, bytes_mut};
+use salient::cuda::compact::RowTensor;
+use salient::cuda::cudarc::driver::CudaViewMut;
+use salient::cuda::score::Predictor;
+use salient::cuda::{self as on_device, DeviceElement, DeviceSelection, Session, bytes_mut};
 use salient::kernels::attend::MAX_PREFILL_DIM;
-use salient::kernels::compact::RowsPlan;
-use salient::kernels::score::{KeynormPlan, MlpPlan, MlpWeights};
-use salient::kernels::select::SelectPlan;
+use salient::kernels::score::MlpWeights;
 use salient::schedule::StagePlan;
 use salient::score::{AttentionScore, Per, PredictorWeights};
 use salient::{Fault, Ragged};
@@ -45,25 +40,13 @@ enum Weights {
 #[derive(Debug)]
 pub struct CudaVerbs {
     pub(super) device: CudaDevice,
-    pub(super) stream: Arc<CudaStream>,
-    pub(super) status: StatusWord,
-    pub(super) workspace: Option<CudaSlice<u8>>,
+    pub(super) session: Session,
     /// The stream is another one on another thread, where the workspace may still be in use here.
     of_this_thread: PhantomData<*const ()>,
 }
 
 /// Which tokens a selection kept, on the device.
-#[derive(Debug)]
-pub struct CudaKept {
-    total: usize,
-    kept_total: usize,
-    batch: usize,
-    capacity: usize,
-    kept: CudaSlice<i32>,
-    kept_lens: CudaSlice<i32>,
-    cu_kept: CudaSlice<i32>,
-    cu_seqlens: CudaSlice<i32>,
-}
+pub type CudaKept = DeviceSelection;
 
 impl CudaPredictor {
     /// Copies a predictor for hidden states of `hidden` channels and type `dtype` to a device.
@@ -104,10 +87,8 @@ impl CudaVerbs {
     /// # Errors
     /// Those of the device.
     pub fn new(device: &CudaDevice) -> Result<Self> {
-        let stream = device.cuda_stream();
-        let status = StatusWord::new(&stream)?;
-        let device = device.clone();
-        Ok(Self { device, stream, status, workspace: None, of_this_thread: PhantomData })
+        let session = Session::new(&device.cuda_stream())?;
+        Ok(Self { device: device.clone(), session, of_this_thread: PhantomData })
     }
 
     fn mlp_of<T>(&mut self, predictor: &Predictor<T>, hidden: &Tensor) -> Result<Tensor>
@@ -119,51 +100,20 @@ impl CudaVerbs {
             let (what, expected) = ("channels of the hidden states", predictor.shape().hidden());
             return Err(salient::Error::LengthMismatch { what, expected, actual: channels }.into());
         }
-        let plan = MlpPlan::new(predictor.shape(), tokens)?;
-        let mut scores = self.zeros::<f32>(tokens)?;
-        let workspace = room(&mut self.workspace, &self.stream, plan.workspace_bytes())?;
         let hidden = TensorView::packed("hidden states", hidden)?;
-        score::mlp(
-            &self.stream,
-            &plan,
-            predictor,
-            &hidden.elements::<T>()?,
-            None,
-            &mut scores.as_view_mut(),
-            &mut workspace.as_view_mut(),
-        )?;
-        tensor(scores, tokens, &self.device)
+        let scores = self.session.mlp(predictor, &hidden.elements::<T>()?)?;
+        tensor(scores.into_slice(), tokens, &self.device)
     }
 
-    fn keynorm_of<T>(&mut self, keys: &Tensor, dtype: salient::DType) -> Result<Tensor>
+    fn keynorm_of<T>(&mut self, keys: &Tensor) -> Result<Tensor>
     where
         T: DeviceElement + candle_core::cuda_backend::CudaDType + candle_core::WithDType,
     {
         let tokens = keys.dim(0)?;
         let (keys, layout) = TensorView::heads("keys", keys)?;
-        let plan = KeynormPlan::new(tokens, layout, dtype, Per::Token)?;
-        let mut scores = self.zeros::<f32>(plan.scores_len())?;
-        let stream = &self.stream;
-        score::keynorm(stream, &plan, &keys.elements::<T>()?, &mut scores.as_view_mut())?;
-        tensor(scores, tokens, &self.device)
-    }
-
-    pub(super) fn zeros<T>(&self, len: usize) -> Result<CudaSlice<T>>
-    where
-        T: DeviceRepr + salient::cuda::cudarc::driver::ValidAsZeroBits,
-    {
-        Ok(self.stream.alloc_zeros(len).map_err(salient::Error::from)?)
-    }
-
-    pub(super) fn upload(&self, values: &[i32]) -> Result<CudaSlice<i32>> {
-        Ok(self.stream.clone_htod(values).map_err(salient::Error::from)?)
-    }
-
-    fn upload_counts(&self, counts: impl Iterator<Item = usize>) -> Result<CudaSlice<i32>> {
-        let overflow = |_| salient::Error::Overflow { what: "counts of a stage" };
-        let counts: Vec<i32> =
-            counts.map(|count| i32::try_from(count).map_err(overflow)).collect::<Result<_, _>>()?;
-        self.upload(&counts)
+        let keys = on_device::TensorView::new(keys.elements::<T>()?, layout);
+        let scores = self.session.keynorm(&keys, tokens, Per::Token)?;
+        tensor(scores.into_slice(), tokens, &self.device)
     }
 }
 
@@ -185,9 +135,9 @@ impl Verbs for CudaVerbs {
 
     fn keynorm(&mut self, keys: &Tensor) -> Result<Tensor> {
         match keys.dtype() {
-            DType::F16 => self.keynorm_of::<f16>(keys, salient::DType::F16),
-            DType::BF16 => self.keynorm_of::<bf16>(keys, salient::DType::Bf16),
-            DType::F32 => self.keynorm_of::<f32>(keys, salient::DType::F32),
+            DType::F16 => self.keynorm_of::<f16>(keys),
+            DType::BF16 => self.keynorm_of::<bf16>(keys),
+            DType::F32 => self.keynorm_of::<f32>(keys),
             other => Err(Error::Unsupported {
                 what: "type of keys",
                 name: other.as_str().into(),
@@ -213,58 +163,23 @@ impl Verbs for CudaVerbs {
 
     fn select(&mut self, scores: &Tensor, rows: &Ragged, stage: &StagePlan) -> Result<CudaKept> {
         check_stage(rows, stage)?;
-        let plan = SelectPlan::of(&request(rows, stage))?;
-        let counts = self.upload_counts(stage.counts.iter().copied())?;
-        let sinks = self.upload_counts(stage.edges.iter().map(|edges| edges.sinks))?;
-        let recent = self.upload_counts(stage.edges.iter().map(|edges| edges.recent))?;
-        let mut kept = CudaKept {
-            total: rows.total(),
-            kept_total: stage.rows.total(),
-            batch: rows.batch(),
-            capacity: plan.capacity(),
-            kept: self.zeros(plan.rows() * plan.capacity())?,
-            kept_lens: self.zeros(plan.rows())?,
-            cu_kept: self.zeros(plan.rows() + 1)?,
-            cu_seqlens: self.upload(rows.cu_seqlens())?,
-        };
         let scores = TensorView::packed("scores", scores)?;
-        let inputs = SelectInputs {
-            counts: Some(counts.as_view()),
-            sinks: Some(sinks.as_view()),
-            recent: Some(recent.as_view()),
-            ..SelectInputs::new(scores.elements::<f32>()?, kept.cu_seqlens.as_view())
-        };
-        let mut outputs = SelectOutputs {
-            cu_kept: Some(kept.cu_kept.as_view_mut()),
-            ..SelectOutputs::new(kept.kept.as_view_mut(), kept.kept_lens.as_view_mut())
-        };
-        let workspace = room(&mut self.workspace, &self.stream, plan.workspace_bytes())?;
-        let workspace = Some(&mut workspace.as_view_mut());
-        select(&self.stream, &plan, &inputs, &mut outputs, workspace, &mut self.status)?;
-        Ok(kept)
+        Ok(self.session.select(&scores.elements::<f32>()?, &request(rows, stage))?)
     }
 
     fn rows(&mut self, kept: &CudaKept, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
-        let mut shapes = Vec::with_capacity(tensors.len());
+        let mut row_bytes = Vec::with_capacity(tensors.len());
         let mut sources = Vec::with_capacity(tensors.len());
         let mut outs = Vec::with_capacity(tensors.len());
         for tensor in tensors {
-            check_rows(tensor, kept.total)?;
+            check_rows(tensor, kept.rows().total())?;
             let row: usize = tensor.dims()[1..].iter().product();
-            shapes.push(RowShape::packed(row * tensor.dtype().size_in_bytes()));
+            row_bytes.push(row * tensor.dtype().size_in_bytes());
             sources.push(TensorView::packed("rows to move", tensor)?);
-            let shape = [&[kept.kept_total], &tensor.dims()[1..]].concat();
+            let shape = [&[kept.kept_total()], &tensor.dims()[1..]].concat();
             let out = self.device.zeros_impl(&Shape::from(shape.as_slice()), tensor.dtype())?;
             outs.push((out, shape));
         }
-        let CudaKept { batch, total, kept_total, capacity, .. } = *kept;
-        let plan = RowsPlan::new(batch, total, kept_total, capacity, &shapes)?;
-        let lists = RowLists {
-            kept: kept.kept.as_view(),
-            kept_lens: kept.kept_lens.as_view(),
-            cu_kept: kept.cu_kept.as_view(),
-            cu_seqlens: kept.cu_seqlens.as_view(),
-        };
         {
             let views = outs.iter_mut().zip(tensors);
             let views = views.map(|((out, _), tensor)| OutView::of(out, tensor.dtype()));
@@ -273,7 +188,7 @@ impl Verbs for CudaVerbs {
             for (source, view) in sources.iter().zip(&mut views) {
                 moves.push(RowTensor { src: source.bytes()?, dst: view.bytes() });
             }
-            compact::rows(&self.stream, &plan, &mut moves, &lists, &mut self.status)?;
+            self.session.compact_rows_to(kept, &mut moves, &row_bytes)?;
         }
         let tensor = |(out, shape)| Tensor::from((Storage::Cuda(out), Shape::from(shape)));
         Ok(outs.into_iter().map(tensor).collect())
@@ -313,24 +228,10 @@ impl Verbs for CudaVerbs {
     }
 
     fn finish(&mut self) -> Result<bool> {
-        let status = self.status.read(&self.stream)?;
+        let status = self.session.finish()?;
         status.check()?;
         Ok(status.has(Fault::Nan))
     }
-}
-
-/// A workspace of at least so many bytes, for the next launch. One that is too small is freed in
-/// the stream's order, after the launches that use it.
-pub(super) fn room<'a>(
-    workspace: &'a mut Option<CudaSlice<u8>>,
-    stream: &Arc<CudaStream>,
-    bytes: usize,
-) -> Result<&'a mut CudaSlice<u8>> {
-    let room = match workspace.take().filter(|workspace| workspace.len() >= bytes) {
-        Some(room) => room,
-        None => stream.alloc_zeros(bytes.max(1)).map_err(salient::Error::from)?,
-    };
-    Ok(workspace.insert(room))
 }
 
 /// A tensor's storage to be written, of the types that rows may have.

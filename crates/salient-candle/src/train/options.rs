@@ -144,7 +144,7 @@ const LEAST: f64 = 1e-6;
 
 impl TrainOptions {
     /// # Errors
-    /// [`Error::Training`] for sizes, weights and rates that cannot be, and for a target that has
+    /// [`Error::Training`] for invalid sizes, weights and rates, and for a target that has
     /// negative values where its logarithm or its share is asked for.
     pub fn check(&self) -> Result<()> {
         let refuse = |reason: String| Err(Error::Training { reason });
