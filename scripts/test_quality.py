@@ -195,8 +195,8 @@ class Page(unittest.TestCase):
         charts = ["hotpotqa-kl.svg", "hotpotqa-question-later-kl.svg", "squad-1024-kl.svg"]
         page = self.page([*ROWS, later], charts)
         last, later = re.split("question later\n", page)
-        self.assertIn("(quality/hotpotqa-kl.svg)", last)
-        self.assertIn("(quality/hotpotqa-question-later-kl.svg)", later)
+        self.assertIn("(hotpotqa-kl.svg)", last)
+        self.assertIn("(hotpotqa-question-later-kl.svg)", later)
         self.assertEqual(page.count("!["), 2)
 
     def test_what_was_written_by_hand_stays(self):
