@@ -14,7 +14,7 @@ mod engine;
 mod place;
 
 use half::{bf16, f16};
-use salient::attend::{Attention, CacheLayout, KeyLists, Keys, PackedLists};
+use salient::attend::{Attention, CacheLayout, KeyLists, Keys, PackedLists, RowLimit};
 use salient::compact::{KvLayout, KvMode};
 use salient::cuda::attend::{AttendOutputs, DecodeInputs, decode};
 use salient::cuda::compact::{KvLists, KvOutputs, KvTable, kv};
@@ -25,7 +25,7 @@ use salient::cuda::cudarc::driver::{CudaContext, CudaStream};
 use salient::cuda::score::{Predictor, mlp};
 use salient::cuda::select::{SelectInputs, SelectOutputs, select};
 use salient::cuda::validate::{Lists, validate};
-use salient::cuda::{StatusWord, prepare};
+use salient::cuda::{Attended, CachedKeys, Place, StatusWord, TensorView, prepare};
 use salient::host::attend as host;
 use salient::kernels::attend::{DecodePlan, DecodeShape, PrefillVariant};
 use salient::kernels::compact::{KvPlan, KvShape};
@@ -36,7 +36,7 @@ use salient::score::PredictorWeights;
 use salient::select::Budget;
 use salient::{DType, Error, Fault, Layout, Ragged, Result, Span, Status, View, ViewMut};
 use salient_oracle::generate::Random;
-use salient_oracle::implementation::Score;
+use salient_oracle::implementation::{AttendDecode, AttendPrefill, Score};
 use salient_oracle::suite;
 
 use device::Device;
@@ -258,6 +258,80 @@ fn filled_holes_hold_the_same_tokens_as_a_stable_move() {
 fn a_graph_replays_score_select_and_compact() {
     on_device("a_graph_replays_score_select_and_compact", || {
         cuda_graph::replay(&CudaContext::new(0)?.per_thread_stream())
+    });
+}
+
+/// A session attends as the functions below it do, through which the suite goes.
+#[test]
+fn a_session_attends_as_the_functions_do() {
+    on_device("a_session_attends_as_the_functions_do", || {
+        let device = Device::new(Variant::Auto)?;
+        let mut session = device.session()?;
+        let (q_heads, kv_heads, dim) = (6, 2, 64);
+        let spans = [Span { start: 3, len: 40 }, Span { start: 43, len: 300 }];
+        let (queries, tokens) = (Ragged::from_lens(&[17, 33])?, 343);
+        let numbers = |seed, len| -> Vec<f16> {
+            Random::new(seed).normals(len, 1.0).into_iter().map(f16::from_f32).collect()
+        };
+        let q = numbers(1, queries.total() * q_heads * dim);
+        let (k, v) = (numbers(2, tokens * kv_heads * dim), numbers(3, tokens * kv_heads * dim));
+        let keys = Keys::Contiguous {
+            k: View::token_major(&k[..], kv_heads, dim),
+            v: View::token_major(&v[..], kv_heads, dim),
+            spans: &spans,
+        };
+        let sinks: Vec<f32> = (0..q_heads).map(|head| head as f32 - 2.0).collect();
+        let attention = Attention { sinks: Some(&sinks), ..Attention::new(0.125) };
+
+        let q_view = View::token_major(&q[..], q_heads, dim);
+        let (mut out, mut lse) = (vec![0f32; q.len()], vec![0f32; queries.total() * q_heads]);
+        let to = ViewMut::token_major(&mut out[..], q_heads, dim);
+        device.prefill(
+            q_view,
+            &queries,
+            &keys,
+            RowLimit::Causal,
+            &attention,
+            to,
+            Some(&mut lse),
+        )?;
+        let [starts, lens] = [[3, 43], [40, 300]].map(|values| session.upload(&values));
+        let (starts, lens) = (starts?, lens?);
+        let (q_there, k, v) = (session.upload(&q)?, session.upload(&k)?, session.upload(&v)?);
+        let there = CachedKeys {
+            k: k.view(),
+            v: v.view(),
+            layout: keys.layout()?,
+            place: Place::Spans(starts.view()),
+            lens: lens.view(),
+        };
+        let q_all = TensorView::token_major(q_there.view(), q_heads, dim);
+        let attended: Attended<f32> =
+            session.prefill(&q_all, &queries, &there, RowLimit::Causal, &attention)?;
+        session.finish()?.check()?;
+        assert_eq!(attended.out.to_host(&device.stream)?, out);
+        assert_eq!(attended.lse.to_host(&device.stream)?, lse);
+
+        // The first two queries, one step of both sequences, over lists of each head.
+        let lists = [vec![0, 7, 39], vec![], vec![1, 2, 299], vec![150]];
+        let lens: Vec<usize> = lists.iter().map(Vec::len).collect();
+        let (entries, packed) = (lists.concat(), Ragged::from_lens(&lens)?);
+        let packed = PackedLists { keys: &entries, lists: &packed };
+        let q_view = View::token_major(&q[..2 * q_heads * dim], q_heads, dim);
+        let (mut out, mut lse) = (vec![0f32; 2 * q_heads * dim], vec![0f32; 2 * q_heads]);
+        let to = ViewMut::token_major(&mut out[..], q_heads, dim);
+        let listed = KeyLists::PerHead(packed);
+        device.decode(q_view, &keys, listed, &attention, to, Some(&mut lse))?;
+        let kept = session.upload(&packed.padded(5)?)?;
+        let kept_lens = session.upload(&lens.iter().map(|&len| len as i32).collect::<Vec<_>>())?;
+        let lists = KeyLists::PerHead([kept.view(), kept_lens.view()]);
+        let q_two =
+            TensorView::token_major(q_there.view().slice(..2 * q_heads * dim), q_heads, dim);
+        let attended: Attended<f32> = session.decode(&q_two, &there, lists, 5, &attention)?;
+        session.finish()?.check()?;
+        assert_eq!(attended.out.to_host(&device.stream)?, out);
+        assert_eq!(attended.lse.to_host(&device.stream)?, lse);
+        Ok(())
     });
 }
 

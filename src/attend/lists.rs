@@ -208,3 +208,31 @@ impl RowLimit<&[i32]> {
         Ok(visible)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_padded_side_by_side() {
+        let lists = Ragged::from_lens(&[2, 0, 3]).unwrap();
+        let packed = PackedLists { keys: &[1, 4, 0, 2, 5], lists: &lists };
+        assert_eq!(packed.padded(3).unwrap(), [1, 4, -1, -1, -1, -1, 0, 2, 5]);
+        assert!(packed.padded(2).is_err());
+        assert!(PackedLists { keys: &[1, 4], ..packed }.padded(3).is_err());
+    }
+
+    #[test]
+    fn kinds_leave_the_data_out() {
+        let limit = RowLimit::Between { first: &[0][..], limit: &[1][..] };
+        assert_eq!(limit.kind(), RowLimit::Between { first: (), limit: () });
+        assert_eq!(RowLimit::PerRow(&[3][..]).kind(), RowLimit::PerRow(()));
+        assert_eq!(limit.firsts().zip(limit.limits()), Some((&&[0][..], &&[1][..])));
+        let lens = limit.try_map(|rows| Ok::<_, ()>(rows.len()));
+        assert_eq!(lens, Ok(RowLimit::Between { first: 1, limit: 1 }));
+        assert_eq!(RowLimit::PerRow(()).try_map(|()| Err::<(), _>("refused")), Err("refused"));
+        assert_eq!(KeyLists::PerHead("lists").kind(), KeyLists::PerHead(()));
+        let per_sequence = [KeyLists::Dense, KeyLists::Shared(()), KeyLists::PerHead(())];
+        assert_eq!(per_sequence.map(|lists| lists.per_sequence(4)), [0, 1, 4]);
+    }
+}
