@@ -1,6 +1,6 @@
-//! An engine compresses its paged KV cache: the last queries of each prompt score its tokens, a third of
-//! them stays, the pages that no token needs any more come back, and decode goes on over what is left.
-//! `cargo run --release --features cuda --example engine`
+//! An engine compresses its paged KV cache: the last queries of each prompt score its tokens, a
+//! third of them stays, the pages that no token needs any more come back, and decode goes on over
+//! what is left. `cargo run --release --features cuda --example engine`
 
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ const HEADS: usize = 2;
 const DIM: usize = 64;
 const PAGES: Pages = Pages { page_size: 16, max_pages: 5, pages: 12 };
 
-/// What an engine has after a prefill: one layer's cache, and the prompt's queries and keys, which are
-/// still there.
+/// What an engine has after a prefill: one layer's cache, and the prompt's queries and keys, which
+/// are still there.
 pub(crate) struct Engine {
     session: Session,
     prompts: Ragged,

@@ -1,5 +1,5 @@
-//! The four verbs on the host: score the tokens of two prompts, keep half of each, move what belongs to
-//! them together, and attend over what is left. `cargo run --release --example host`
+//! The four verbs on the host: score the tokens of two prompts, keep half of each, move what
+//! belongs to them together, and attend over what is left. `cargo run --release --example host`
 
 use salient::attend::{Attention, Keys, RowLimit};
 use salient::host::compact::RowTensor;
@@ -58,7 +58,8 @@ fn main() -> Result<()> {
         ],
     )?;
 
-    // Causal attention over them is causal attention in original positions: their order is the same.
+    // Causal attention over them is causal attention in original positions: their order is the
+    // same.
     let spans: Vec<Span> = kept.spans().collect();
     let keys = Keys::Contiguous {
         k: View::token_major(&kept_k[..], KV_HEADS, DIM),

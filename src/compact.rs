@@ -1,8 +1,8 @@
 //! **compact**: moves the survivors together. What is asked for, on every backend.
 //!
-//! Hidden states move as rows of several tensors; keys and values of all layers move to the front of
-//! each sequence's span, or to its front pages. Survivors keep their order, unless [`KvMode::HoleFill`]
-//! says otherwise.
+//! Hidden states move as rows of several tensors; keys and values of all layers move to the front
+//! of each sequence's span, or to its front pages. Survivors keep their order, unless
+//! [`KvMode::HoleFill`] says otherwise.
 
 mod layout;
 

@@ -23,10 +23,10 @@
 //! | [`compact`] | moves the survivors together: hidden states, positions, KV caches | [`host::compact`] | `cuda::compact` |
 //! | [`attend`] | attention over the survivors, exact in their original positions | [`host::attend`] | `cuda::attend` |
 //!
-//! The modules of the verbs hold what every backend shares: requests, options, layouts and lists, with
-//! their checks. [`host`] computes on the CPU and is always there. Feature `cuda` adds `cuda`: the same
-//! verbs on buffers and streams of the caller. What a launch needs to know ahead is planned, without a
-//! device, in [`kernels`].
+//! The modules of the verbs hold what every backend shares: requests, options, layouts and lists,
+//! with their checks. [`host`] computes on the CPU and is always there. Feature `cuda` adds `cuda`:
+//! the same verbs on buffers and streams of the caller. What a launch needs to know ahead is
+//! planned, without a device, in [`kernels`].
 //!
 //! A [`Schedule`](schedule::Schedule) decides, from prompt lengths alone, how many tokens each
 //! stage keeps, so every shape is known before anything runs. Sequences of a batch are packed along

@@ -61,7 +61,7 @@ use crate::select::Edges;
 pub struct Schedule {
     /// Where tokens are dropped, and how many stay.
     pub stages: Stages,
-    /// The first so many tokens are protected.
+    /// How many tokens at the start are protected.
     pub sinks: usize,
     /// The last so many tokens are protected: this fraction, in [0, 1), of the ORIGINAL length,
     /// rounded up.

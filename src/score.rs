@@ -4,9 +4,10 @@
 //!
 //! # Attention scores
 //!
-//! A sequence has `n` rows; its window is its last `m <= n` queries, `m = 1` for [`last_query`](crate::host::score::last_query) and
-//! `m = n` for [`columns`](crate::host::score::columns). Query `j` of the window sees the keys `t <= n - m + j` (causal,
-//! bottom-right aligned), and
+//! A sequence has `n` rows; its window is its last `m <= n` queries, `m = 1` for
+//! [`last_query`](crate::host::score::last_query) and `m = n` for
+//! [`columns`](crate::host::score::columns). Query `j` of the window sees the keys `t <= n - m + j`
+//! (causal, bottom-right aligned), and
 //!
 //! ```text
 //! A[h, j, t] = softmax over the keys that j sees of  scale * q[h, j] . k[h / group, t]

@@ -21,8 +21,8 @@ pub enum PerSequence<'a, T> {
     Each(&'a [T]),
 }
 
-/// How many tokens to keep. `Counts` is where the counts of [`Budget::Counts`] lie: a slice where the host
-/// has them, nothing in a plan, whose launches bring them along.
+/// How many tokens to keep. `Counts` is where the counts of [`Budget::Counts`] lie: a slice where
+/// the host has them, nothing in a plan, whose launches bring them along.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Budget<Counts = ()> {
@@ -47,8 +47,8 @@ impl<Counts> Budget<Counts> {
         }
     }
 
-    /// The most tokens that a sequence of up to `max_len` keeps, protection aside: the room that its
-    /// list needs.
+    /// The most tokens that a sequence of up to `max_len` keeps, protection aside: the room that
+    /// its list needs.
     pub fn capacity(&self, max_len: usize) -> usize {
         match *self {
             Self::Count(count) => count.min(max_len),
@@ -70,9 +70,9 @@ impl<Counts> Budget<Counts> {
 /// Tokens at the edges of a sequence that are never dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Edges {
-    /// The first so many tokens.
+    /// How many tokens at the start.
     pub sinks: usize,
-    /// The last so many tokens (the local window).
+    /// How many tokens at the end (the local window).
     pub recent: usize,
 }
 

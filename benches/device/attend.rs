@@ -261,7 +261,7 @@ fn turn(sequence: usize, len: usize) -> usize {
     sequence * 977 % len
 }
 
-/// So many of the first `len` numbers, ascending.
+/// A random subset of the first `len` numbers, ascending.
 fn subset(len: usize, keep: usize, seed: u64) -> Vec<i32> {
     let order = Random::new(seed).permutation(len);
     let mut kept: Vec<i32> = order[..keep].iter().map(|&key| key as i32).collect();

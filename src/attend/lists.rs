@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::ragged::Ragged;
 
 /// Which key rows a query of decode reads. Rows count from the sequence's first key; lists ascend
-/// strictly. `Lists` is where the lists lie: [`PackedLists`] where the host has them, nothing in a plan,
-/// whose launches bring them along.
+/// strictly. `Lists` is where the lists lie: [`PackedLists`] where the host has them, nothing in a
+/// plan, whose launches bring them along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyLists<Lists = ()> {
     /// All of them.
@@ -59,12 +59,12 @@ impl<Lists> KeyLists<Lists> {
 }
 
 impl PackedLists<'_> {
-    /// The lists side by side, `[lists, capacity]`, -1 after the last entry of each: as kernels take
-    /// them.
+    /// The lists side by side, `[lists, capacity]`, -1 after the last entry of each: as kernels
+    /// take them.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`] if a list is longer than `capacity` or there are fewer keys than the
-    /// lists have entries.
+    /// [`Error::LengthMismatch`] if a list is longer than `capacity` or there are fewer keys than
+    /// the lists have entries.
     pub fn padded(&self, capacity: usize) -> Result<Vec<i32>> {
         check_len("entries of key lists", self.lists.total(), self.keys.len())?;
         let longest = self.lists.lens().max().unwrap_or(0);
@@ -105,8 +105,8 @@ impl KeyLists<PackedLists<'_>> {
 }
 
 /// Which key rows of its sequence a query sees: those below its row limit. Rows count from the
-/// sequence's first key. `Rows` is where row numbers lie: a slice where the host has them, nothing in a
-/// plan, whose launches bring them along.
+/// sequence's first key. `Rows` is where row numbers lie: a slice where the host has them, nothing
+/// in a plan, whose launches bring them along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RowLimit<Rows = ()> {
     /// Aligned at the end: query i of n over m keys sees the first `m - n + i + 1`, none if

@@ -17,7 +17,8 @@ pub struct SelectInputs<'a> {
     pub scores: CudaView<'a, f32>,
     /// `[batch + 1]`.
     pub cu_seqlens: CudaView<'a, i32>,
-    /// `[batch]` tokens to keep, with [`Budget::Counts`](crate::select::Budget::Counts) and no other.
+    /// `[batch]` tokens to keep, with [`Budget::Counts`](crate::select::Budget::Counts) and no
+    /// other.
     pub counts: Option<CudaView<'a, i32>>,
     /// `[batch]` first tokens never dropped, instead of the plan's.
     pub sinks: Option<CudaView<'a, i32>>,

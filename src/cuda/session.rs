@@ -7,6 +7,7 @@ mod select;
 
 use std::sync::Arc;
 
+use bytemuck::Pod;
 use cudarc::driver::sys::CUstreamCaptureStatus_enum as CaptureStatus;
 use cudarc::driver::{CudaStream, DeviceRepr};
 
@@ -15,19 +16,20 @@ pub use compact::FreedPages;
 pub use score::IndexerTensors;
 pub use select::DeviceSelection;
 
-use super::{Array, DeviceElement, StatusWord, bytes_mut};
+use super::{Array, StatusWord, bytes_mut};
 use crate::error::{Error, Result};
 use crate::kernels::attend::PrefillVariant;
 use crate::kernels::select::Variant;
 use crate::status::Status;
 
 /// The verbs on one stream, with what their launches share: a workspace, which grows, and a status
-/// word. Outputs are new arrays. Requests are those of the host backend; what they hold is uploaded.
+/// word. Outputs are new arrays. Requests are those of the host backend; what they hold is
+/// uploaded.
 ///
 /// Nothing waits for the device but [`Session::finish`], which says what the kernels found wrong in
-/// data that only they see. For graphs, and for allocators of one's own, there are the functions that
-/// this calls: [`super::select::select`], [`super::compact::rows`], [`super::attend::decode`] and the
-/// others. They neither allocate nor upload.
+/// data that only they see. For graphs, and for allocators of one's own, there are the functions
+/// that this calls: [`super::select::select`], [`super::compact::rows`], [`super::attend::decode`]
+/// and the others. They neither allocate nor upload.
 ///
 /// ```no_run
 /// use salient::Ragged;
@@ -92,12 +94,12 @@ impl Session {
     }
 
     /// Makes the workspace at least this large, in bytes, as plans say
-    /// ([`SelectPlan::workspace_bytes`](crate::kernels::select::SelectPlan::workspace_bytes) and others).
-    /// One that is too small is freed in the stream's order.
+    /// ([`SelectPlan::workspace_bytes`](crate::kernels::select::SelectPlan::workspace_bytes) and
+    /// others). One that is too small is freed in the stream's order.
     ///
     /// # Errors
-    /// [`Error::Unfit`] while the stream is captured, where nothing may be allocated for longer than the
-    /// graph runs; [`Error::Driver`].
+    /// [`Error::Unfit`] while the stream is captured, where nothing may be allocated for longer
+    /// than the graph runs; [`Error::Driver`].
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         if self.workspace.len() >= bytes {
             return Ok(());
@@ -113,7 +115,8 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for the stream, and gives and forgets what kernels have found wrong since the last time.
+    /// Waits for the stream, and gives and forgets what kernels have found wrong since the last
+    /// time.
     ///
     /// # Errors
     /// [`Error::Driver`], also for work that failed earlier.
@@ -131,8 +134,8 @@ impl Session {
         unsafe { Array::uninit(&self.stream, len) }
     }
 
-    /// An array of which a launch leaves out what belongs to sequences at fault.
-    fn cleared<T: DeviceElement>(&self, len: usize) -> Result<Array<T>> {
+    /// An array of which a launch may leave out a part.
+    fn cleared<T: Pod + DeviceRepr>(&self, len: usize) -> Result<Array<T>> {
         let mut array = self.output(len)?;
         if len > 0 {
             let mut bytes = array.view_mut();

@@ -33,7 +33,8 @@ pub(crate) struct Folded {
 }
 
 impl PredictorWeights {
-    /// Checks and folds; the errors are those of [`Predictor::new`](crate::host::score::Predictor::new).
+    /// Checks and folds; the errors are those of
+    /// [`Predictor::new`](crate::host::score::Predictor::new).
     pub(crate) fn fold(self, hidden: usize) -> Result<Folded> {
         let (width, outputs) = (self.b1.len(), self.b2.len());
         let positive = |what, value| match value {

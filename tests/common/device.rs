@@ -53,8 +53,8 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// The first device. `SALIENT_SAMPLE`, a [`Sample`], has it run a share of the suite's cases: the
-    /// software GPU takes long over each.
+    /// The first device. `SALIENT_SAMPLE`, a [`Sample`], has it run a share of the suite's cases:
+    /// the software GPU takes long over each.
     pub(crate) fn new(variant: Variant) -> Result<Self> {
         Self::numbered(0, variant)
     }

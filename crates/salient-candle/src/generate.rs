@@ -15,7 +15,7 @@ use crate::scorer::Scorer;
 /// What to generate.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions {
-    /// At most so many tokens per sequence.
+    /// The most tokens to generate per sequence.
     pub max_tokens: usize,
     /// Tokens that end a sequence; not part of the answer.
     pub stop: Vec<u32>,

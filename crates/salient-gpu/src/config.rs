@@ -88,8 +88,8 @@ pub enum Sums {
 pub enum Loading {
     /// Anywhere.
     Anywhere,
-    /// Before captures, but relaxed ones. Drivers do not promise that a first use within a capture works:
-    /// this is the strictest of them.
+    /// Before captures, but relaxed ones. Drivers do not promise that a first use within a capture
+    /// works: this is the strictest of them.
     Before,
 }
 

@@ -73,9 +73,9 @@ impl<'a, T, C> DecodeInputs<'a, T, C> {
 /// length. `workspace` holds at least [`DecodePlan::workspace_bytes`]; none is needed where that is
 /// 0.
 ///
-/// Entries outside the sequence, or on pages outside the pool, are reported in `status` and skipped.
-/// Lists that do not ascend are reported. Invalid lengths are reported and count as 0. The output of an
-/// empty list is 0.
+/// Entries outside the sequence, or on pages outside the pool, are reported in `status` and
+/// skipped. Lists that do not ascend are reported. Invalid lengths are reported and count as 0. The
+/// output of an empty list is 0.
 ///
 /// ```no_run
 /// use half::bf16;

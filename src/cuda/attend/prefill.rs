@@ -31,8 +31,8 @@ pub struct PrefillInputs<'a, T> {
     /// `[queries]` the first key row that each query sees, counted from its sequence's first; with
     /// [`RowLimit::Between`](crate::attend::RowLimit::Between) only.
     pub firsts: Option<CudaView<'a, i32>>,
-    /// `[queries]` row limits; with [`RowLimit::PerRow`](crate::attend::RowLimit::PerRow) and that, and only
-    /// then.
+    /// `[queries]` row limits; with [`RowLimit::PerRow`](crate::attend::RowLimit::PerRow) and that,
+    /// and only then.
     pub limits: Option<CudaView<'a, i32>>,
     /// `[q heads]` learned logits that join every row of their head
     /// ([`Attention::sinks`](crate::attend::Attention::sinks)). One that is NaN or infinity

@@ -27,11 +27,11 @@ pub struct IndexerInputs<'a, T> {
     pub cu_queries: CudaView<'a, i32>,
     /// `[batch + 1]`.
     pub cu_keys: CudaView<'a, i32>,
-    /// `[queries]`, for [`RowLimit::Between`](crate::attend::RowLimit::Between): the first key that each
-    /// query sees. Nothing: 0.
+    /// `[queries]`, for [`RowLimit::Between`](crate::attend::RowLimit::Between): the first key that
+    /// each query sees. Nothing: 0.
     pub firsts: Option<CudaView<'a, i32>>,
-    /// `[queries]`, for [`RowLimit::PerRow`](crate::attend::RowLimit::PerRow) and that, and only then: the row
-    /// limit of each.
+    /// `[queries]`, for [`RowLimit::PerRow`](crate::attend::RowLimit::PerRow) and that, and only
+    /// then: the row limit of each.
     pub limits: Option<CudaView<'a, i32>>,
 }
 

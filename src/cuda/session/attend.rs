@@ -30,8 +30,8 @@ impl Place<'_> {
     }
 }
 
-/// The keys and values of every sequence, on the device: what [`Keys`](crate::attend::Keys) is in host
-/// memory.
+/// The keys and values of every sequence, on the device: what [`Keys`](crate::attend::Keys) is in
+/// host memory.
 #[derive(Debug)]
 pub struct CachedKeys<'a, T> {
     /// The cache of keys.
@@ -60,8 +60,8 @@ impl Session {
     /// [`crate::attend`]; outputs are of type `O`, that of queries or f32.
     ///
     /// # Errors
-    /// Those of [`PrefillPlan::new`]; [`Error::Unfit`] for paged keys and for scales, which the kernel
-    /// does not take; those of the device.
+    /// Those of [`PrefillPlan::new`]; [`Error::Unfit`] for paged keys and for scales, which the
+    /// kernel does not take; those of the device.
     pub fn prefill<T: DeviceElement, O: DeviceElement>(
         &mut self,
         q: &TensorView<'_, T>,
@@ -115,10 +115,10 @@ impl Session {
         Ok(attended)
     }
 
-    /// Attention of one query per sequence, over all of its keys or those that its lists name, which
-    /// are padded as [`DeviceSelection`](super::DeviceSelection) has them. `capacity` is the room of a
-    /// list; without lists, the most keys that a sequence may have. With one capacity a sequence gets the
-    /// same bits in every batch.
+    /// Attention of one query per sequence, over all of its keys or those that its lists name,
+    /// which are padded as [`DeviceSelection`](super::DeviceSelection) has them. `capacity` is the
+    /// room of a list; without lists, the most keys that a sequence may have. With one capacity a
+    /// sequence gets the same bits in every batch.
     ///
     /// # Errors
     /// Those of [`DecodePlan::new`], those of the device.

@@ -53,7 +53,8 @@ impl Session {
         tensor: &CudaView<'_, T>,
         width: usize,
     ) -> Result<Array<T>> {
-        let mut kept = self.output(selection.kept_total * width)?;
+        // Under a threshold fewer rows may be kept than there is room for.
+        let mut kept = self.cleared(selection.kept_total * width)?;
         {
             let mut to = kept.view_mut();
             let tensor = RowTensor { src: bytes(tensor), dst: bytes_mut(&mut to) };
@@ -62,8 +63,8 @@ impl Session {
         Ok(kept)
     }
 
-    /// The kept rows of several tensors, in bytes, in one launch: `row_bytes` has the bytes of a row of
-    /// each. Destinations have room for `kept_total` rows.
+    /// The kept rows of several tensors, in bytes, in one launch: `row_bytes` has the bytes of a
+    /// row of each. Destinations have room for `kept_total` rows.
     ///
     /// # Errors
     /// As [`Session::compact_rows`].
@@ -77,8 +78,8 @@ impl Session {
         rows(&self.stream, &plan, tensors, &selection.lists(), &mut self.status)
     }
 
-    /// Moves the kept rows of several tensors, in bytes, to their own fronts in one launch. What lies
-    /// behind them afterwards is unspecified.
+    /// Moves the kept rows of several tensors, in bytes, to their own fronts in one launch. What
+    /// lies behind them afterwards is unspecified.
     ///
     /// # Errors
     /// As [`Session::compact_rows`].
@@ -93,9 +94,9 @@ impl Session {
     }
 
     /// Moves the kept keys and values of all layers to the front of each sequence's span, or of its
-    /// pages, in one launch and with no second buffer. `layers` are those that the table was made from.
-    /// The new lengths are the selection's `kept_lens`. For paged caches the pages that are free now come
-    /// back.
+    /// pages, in one launch and with no second buffer. `layers` are those that the table was made
+    /// from. The new lengths are the selection's `kept_lens`. For paged caches the pages that are
+    /// free now come back.
     ///
     /// # Errors
     /// Those of [`kv`], and those of the device.
@@ -111,7 +112,7 @@ impl Session {
         let (span_starts, page_table) = place.views();
         let mut freed = match &page_table {
             Some(table) => {
-                Some(FreedPages { pages: self.output(table.len())?, count: self.output(1)? })
+                Some(FreedPages { pages: self.cleared(table.len())?, count: self.output(1)? })
             }
             None => None,
         };

@@ -18,8 +18,8 @@ use crate::ragged::Ragged;
 use crate::score::{AttentionScore, ExpectedAttention, Logits, Per, Pool};
 
 /// The queries and keys of an indexer, on the device: what
-/// [`IndexerQueries`](crate::score::IndexerQueries) and [`IndexerKeys`](crate::score::IndexerKeys) are in
-/// host memory.
+/// [`IndexerQueries`](crate::score::IndexerQueries) and [`IndexerKeys`](crate::score::IndexerKeys)
+/// are in host memory.
 #[derive(Debug)]
 pub struct IndexerTensors<'a, T> {
     /// `[queries, heads, dim]`.
@@ -150,7 +150,8 @@ impl Session {
         Ok(out)
     }
 
-    /// Scores keys by the attention that they are expected to draw ([`crate::host::score::expected`]).
+    /// Scores keys by the attention that they are expected to draw
+    /// ([`crate::host::score::expected`]).
     ///
     /// # Errors
     /// Those of [`ExpectedPlan::new`], those of the device.
@@ -186,8 +187,8 @@ impl Session {
     /// The logits of a lightning indexer ([`crate::host::score::indexer`]).
     ///
     /// # Errors
-    /// Those of [`IndexerPlan::new`], [`Error::LengthMismatch`] for queries of other sequences than keys,
-    /// those of the device.
+    /// Those of [`IndexerPlan::new`], [`Error::LengthMismatch`] for queries of other sequences than
+    /// keys, those of the device.
     pub fn indexer<T: DeviceElement>(
         &mut self,
         tensors: &IndexerTensors<'_, T>,

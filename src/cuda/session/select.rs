@@ -22,7 +22,8 @@ pub struct DeviceSelection {
     pub kept: Array<i32>,
     /// `[rows]` lengths of the lists.
     pub kept_lens: Array<i32>,
-    /// `[rows + 1]` where each list starts when packed: with one head the sequences after compaction.
+    /// `[rows + 1]` where each list starts when packed: with one head the sequences after
+    /// compaction.
     pub cu_kept: Array<i32>,
     /// `[batch + 1]` where each sequence starts.
     pub cu_seqlens: Array<i32>,
@@ -48,8 +49,8 @@ impl DeviceSelection {
         self.capacity
     }
 
-    /// How many tokens all lists have: exactly, unless the budget was a threshold; then no more than
-    /// this.
+    /// How many tokens all lists have: exactly, unless the budget was a threshold; then no more
+    /// than this.
     pub fn kept_total(&self) -> usize {
         self.kept_total
     }
@@ -59,8 +60,8 @@ impl Session {
     /// Copies a selection that the host made, in lists with room for `capacity` tokens each.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`](crate::Error::LengthMismatch) for lists that are longer, those of the
-    /// device.
+    /// [`Error::LengthMismatch`](crate::Error::LengthMismatch) for lists that are longer, those of
+    /// the device.
     pub fn upload_selection(
         &self,
         selection: &Selection,
@@ -85,8 +86,8 @@ impl Session {
     /// [`crate::select`].
     ///
     /// # Errors
-    /// Those of [`SelectPlan::of`], [`Error::LengthMismatch`](crate::Error::LengthMismatch) for another
-    /// number of scores, those of the device.
+    /// Those of [`SelectPlan::of`], [`Error::LengthMismatch`](crate::Error::LengthMismatch) for
+    /// another number of scores, those of the device.
     pub fn select(
         &mut self,
         scores: &CudaView<'_, f32>,
@@ -95,8 +96,8 @@ impl Session {
         self.select_and(scores, request, None, false)
     }
 
-    /// The same, with the kept tokens' positions if those of all tokens, `[total]`, are given, and with
-    /// the inverse map if it is asked for.
+    /// The same, with the kept tokens' positions if those of all tokens, `[total]`, are given, and
+    /// with the inverse map if it is asked for.
     ///
     /// # Errors
     /// As [`Session::select`].

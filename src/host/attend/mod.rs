@@ -1,5 +1,6 @@
-//! **attend** on the host: [`prefill`] for many queries per sequence, [`decode`] for one. The contract is
-//! that of [`crate::attend`]. Storage is any [`Element`]; logits, sums and outputs are f32.
+//! **attend** on the host: [`prefill`] for many queries per sequence, [`decode`] for one. The
+//! contract is that of [`crate::attend`]. Storage is any [`Element`]; logits, sums and outputs are
+//! f32.
 
 mod decode;
 mod pack;

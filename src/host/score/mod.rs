@@ -1,5 +1,5 @@
-//! **score** on the host. The contract is that of [`crate::score`]. Results are bitwise the same for any
-//! number of threads and any neighbours in the batch.
+//! **score** on the host. The contract is that of [`crate::score`]. Results are bitwise the same
+//! for any number of threads and any neighbours in the batch.
 //!
 //! | function | looks at | used by |
 //! |---|---|---|

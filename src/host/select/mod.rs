@@ -1,5 +1,5 @@
-//! **select** on the host. The contract is that of [`crate::select`]; the number of threads does not
-//! change the result.
+//! **select** on the host. The contract is that of [`crate::select`]; the number of threads does
+//! not change the result.
 //!
 //! ```
 //! use salient::Ragged;

@@ -163,14 +163,14 @@ impl DecodePlan {
         Ok(Self { shape, kv_heads, group, split, q_len, out_len, k_len, v_len, workspace_len })
     }
 
-    /// The plan of a step over keys and lists that the host knows; everything is checked that can be.
-    /// `q` and `out` say how queries and outputs lie, `dtypes` of what type they are. There is room
-    /// for `spare` more entries than the longest list has, or without lists the longest sequence, so
-    /// that the next steps need no other plan.
+    /// The plan of a step over keys and lists that the host knows; everything is checked that can
+    /// be. `q` and `out` say how queries and outputs lie, `dtypes` of what type they are. There is
+    /// room for `spare` more entries than the longest list has, or without lists the longest
+    /// sequence, so that the next steps need no other plan.
     ///
     /// # Errors
-    /// Those of [`DecodePlan::new`] and of [`decode`](crate::host::attend::decode), data of queries and
-    /// outputs aside.
+    /// Those of [`DecodePlan::new`] and of [`decode`](crate::host::attend::decode), data of queries
+    /// and outputs aside.
     pub fn of<K: Element>(
         [q, out]: [Layout; 2],
         [dtype, out_dtype]: [DType; 2],

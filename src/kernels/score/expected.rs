@@ -27,7 +27,7 @@ pub struct ExpectedTensors {
     pub v: Option<Layout>,
 }
 
-/// The scoring of so many keys.
+/// The scoring of a number of keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExpectedPlan {
     shape: ExpectedShape,

@@ -42,7 +42,7 @@ pub struct IndexerShape {
     pub logits: Logits,
 }
 
-/// The logits of so many queries and keys.
+/// The logits of a batch of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct IndexerPlan {
     shape: IndexerShape,
@@ -124,8 +124,8 @@ impl IndexerPlan {
     /// The plan of queries and keys that the host knows; everything is checked that can be.
     ///
     /// # Errors
-    /// Those of [`IndexerPlan::new`], and [`Error::LengthMismatch`] for queries of other sequences than
-    /// keys.
+    /// Those of [`IndexerPlan::new`], and [`Error::LengthMismatch`] for queries of other sequences
+    /// than keys.
     pub fn of<T: Element>(
         queries: &IndexerQueries<'_, T>,
         keys: &IndexerKeys<'_, T>,
@@ -173,7 +173,8 @@ pub struct IndexerBuffers {
     pub cu_queries: Buffer,
     /// i32 `[batch + 1]`.
     pub cu_keys: Buffer,
-    /// i32 `[queries]`, for [`RowLimit::Between`] and only then: the first key that each query sees.
+    /// i32 `[queries]`, for [`RowLimit::Between`] and only then: the first key that each query
+    /// sees.
     pub firsts: Option<Buffer>,
     /// i32 `[queries]`, for [`RowLimit::PerRow`] and [`RowLimit::Between`], and only then: the row
     /// limit of each.

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::score::Per;
 
-/// The norms of so many keys.
+/// The norms of a number of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeynormPlan {
     layout: Layout,

@@ -101,7 +101,7 @@ impl MlpShape {
     }
 }
 
-/// The scoring of so many hidden states.
+/// The scoring of a number of hidden states.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MlpPlan {
     shape: MlpShape,

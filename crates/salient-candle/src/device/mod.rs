@@ -315,8 +315,9 @@ impl DeviceModel {
         self.finish_block(block, &rows.hidden, &attended)
     }
 
-    /// Attention of `q` over the layer's cache, `[rows, heads, head_dim]`. Each query sees so many
-    /// of its sequence's keys as `limits`, u32 `[rows]`, says, or is one of the last tokens.
+    /// Attention of `q` over the layer's cache, `[rows, heads, head_dim]`. `limits`, u32 `[rows]`,
+    /// says how many of its sequence's keys each query sees. Without it, the queries are the last
+    /// tokens of their sequences.
     fn attention<V: Verbs>(
         &self,
         layer: usize,

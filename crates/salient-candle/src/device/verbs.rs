@@ -59,14 +59,14 @@ pub trait Verbs {
     /// For tensors of another device or layout, or with another number of rows.
     fn rows(&mut self, kept: &Self::Kept, tensors: &[&Tensor]) -> Result<Vec<Tensor>>;
 
-    /// Whether [`Verbs::prefill`] and [`Verbs::decode`] take tensors of this type with so many
-    /// query heads, KV heads and channels per head.
+    /// Whether [`Verbs::prefill`] and [`Verbs::decode`] take tensors of this type, with these
+    /// numbers of query heads, KV heads and channels per head.
     fn attends(&self, dtype: DType, heads: usize, kv_heads: usize, dim: usize) -> bool;
 
     /// Attention of queries `[rows, heads, head_dim]`, packed as `rows` says, over cached keys,
-    /// with logits scaled by `scale`: as many of the same type. Query i of a sequence sees so many
-    /// of its keys as `limits`, u32 `[rows]`, says; without, the queries are the last tokens of
-    /// their sequences, and each sees itself and all before it.
+    /// with logits scaled by `scale`. The output has the shape and type of the queries. `limits`,
+    /// u32 `[rows]`, says how many of its sequence's keys each query sees. Without it, the queries
+    /// are the last tokens of their sequences, and each sees itself and all before it.
     ///
     /// # Errors
     /// For tensors of another device, type or layout than the kernel takes, and lengths that do not

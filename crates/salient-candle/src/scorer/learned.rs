@@ -46,8 +46,8 @@ impl Learned {
     }
 
     /// The same with scores averaged over `width` tokens, odd and at most
-    /// [`MAX_POOL_WIDTH`](salient::score::MAX_POOL_WIDTH): stages that keep runs of tokens lose less than
-    /// those that keep lone ones.
+    /// [`MAX_POOL_WIDTH`](salient::score::MAX_POOL_WIDTH): stages that keep runs of tokens lose
+    /// less than those that keep lone ones.
     pub fn pooled(self, width: usize) -> Self {
         Self { pool: width, ..self }
     }

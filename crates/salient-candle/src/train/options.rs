@@ -25,9 +25,9 @@ pub struct TrainOptions {
     /// What scores are to foresee.
     #[serde(with = "as_text")]
     pub target: Target,
-    /// Worth is taken over the geometric mean of so many tokens around; of 0, as it is. Scored
-    /// tokens attend more to what is near, and predictors would learn where a token stands: those
-    /// at the beginning of a long prompt would go first.
+    /// A token's worth is divided by the geometric mean of this many tokens around it; 0 leaves it
+    /// as it is. Scored tokens attend more to what is near, and predictors would learn where a
+    /// token stands: those at the beginning of a long prompt would go first.
     pub contrast: usize,
     /// What the mean squared error compares scores with.
     pub scale: Scale,

@@ -16,8 +16,7 @@ use crate::Global;
 /// Answer a prompt, dropping the tokens that do not matter on the way up the layers.
 ///
 /// Prints the answer as it comes, then what the prefill kept and took. Prompts of fewer than 64
-/// tokens are not pruned, since it is on record from there on that it pays; --crossover says
-/// otherwise.
+/// tokens are not pruned: pruning is known to pay from there on. --crossover sets another length.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -26,7 +25,7 @@ pub(crate) struct Arguments {
     prompt: PromptArguments,
     #[command(flatten)]
     prune: PruneArguments,
-    /// At most so many tokens.
+    /// The most tokens to generate.
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_tokens: usize,
     /// Divides the logits; 0 takes the most likely token.

@@ -304,8 +304,8 @@ impl<'a> Source<'a> {
 /// English has four to five; what is too much is cut off.
 pub(in crate::commands) const BYTES_PER_TOKEN: usize = 8;
 
-/// So many tokens of a text of [`BYTES_PER_TOKEN`] for each or more, from a random place, and a
-/// name for them.
+/// This many tokens of a text, from a random place, and a name for them. The text must have at
+/// least [`BYTES_PER_TOKEN`] bytes for each.
 pub(in crate::commands) fn stretch(
     loaded: &Loaded,
     (name, text): (&str, &str),
