@@ -10,21 +10,15 @@
 //! 131,072 tokens), and of hidden states and what a block makes of them (8 GB at that length).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use salient::cuda::cudarc::driver::sys::CUevent_flags_enum as EventFlags;
-use salient::cuda::cudarc::driver::{CudaEvent, CudaStream};
 use salient::cuda::{Backend, probe};
-use salient::schedule::{Plan, Schedule, StagePlan};
-use salient::score::{AttentionScore, PredictorWeights};
-use salient::{Error as SalientError, Ragged};
-use salient_candle::cuda::{CudaKept, CudaVerbs};
-use salient_candle::device::{CachedKeys, DeviceModel, DevicePredictor, DeviceScorer, Verbs};
-use salient_candle::{Family, Model, ModelConfig, Result};
+use salient::schedule::{Plan, Schedule};
+use salient::score::PredictorWeights;
+use salient_candle::scorer::Learned;
+use salient_candle::{Family, Model, ModelConfig, Prefill, Result};
 use serde_json::json;
 
 const LENGTHS: [usize; 4] = [4096, 16_384, 65_536, 131_072];
@@ -68,7 +62,7 @@ fn main() -> Result<()> {
 }
 
 /// Quartiles of the whole prefill, and the median run's time in each verb, in seconds.
-fn measure(model: &DeviceModel, plan: &Plan) -> Result<([f64; 3], BTreeMap<&'static str, f64>)> {
+fn measure(model: &Model, plan: &Plan) -> Result<([f64; 3], BTreeMap<&'static str, f64>)> {
     let vocab = model.config().vocab as u32;
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let prompts = [plan
@@ -80,14 +74,10 @@ fn measure(model: &DeviceModel, plan: &Plan) -> Result<([f64; 3], BTreeMap<&'sta
     let scorer = scorer(model, plan)?;
     let mut runs = Vec::new();
     for run in 0..WARM_UP + RUNS {
-        let mut verbs = Timed::new(model.device())?;
-        let clock = Instant::now();
         // It waits for the device at its end.
-        let prefill = model.prefill_with(&mut verbs, &prompts, plan, &scorer, 0)?;
-        let seconds = clock.elapsed().as_secs_f64();
-        drop(prefill);
+        let prefill = model.prefill(&prompts, plan, &scorer, 0)?;
         if run >= WARM_UP {
-            runs.push((seconds, verbs.seconds()?));
+            runs.push((prefill.elapsed.as_secs_f64(), verbs(&prefill)));
         }
     }
     runs.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -95,7 +85,22 @@ fn measure(model: &DeviceModel, plan: &Plan) -> Result<([f64; 3], BTreeMap<&'sta
     Ok((quartiles, runs.swap_remove(RUNS / 2).1))
 }
 
-fn scorer(model: &DeviceModel, plan: &Plan) -> Result<DeviceScorer> {
+/// Seconds in each verb, by events on the stream.
+fn verbs(prefill: &Prefill) -> BTreeMap<&'static str, f64> {
+    let mut seconds = BTreeMap::from([("attend", prefill.attention_time.as_secs_f64())]);
+    for stage in &prefill.stages {
+        for (verb, time) in [
+            ("score", stage.score_time),
+            ("select", stage.select_time),
+            ("compact", stage.compact_time),
+        ] {
+            *seconds.entry(verb).or_default() += time.as_secs_f64();
+        }
+    }
+    seconds
+}
+
+fn scorer(model: &Model, plan: &Plan) -> Result<Learned> {
     let hidden = model.config().hidden;
     let mut random = ChaCha8Rng::seed_from_u64(2);
     let mut numbers = |len: usize, fan: usize| -> Vec<f32> {
@@ -113,10 +118,10 @@ fn scorer(model: &DeviceModel, plan: &Plan) -> Result<DeviceScorer> {
         };
         predictors.insert(stage.layer, weights);
     }
-    DeviceScorer::learned(predictors, model)
+    Learned::new(predictors, model)
 }
 
-fn model(device: &Device, context: usize) -> Result<DeviceModel> {
+fn model(device: &Device, context: usize) -> Result<Model> {
     let config = ModelConfig {
         family: Family::Llama,
         layers: 32,
@@ -137,106 +142,10 @@ fn model(device: &Device, context: usize) -> Result<DeviceModel> {
         tied: false,
     };
     // Made there, in the type that they keep: the host holds none.
-    let model = Model::new(config, |name, shape| {
+    Model::new(config, |name, shape| {
         let fan = shape[shape.len() - 1] as f64;
         let (mean, spread) = if name.contains("norm") { (1.0, 0.0) } else { (0.0, fan.powf(-0.5)) };
         let weights = Tensor::randn(mean as f32, spread as f32, shape, device)?;
         Ok(weights.to_dtype(DType::BF16)?)
-    })?;
-    DeviceModel::new(&model, device, DType::BF16)
-}
-
-/// The verbs, with an event before and after each call.
-struct Timed {
-    verbs: CudaVerbs,
-    stream: Arc<CudaStream>,
-    calls: Vec<(&'static str, CudaEvent, CudaEvent)>,
-}
-
-impl Timed {
-    fn new(device: &Device) -> Result<Self> {
-        let device = device.as_cuda_device()?;
-        let (verbs, stream) = (CudaVerbs::new(device)?, device.cuda_stream());
-        Ok(Self { verbs, stream, calls: Vec::new() })
-    }
-
-    fn timed<R>(
-        &mut self,
-        verb: &'static str,
-        call: impl FnOnce(&mut CudaVerbs) -> Result<R>,
-    ) -> Result<R> {
-        let start = self.event()?;
-        let result = call(&mut self.verbs)?;
-        self.calls.push((verb, start, self.event()?));
-        Ok(result)
-    }
-
-    fn event(&self) -> Result<CudaEvent> {
-        let flags = Some(EventFlags::CU_EVENT_DEFAULT);
-        Ok(self.stream.record_event(flags).map_err(SalientError::from)?)
-    }
-
-    /// By verb; the stream has come to its end.
-    fn seconds(&self) -> Result<BTreeMap<&'static str, f64>> {
-        let mut seconds = BTreeMap::new();
-        for (verb, start, end) in &self.calls {
-            let milliseconds = start.elapsed_ms(end).map_err(SalientError::from)?;
-            *seconds.entry(*verb).or_insert(0.0) += f64::from(milliseconds) / 1e3;
-        }
-        Ok(seconds)
-    }
-}
-
-impl Verbs for Timed {
-    type Kept = CudaKept;
-
-    fn mlp(&mut self, predictor: &DevicePredictor, hidden: &Tensor) -> Result<Tensor> {
-        self.timed("score", |verbs| verbs.mlp(predictor, hidden))
-    }
-
-    fn keynorm(&mut self, keys: &Tensor) -> Result<Tensor> {
-        self.timed("score", |verbs| verbs.keynorm(keys))
-    }
-
-    fn attention(
-        &mut self,
-        q: &Tensor,
-        asking: &Ragged,
-        keys: &Tensor,
-        rows: &Ragged,
-        score: &AttentionScore,
-    ) -> Result<Tensor> {
-        self.timed("score", |verbs| verbs.attention(q, asking, keys, rows, score))
-    }
-
-    fn select(&mut self, scores: &Tensor, rows: &Ragged, stage: &StagePlan) -> Result<CudaKept> {
-        self.timed("select", |verbs| verbs.select(scores, rows, stage))
-    }
-
-    fn rows(&mut self, kept: &CudaKept, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
-        self.timed("compact", |verbs| verbs.rows(kept, tensors))
-    }
-
-    fn attends(&self, dtype: DType, heads: usize, kv_heads: usize, dim: usize) -> bool {
-        self.verbs.attends(dtype, heads, kv_heads, dim)
-    }
-
-    fn prefill(
-        &mut self,
-        q: &Tensor,
-        rows: &Ragged,
-        cached: &CachedKeys,
-        limits: Option<&Tensor>,
-        scale: f32,
-    ) -> Result<Tensor> {
-        self.timed("attend", |verbs| verbs.prefill(q, rows, cached, limits, scale))
-    }
-
-    fn decode(&mut self, q: &Tensor, cached: &CachedKeys, scale: f32) -> Result<Tensor> {
-        self.timed("attend", |verbs| verbs.decode(q, cached, scale))
-    }
-
-    fn finish(&mut self) -> Result<bool> {
-        self.verbs.finish()
-    }
+    })
 }

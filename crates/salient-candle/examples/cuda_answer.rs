@@ -8,9 +8,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 use salient::schedule::{Plan, Schedule};
-use salient_candle::device::{DeviceModel, DeviceScorer};
 use salient_candle::scorer::KeyNorm;
-use salient_candle::{GenerateOptions, Loaded, Message, Result, Sampling, generate, load};
+use salient_candle::{GenerateOptions, Loaded, Message, Model, Result, Sampling, generate, load};
 
 const MODEL: &str = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
 /// As many tokens as the answer has. What would follow it is no clear choice.
@@ -24,11 +23,15 @@ fn main() -> Result<()> {
     let prompt = loaded.tokenizer.encode_chat(&[question])?;
     for schedule in [Schedule::dense(), "10=0.7".parse()?] {
         let plan = schedule.plan(&[prompt.len()], loaded.model.config().layers)?;
-        let expected = on_host(&loaded, &prompt, &plan)?;
+        let expected = by_steps(&loaded.model, &prompt, &plan)?;
         println!("{schedule}: {}", loaded.tokenizer.decode(&expected)?);
         for dtype in [DType::F32, DType::F16] {
-            let model = DeviceModel::new(&loaded.model, &device, dtype)?;
-            let tokens = on_device(&model, &prompt, &plan)?;
+            let model = loaded.model.to_device(&device, dtype)?;
+            // In half precision, steps are captured into a graph.
+            let tokens = match dtype {
+                DType::F32 => by_steps(&model, &prompt, &plan)?,
+                _ => by_decoder(&model, &prompt, &plan)?,
+            };
             let text = loaded.tokenizer.decode(&tokens)?;
             assert_eq!(tokens, expected, "{}, {schedule}: {text}", dtype.as_str());
             println!("    the same in {} on the device", dtype.as_str());
@@ -37,29 +40,18 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn on_host(loaded: &Loaded, prompt: &[u32], plan: &Plan) -> Result<Vec<u32>> {
+fn by_steps(model: &Model, prompt: &[u32], plan: &Plan) -> Result<Vec<u32>> {
     let options =
         GenerateOptions { max_tokens: TOKENS, stop: vec![], sampling: Sampling::default() };
     let prompt = [prompt.to_vec()];
-    let answer = generate(&loaded.model, &prompt, plan, &mut KeyNorm, &options, |_, _| true)?;
+    let answer = generate(model, &prompt, plan, &mut KeyNorm, &options, |_, _| true)?;
     Ok(answer.tokens.concat())
 }
 
-fn on_device(model: &DeviceModel, prompt: &[u32], plan: &Plan) -> Result<Vec<u32>> {
-    let prefill = model.prefill(&[prompt.to_vec()], plan, &DeviceScorer::KeyNorm, TOKENS)?;
-    let first = prefill.logits(model)?.argmax(1)?.to_vec1()?;
-    let (mut tokens, mut cache) = (first.clone(), prefill.cache);
-    if model.dtype() == DType::F32 {
-        let mut next = first;
-        while tokens.len() < TOKENS {
-            let hidden = model.extend(&[next], &mut cache)?;
-            next = model.logits(&hidden)?.argmax(1)?.to_vec1()?;
-            tokens.extend(&next);
-        }
-        return Ok(tokens);
-    }
-    // In half precision, steps are captured into a graph.
-    let mut decoder = model.decoder(cache, &first, TOKENS - 1)?;
+fn by_decoder(model: &Model, prompt: &[u32], plan: &Plan) -> Result<Vec<u32>> {
+    let prefill = model.prefill(&[prompt.to_vec()], plan, &KeyNorm, TOKENS)?;
+    let mut tokens = prefill.logits(model)?.argmax(1)?.to_vec1()?;
+    let mut decoder = model.decoder(prefill.cache, &tokens, TOKENS - 1)?;
     while tokens.len() < TOKENS {
         tokens.extend(decoder.step()?);
     }

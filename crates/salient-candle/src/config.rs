@@ -1,5 +1,6 @@
 //! The shape of a Llama-family decoder, read from GGUF metadata or a `config.json`.
 
+use candle_core::DType;
 use salient::schedule::Plan;
 use serde::{Deserialize, Serialize};
 
@@ -169,6 +170,24 @@ impl ModelConfig {
             ffn: self.ffn,
             vocab: self.vocab,
         }
+    }
+
+    /// Bytes of all weights as `dtype`.
+    pub fn weight_bytes(&self, dtype: DType) -> u64 {
+        let [hidden, dim, ffn, vocab] =
+            [self.hidden, self.head_dim, self.ffn, self.vocab].map(|size| size as u64);
+        let [heads, kv_heads] = [self.heads, self.kv_heads].map(|heads| heads as u64 * dim);
+        let qkv = heads + 2 * kv_heads;
+        let mut block = hidden * (qkv + heads) + 3 * hidden * ffn + 2 * hidden;
+        if self.attention_bias {
+            block += qkv;
+        }
+        if self.qk_norm {
+            block += 2 * dim;
+        }
+        let embeddings = if self.tied { 1 } else { 2 };
+        let weights = self.layers as u64 * block + embeddings * vocab * hidden + hidden;
+        weights * dtype.size_in_bytes() as u64
     }
 
     /// The window of positions that block `layer` sees, if it is limited.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, DeviceLocation};
 
+use crate::scorer::Scorer;
 use crate::train::Phase;
 
 /// A specialised `Result`.
@@ -120,6 +121,15 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
+    /// A score is NaN.
+    #[error("{}", match layer {
+        Some(layer) => format!("a score at layer {layer} is NaN"),
+        None => "a score is NaN".to_owned(),
+    })]
+    NanScore {
+        /// The block on whose entry the stage stands, where that is known.
+        layer: Option<usize>,
+    },
     /// Predictors were trained for another model.
     #[error("{} is of the model {actual}; this one is {expected}", path.display())]
     OtherModel {
@@ -176,6 +186,19 @@ pub enum Error {
         /// The loss.
         loss: f64,
     },
+    /// A model does not fit a device's memory.
+    #[error(
+        "the weights take {needed} bytes, but {device:?} has {available} free: choose a narrower \
+         type or a smaller model"
+    )]
+    TooLarge {
+        /// The device.
+        device: DeviceLocation,
+        /// What the weights take, in bytes.
+        needed: u64,
+        /// What is free, in bytes.
+        available: u64,
+    },
     /// A tensor's elements are not of the type that is needed.
     #[error("{what} holds {actual:?}, expected {expected:?}")]
     TensorType {
@@ -214,4 +237,16 @@ pub enum Error {
     /// candle failed.
     #[error("candle")]
     Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// The same, with the scorer's name where a score is at fault.
+    pub(crate) fn of_scorer(self, scorer: &dyn Scorer) -> Self {
+        match self {
+            Self::NanScore { .. } => {
+                Self::Scorer { scorer: scorer.name(), reason: self.to_string() }
+            }
+            other => other,
+        }
+    }
 }

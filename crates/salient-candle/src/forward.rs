@@ -3,17 +3,13 @@
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use salient::attend::{Attention, KeyLists, RowLimit};
-use salient::host::compact::{self, RowTensor};
-use salient::host::{attend, select};
+use salient::Ragged;
 use salient::schedule::{KvAtStage, Plan, StagePlan};
-use salient::select::{Budget, PerSequence, Protect, Request, Selection};
-use salient::{Layout, Ragged, ViewMut};
 
+use crate::backend::{Backend, HostBackend, Mark, Queries, Reach, Verbs, unsupported};
 use crate::cache::KvCache;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Block, Model, Projection};
-use crate::ops::{Heads, f32_slice, rms_norm};
 use crate::scorer::{Scorer, StageInput};
 
 /// What a pruned prefill leaves behind.
@@ -27,25 +23,27 @@ pub struct Prefill {
     pub cache: KvCache,
     /// What each stage did.
     pub stages: Vec<StageReport>,
-    /// Time of the whole prefill.
+    /// Time in attention, all layers together.
+    pub attention_time: Duration,
+    /// Time of the whole prefill, the device's work done.
     pub elapsed: Duration,
 }
 
-/// What one stage kept, and what it cost.
+/// What one stage kept, and what it cost. Its tensors are where the model is.
 #[derive(Debug, Clone)]
 pub struct StageReport {
     /// The block on whose entry the stage stands.
     pub layer: usize,
     /// The tokens that came in.
     pub incoming: Ragged,
-    /// Original positions of the tokens that came in, packed.
-    pub incoming_positions: Vec<i32>,
-    /// Scores of the tokens that came in, packed.
-    pub scores: Vec<f32>,
+    /// Original positions of the tokens that came in, packed, u32 `[tokens]`.
+    pub incoming_positions: Tensor,
+    /// Scores of the tokens that came in, packed, f32 `[tokens]`.
+    pub scores: Tensor,
     /// The tokens that stayed.
     pub kept: Ragged,
-    /// Original positions of the tokens that stayed, packed.
-    pub kept_positions: Vec<i32>,
+    /// Original positions of the tokens that stayed, packed, u32 `[kept]`.
+    pub kept_positions: Tensor,
     /// Time to score. Of the normalisation and the keys only the dropped tokens' share counts: the
     /// block needs and uses the rest in any case.
     pub score_time: Duration,
@@ -61,7 +59,7 @@ impl Prefill {
     /// # Errors
     /// Those of candle.
     pub fn logits(&self, model: &Model) -> Result<Tensor> {
-        model.logits(&last_rows(&self.hidden, &self.rows)?)
+        model.predict(&last_rows(&self.hidden, &self.rows)?)
     }
 
     /// Time that scoring, selection and compaction took together.
@@ -73,8 +71,32 @@ impl Prefill {
 /// Packed rows on their way up the blocks.
 struct Rows {
     hidden: Tensor,
-    positions: Vec<i32>,
+    /// u32 `[rows]`.
+    positions: Tensor,
     ragged: Ragged,
+}
+
+/// A run under way: the rows, the cache, and the marks of its attention.
+struct Run<'a, B> {
+    model: &'a Model,
+    backend: &'a mut B,
+    cache: &'a mut KvCache,
+    rows: Rows,
+    /// Before and after each layer's attention; none of steps, which nobody times.
+    attention: Option<Vec<[Mark; 2]>>,
+}
+
+/// A stage's report, and the marks that its times are to be read from when the device is done.
+struct Staged {
+    report: StageReport,
+    /// The share of the norm's and the keys' time that the block would have taken anyway.
+    used: f64,
+    /// Around the norm, the keys if there were any, score, select and compact.
+    norm: [Mark; 2],
+    keys: Option<[Mark; 2]>,
+    scored: Mark,
+    selected: Mark,
+    compact: [Mark; 2],
 }
 
 impl Model {
@@ -83,7 +105,8 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`], [`Error::UnknownToken`], [`Error::ContextExceeded`] if prompt and
-    /// reserve do not fit the context, those of the scorer and of the verbs.
+    /// reserve do not fit the context, [`Error::Unsupported`] on a device that salient has no
+    /// kernels for, those of the scorer and of the backend.
     pub fn prefill(
         &self,
         prompts: &[Vec<u32>],
@@ -91,287 +114,287 @@ impl Model {
         scorer: &dyn Scorer,
         reserve: usize,
     ) -> Result<Prefill> {
+        match self.device() {
+            Device::Cpu => {
+                self.prefill_with(&mut HostBackend::default(), prompts, plan, scorer, reserve)
+            }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => {
+                let mut backend = crate::cuda::CudaBackend::new(device)?;
+                self.prefill_with(&mut backend, prompts, plan, scorer, reserve)
+            }
+            other => Err(unsupported(other)),
+        }
+    }
+
+    /// The same on a given backend, for a stream or a workspace of one's own.
+    ///
+    /// # Errors
+    /// As [`Model::prefill`], and those of a backend for another device.
+    pub fn prefill_with<B: Backend>(
+        &self,
+        backend: &mut B,
+        prompts: &[Vec<u32>],
+        plan: &Plan,
+        scorer: &dyn Scorer,
+        reserve: usize,
+    ) -> Result<Prefill> {
         let start = Instant::now();
-        let config = self.config();
-        let lens = config.check_prompts(prompts, plan, reserve)?;
-        let tokens = prompts.concat();
-        let mut rows = Rows {
-            hidden: self.embed(&tokens)?,
-            positions: lens.iter().flat_map(|&len| 0..len as i32).collect(),
-            ragged: Ragged::from_lens(&lens)?,
-        };
-        let mut cache =
-            KvCache::new(config.layers, prompts.len(), config.kv_heads, config.head_dim, reserve);
+        let lens = self.config().check_prompts(prompts, plan, reserve)?;
+        let positions = lens.iter().flat_map(|&len| 0..len as u32).collect();
+        let rows = self.rows(&prompts.concat(), positions, Ragged::from_lens(&lens)?)?;
+        let mut cache = KvCache::new(self.config().layers, prompts.len(), reserve);
         cache.advance(&rows.ragged);
-        let mut stages = Vec::with_capacity(plan.stages().len());
-        for (layer, block) in self.blocks().iter().enumerate() {
+        let attention = Some(Vec::new());
+        let mut run = Run { model: self, backend, cache: &mut cache, rows, attention };
+        let mut staged = Vec::with_capacity(plan.stages().len());
+        for layer in 0..self.config().layers {
             match plan.stage_at(layer) {
-                None => self.run_block(layer, block, &mut cache, &rows)?,
+                None => run.block(layer)?,
                 Some((index, stage)) => {
-                    let kv = plan.kv_at_stage();
-                    let report =
-                        self.run_stage(index, stage, block, kv, scorer, &mut cache, &mut rows)?;
-                    stages.push(report);
+                    staged.push(run.stage(index, stage, plan, scorer)?);
                 }
             }
         }
-        let Rows { hidden, ragged, .. } = rows;
-        Ok(Prefill { hidden, rows: ragged, cache, stages, elapsed: start.elapsed() })
+        let Run { rows: Rows { hidden, ragged, .. }, attention, .. } = run;
+        backend.finish().map_err(|error| error.of_scorer(scorer))?;
+        let mut attention_time = Duration::ZERO;
+        for [before, after] in attention.iter().flatten() {
+            attention_time += before.until(after)?;
+        }
+        let stages = staged.into_iter().map(Staged::report).collect::<Result<_>>()?;
+        let elapsed = start.elapsed();
+        Ok(Prefill { hidden, rows: ragged, cache, stages, attention_time, elapsed })
     }
 
     /// Runs further tokens of every sequence against a cache, at the positions that follow, and
-    /// appends them to it. Returns their final hidden states, `[tokens, hidden]`, packed.
+    /// appends them to it. Returns their final hidden states, `[tokens, hidden]`, packed. Nothing
+    /// waits for the device.
     ///
     /// # Errors
     /// [`Error::UnknownToken`], [`Error::ContextExceeded`], and [`salient::Error::LengthMismatch`]
     /// if `tokens` has another batch size than the cache.
     pub fn extend(&self, tokens: &[Vec<u32>], cache: &mut KvCache) -> Result<Tensor> {
-        let next = cache.next_positions();
-        let lens = self.config().check_steps(tokens, next)?;
-        let rows = Rows {
-            hidden: self.embed(&tokens.concat())?,
-            positions: next
-                .iter()
-                .zip(&lens)
-                .flat_map(|(&next, &len)| next as i32..(next + len) as i32)
-                .collect(),
-            ragged: Ragged::from_lens(&lens)?,
-        };
-        for (layer, block) in self.blocks().iter().enumerate() {
-            self.run_block(layer, block, cache, &rows)?;
+        match self.device() {
+            Device::Cpu => self.extend_with(&mut HostBackend::default(), tokens, cache),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => {
+                self.extend_with(&mut crate::cuda::CudaBackend::new(device)?, tokens, cache)
+            }
+            other => Err(unsupported(other)),
         }
-        cache.advance(&rows.ragged);
-        Ok(rows.hidden)
     }
 
-    /// Logits of hidden states, `[n, hidden]` to `[n, vocab]`. The vocabulary is wide: pass the
-    /// rows that are needed.
+    /// The same on a given backend.
     ///
     /// # Errors
-    /// Those of candle.
-    pub fn predict(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.logits(hidden)
-    }
-
-    fn run_block(
+    /// As [`Model::extend`], and those of a backend for another device.
+    pub fn extend_with<B: Backend>(
         &self,
-        layer: usize,
-        block: &Block,
+        backend: &mut B,
+        tokens: &[Vec<u32>],
         cache: &mut KvCache,
-        rows: &Rows,
-    ) -> Result<()> {
-        let normed = rms_norm(&rows.hidden, &block.attn_norm, self.rms_eps())?;
-        let [q, k, v] = self.qkv(block, &normed, &rows.positions)?;
-        append(cache, layer, &rows.ragged, &k, &v, &rows.positions)?;
-        self.finish_block(layer, block, cache, rows, &q)
+    ) -> Result<Tensor> {
+        let next = cache.next_positions();
+        let lens = self.config().check_steps(tokens, next)?;
+        if lens.iter().all(|&len| len == 0) {
+            // Devices neither allocate nothing nor launch over it.
+            return Ok(self.embedding().narrow(0, 0, 0)?);
+        }
+        let positions = next
+            .iter()
+            .zip(&lens)
+            .flat_map(|(&next, &len)| next as u32..(next + len) as u32)
+            .collect();
+        let rows = self.rows(&tokens.concat(), positions, Ragged::from_lens(&lens)?)?;
+        let mut run = Run { model: self, backend, cache, rows, attention: None };
+        for layer in 0..self.config().layers {
+            run.block(layer)?;
+        }
+        let Rows { hidden, ragged, .. } = run.rows;
+        cache.advance(&ragged);
+        Ok(hidden)
     }
 
-    /// Attention of `q` over the layer's cache, and the feed-forward network.
-    fn finish_block(
-        &self,
-        layer: usize,
-        block: &Block,
-        cache: &KvCache,
-        rows: &Rows,
-        q: &Heads,
-    ) -> Result<()> {
-        let attended = self.attention(layer, cache, rows, q)?;
-        self.add_attention(block, &rows.hidden, &attended)?;
-        self.add_ffn(block, &rows.hidden)
+    /// Runs `run` with the verbs of the device that the model is on.
+    pub(crate) fn with_verbs<R>(&self, run: impl FnOnce(&mut dyn Verbs) -> Result<R>) -> Result<R> {
+        match self.device() {
+            Device::Cpu => run(&mut HostBackend::default()),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => run(&mut crate::cuda::CudaBackend::new(device)?),
+            other => Err(unsupported(other)),
+        }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call site, each a different thing")]
-    fn run_stage(
-        &self,
+    /// Rows of tokens, of which there is at least one.
+    fn rows(&self, tokens: &[u32], positions: Vec<u32>, ragged: Ragged) -> Result<Rows> {
+        let positions = Tensor::new(positions, self.device())?;
+        Ok(Rows { hidden: self.embed(tokens)?, positions, ragged })
+    }
+}
+
+impl<'a, B: Backend> Run<'a, B> {
+    fn block(&mut self, layer: usize) -> Result<()> {
+        let Self { model, backend, rows, .. } = self;
+        let block = &model.blocks()[layer];
+        let normed = backend.rms_norm(&rows.hidden, &block.attn_norm, model.rms_eps())?;
+        let [q, k, v] = model.qkv(&mut **backend, block, &normed, &rows.positions)?;
+        self.cache.append(layer, &rows.ragged, &k, &v, &rows.positions)?;
+        self.finish_block(layer, &q, None)
+    }
+
+    /// Attention of `q` over the layer's cache, and what follows it. `limits` is as in
+    /// [`Queries::limits`].
+    fn finish_block(&mut self, layer: usize, q: &Tensor, limits: Option<&Tensor>) -> Result<()> {
+        let Self { model, backend, cache, rows, attention } = self;
+        let window = model.window_at(layer);
+        let reach = Reach { scale: model.config().attention_scale(), window };
+        let queries = Queries { rows: &rows.ragged, positions: &rows.positions, limits };
+        let before = attention.is_some().then(|| backend.mark()).transpose()?;
+        let attended = backend.attend(q, &queries, &cache.layers()[layer], &reach)?;
+        if let (Some(marks), Some(before)) = (attention, before) {
+            marks.push([before, backend.mark()?]);
+        }
+        let block = &model.blocks()[layer];
+        let hidden = rows.hidden.clone();
+        rows.hidden = model.after_attention(&mut **backend, block, hidden, &attended)?;
+        Ok(())
+    }
+
+    fn stage(
+        &mut self,
         index: usize,
         stage: &StagePlan,
-        block: &Block,
-        kv: KvAtStage,
+        plan: &Plan,
         scorer: &dyn Scorer,
-        cache: &mut KvCache,
-        rows: &mut Rows,
-    ) -> Result<StageReport> {
-        let layer = stage.layer;
-        let clock = Instant::now();
-        let normed = rms_norm(&rows.hidden, &block.attn_norm, self.rms_eps())?;
-        let norm_time = clock.elapsed();
-        let input = StageInput::new(
-            self,
+    ) -> Result<Staged> {
+        let Self { model, backend, rows, cache, .. } = self;
+        let (model, layer, kv) = (*model, stage.layer, plan.kv_at_stage());
+        let block = &model.blocks()[layer];
+        let start = backend.mark()?;
+        let normed = backend.rms_norm(&rows.hidden, &block.attn_norm, model.rms_eps())?;
+        let norm = [start, backend.mark()?];
+        let tokens = StageTokens {
             index,
             layer,
-            &rows.ragged,
-            &rows.positions,
-            &rows.hidden,
-            &normed,
-        );
-        let scores = scorer.score(&input)?;
-        let (keys, key_time) = input.into_keys();
-        let used = match kv {
-            KvAtStage::Incoming => 1.0,
-            KvAtStage::Pruned => stage.rows.total() as f64 / rows.ragged.total().max(1) as f64,
+            prompt_lens: plan.lens(),
+            rows: &rows.ragged,
+            positions: &rows.positions,
+            hidden: &rows.hidden,
+            normed: &normed,
         };
-        let needed = (norm_time + key_time).mul_f64(used);
-        let score_time = clock.elapsed().saturating_sub(needed);
+        let mut input = StageInput::new(model, &mut **backend, tokens);
+        let scores = scorer.score(&mut input)?;
+        let (keys, key_marks) = input.into_keys();
+        let scored = backend.mark()?;
+        let kept = backend
+            .select(&scores, &rows.ragged, stage)
+            .map_err(|error| error.of_scorer(scorer))?;
+        let selected = backend.mark()?;
 
-        let clock = Instant::now();
-        let selection = select::select(
-            &scores,
-            &Request {
-                rows: &rows.ragged,
-                heads: 1,
-                budget: Budget::Counts(&stage.counts[..]),
-                protect: Protect { edges: PerSequence::Each(&stage.edges), mask: None },
-            },
-        )?;
-        if selection.saw_nan() {
-            return Err(Error::Scorer {
-                scorer: scorer.name(),
-                reason: format!("a score at layer {layer} is NaN"),
-            });
-        }
-        let select_time = clock.elapsed();
-
-        let incoming = Rows {
-            hidden: rows.hidden.clone(),
-            positions: std::mem::take(&mut rows.positions),
-            ragged: rows.ragged.clone(),
-        };
         // The block caches all incoming tokens: their keys and values come before the drop.
         if kv == KvAtStage::Incoming {
             let k = match &keys {
                 Some(keys) => keys.clone(),
-                None => self.project(block, Projection::Key, &normed, &incoming.positions)?,
+                None => project(model, &mut **backend, block, Projection::Key, &normed, rows)?,
             };
-            let v = self.project(block, Projection::Value, &normed, &incoming.positions)?;
-            append(cache, layer, &incoming.ragged, &k, &v, &incoming.positions)?;
+            let v = project(model, &mut **backend, block, Projection::Value, &normed, rows)?;
+            cache.append(layer, &rows.ragged, &k, &v, &rows.positions)?;
         }
 
-        let clock = Instant::now();
-        let reused = keys.filter(|_| kv == KvAtStage::Pruned);
-        let mut gathered = gather(
-            &selection,
-            &[Some(&incoming.hidden), Some(&normed), reused.as_ref().map(Heads::tensor)],
-            &incoming.positions,
-        )?;
-        let compact_time = clock.elapsed();
-        let keys = gathered.tensors.pop().flatten();
-        let normed = gathered.tensors.pop().flatten();
-        let hidden = gathered.tensors.pop().flatten();
-        let (Some(hidden), Some(normed)) = (hidden, normed) else {
-            unreachable!("gather returns as many tensors as it was given");
+        let before = backend.mark()?;
+        // How many of its sequence's keys each token sees; or keys that there are.
+        let fourth = match kv {
+            KvAtStage::Incoming => Some(counted(&rows.ragged, model.device())?),
+            KvAtStage::Pruned => keys,
         };
-        *rows =
-            Rows { hidden, positions: gathered.positions, ragged: selection.kept_rows().clone() };
+        let mut tensors = vec![&rows.hidden, &normed, &rows.positions];
+        tensors.extend(&fourth);
+        let mut gathered = backend.rows(&kept, &tensors)?.into_iter();
+        let (Some(hidden), Some(normed), Some(positions)) =
+            (gathered.next(), gathered.next(), gathered.next())
+        else {
+            unreachable!("as many tensors come back as went in");
+        };
+        let fourth = gathered.next();
+        let compact = [before, backend.mark()?];
+        let survivors = Rows { hidden, positions, ragged: stage.rows.clone() };
+        let incoming = std::mem::replace(rows, survivors);
 
-        let q = self.project(block, Projection::Query, &normed, &rows.positions)?;
+        let q = project(model, &mut **backend, block, Projection::Query, &normed, rows)?;
+        let (keys, limits) = match kv {
+            KvAtStage::Incoming => (None, fourth),
+            KvAtStage::Pruned => (fourth, None),
+        };
         if kv == KvAtStage::Pruned {
-            let config = self.config();
             let k = match keys {
-                Some(keys) => Heads::new(keys, 0, config.kv_heads, config.head_dim)?,
-                None => self.project(block, Projection::Key, &normed, &rows.positions)?,
+                Some(keys) => keys,
+                None => project(model, &mut **backend, block, Projection::Key, &normed, rows)?,
             };
-            let v = self.project(block, Projection::Value, &normed, &rows.positions)?;
-            append(cache, layer, &rows.ragged, &k, &v, &rows.positions)?;
+            let v = project(model, &mut **backend, block, Projection::Value, &normed, rows)?;
+            cache.append(layer, &rows.ragged, &k, &v, &rows.positions)?;
         }
-        self.finish_block(layer, block, cache, rows, &q)?;
-        Ok(StageReport {
+        self.finish_block(layer, &q, limits.as_ref())?;
+
+        let used = match kv {
+            KvAtStage::Incoming => 1.0,
+            KvAtStage::Pruned => stage.rows.total() as f64 / incoming.ragged.total().max(1) as f64,
+        };
+        let report = StageReport {
             layer,
             incoming: incoming.ragged,
             incoming_positions: incoming.positions,
             scores,
-            kept: rows.ragged.clone(),
-            kept_positions: rows.positions.clone(),
-            score_time,
-            select_time,
-            compact_time,
+            kept: self.rows.ragged.clone(),
+            kept_positions: self.rows.positions.clone(),
+            score_time: Duration::ZERO,
+            select_time: Duration::ZERO,
+            compact_time: Duration::ZERO,
+        };
+        Ok(Staged { report, used, norm, keys: key_marks, scored, selected, compact })
+    }
+}
+
+impl Staged {
+    /// With the times; the device is done.
+    fn report(self) -> Result<StageReport> {
+        let [start, normed] = &self.norm;
+        let mut shared = start.until(normed)?;
+        if let Some([before, after]) = &self.keys {
+            shared += before.until(after)?;
+        }
+        let [before, after] = &self.compact;
+        Ok(StageReport {
+            score_time: start.until(&self.scored)?.saturating_sub(shared.mul_f64(self.used)),
+            select_time: self.scored.until(&self.selected)?,
+            compact_time: before.until(after)?,
+            ..self.report
         })
     }
-
-    fn attention(&self, layer: usize, cache: &KvCache, rows: &Rows, q: &Heads) -> Result<Tensor> {
-        let config = self.config();
-        let (heads, dim) = (config.heads, config.head_dim);
-        let total = rows.ragged.total();
-        let mut out = vec![0.0; total * heads * dim];
-        let keys = &cache.layers()[layer];
-        let attention = Attention::new(self.attention_scale());
-        let limits = RowLimits::new(rows, keys, config.window_at(layer));
-        let out_view = ViewMut::new(&mut out, Layout::token_major(heads, dim));
-        q.view(|q| {
-            if limits.is_one_query_each(rows) {
-                return attend::decode(
-                    q,
-                    &keys.keys(),
-                    KeyLists::Dense,
-                    &attention,
-                    out_view,
-                    None,
-                );
-            }
-            let limit = limits.row_limit();
-            attend::prefill(q, &rows.ragged, &keys.keys(), limit, &attention, out_view, None)
-        })??;
-        Ok(Tensor::from_vec(out, (total, heads * dim), &Device::Cpu)?)
-    }
 }
 
-/// Which cached rows every query sees, where that is not "all up to its own".
-enum RowLimits {
-    /// The queries are the last rows of their sequences.
-    Causal,
-    /// First row and limit, by position.
-    Between { first: Vec<i32>, limit: Vec<i32> },
+/// What a stage's tokens are, for its scorer.
+#[derive(Debug)]
+pub(crate) struct StageTokens<'a> {
+    pub(crate) index: usize,
+    pub(crate) layer: usize,
+    pub(crate) prompt_lens: &'a [usize],
+    pub(crate) rows: &'a Ragged,
+    pub(crate) positions: &'a Tensor,
+    pub(crate) hidden: &'a Tensor,
+    pub(crate) normed: &'a Tensor,
 }
 
-impl RowLimits {
-    fn new(rows: &Rows, cache: &crate::cache::LayerCache, window: Option<usize>) -> Self {
-        let last = |sequence: usize, span: salient::Span| {
-            let positions = &rows.positions[span.range()];
-            cache.positions(sequence).ends_with(positions)
-        };
-        let aligned = rows.ragged.spans().enumerate().all(|(sequence, span)| last(sequence, span));
-        let reach = rows.positions.iter().max().map_or(0, |&p| p as usize + 1);
-        if aligned && window.is_none_or(|window| window >= reach) {
-            return Self::Causal;
-        }
-        let mut first = Vec::with_capacity(rows.positions.len());
-        let mut limit = Vec::with_capacity(rows.positions.len());
-        for (sequence, span) in rows.ragged.spans().enumerate() {
-            let keys = cache.positions(sequence);
-            for &position in &rows.positions[span.range()] {
-                let seen = keys.partition_point(|&key| key <= position);
-                let skipped = window.map_or(0, |window| {
-                    keys.partition_point(|&key| {
-                        i64::from(key) <= i64::from(position) - window as i64
-                    })
-                });
-                first.push(skipped as i32);
-                limit.push(seen as i32);
-            }
-        }
-        Self::Between { first, limit }
-    }
-
-    fn is_one_query_each(&self, rows: &Rows) -> bool {
-        matches!(self, Self::Causal) && rows.ragged.lens().all(|len| len == 1)
-    }
-
-    fn row_limit(&self) -> RowLimit<&[i32]> {
-        match self {
-            Self::Causal => RowLimit::Causal,
-            Self::Between { first, limit } => RowLimit::Between { first, limit },
-        }
-    }
-}
-
-fn append(
-    cache: &mut KvCache,
-    layer: usize,
-    rows: &Ragged,
-    k: &Heads,
-    v: &Heads,
-    positions: &[i32],
-) -> Result<()> {
-    k.view(|k| v.view(|v| cache.append(layer, rows, k, v, positions)))?
+/// One of Q, K and V of the rows, from their normalised hidden states.
+fn project(
+    model: &Model,
+    verbs: &mut dyn Verbs,
+    block: &Block,
+    which: Projection,
+    normed: &Tensor,
+    rows: &Rows,
+) -> Result<Tensor> {
+    model.project(verbs, block, which, normed, &rows.positions)
 }
 
 /// The last row of every sequence, `[batch, hidden]`.
@@ -381,51 +404,8 @@ pub(crate) fn last_rows(hidden: &Tensor, rows: &Ragged) -> Result<Tensor> {
     Ok(hidden.index_select(&last, 0)?)
 }
 
-struct Gathered {
-    tensors: Vec<Option<Tensor>>,
-    positions: Vec<i32>,
-}
-
-/// The kept rows of several `[tokens, width]` tensors and of the positions, in one pass.
-fn gather(
-    selection: &Selection,
-    tensors: &[Option<&Tensor>; 3],
-    positions: &[i32],
-) -> Result<Gathered> {
-    let kept = selection.kept_rows().total();
-    let mut kept_positions = vec![0i32; kept];
-    let widths: Vec<usize> = tensors
-        .iter()
-        .map(|t| t.map_or(Ok(0), |t| t.dim(1)))
-        .collect::<candle_core::Result<_>>()?;
-    let mut outs: Vec<Vec<f32>> = widths.iter().map(|width| vec![0.0; kept * width]).collect();
-    let [a, b, c] = *tensors;
-    let (Some(a), Some(b)) = (a, b) else { unreachable!("only the third tensor is optional") };
-    f32_slice(a, |a| {
-        f32_slice(b, |b| {
-            let mut run = |c: Option<&[f32]>| -> salient::Result<()> {
-                let mut sources = vec![a, b];
-                sources.extend(c);
-                let mut rows = vec![RowTensor::new(positions, 1, &mut kept_positions)?];
-                for ((src, width), dst) in sources.into_iter().zip(&widths).zip(&mut outs) {
-                    rows.push(RowTensor::new(src, *width, dst)?);
-                }
-                compact::rows(selection, &mut rows)
-            };
-            match c {
-                Some(c) => f32_slice(c, |c| run(Some(c)))?,
-                None => run(None),
-            }
-            .map_err(Error::from)
-        })
-    })???;
-    let tensors = outs
-        .into_iter()
-        .zip(&widths)
-        .zip(tensors)
-        .map(|((out, &width), source)| {
-            source.map(|t| Tensor::from_vec(out, (kept, width), t.device())).transpose()
-        })
-        .collect::<candle_core::Result<_>>()?;
-    Ok(Gathered { tensors, positions: kept_positions })
+/// How many tokens of its sequence come up to and with each, u32 `[rows]`.
+fn counted(rows: &Ragged, device: &Device) -> Result<Tensor> {
+    let counts: Vec<u32> = rows.lens().flat_map(|len| 1..=len as u32).collect();
+    Ok(Tensor::new(counts, device)?)
 }

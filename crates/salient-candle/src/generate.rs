@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use salient::schedule::Plan;
 
 use crate::cache::KvCache;
@@ -144,5 +144,5 @@ pub fn answer(
 }
 
 fn rows(logits: &Tensor) -> Result<Vec<Vec<f32>>> {
-    Ok(logits.to_vec2()?)
+    Ok(logits.to_dtype(DType::F32)?.to_vec2()?)
 }

@@ -27,17 +27,17 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod backend;
 mod cache;
 mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-pub mod device;
+mod decoder;
 mod error;
 mod forward;
 mod generate;
 mod load;
 mod model;
-#[cfg(any(feature = "cuda", test))]
 mod operand;
 mod ops;
 mod preset;
@@ -48,12 +48,13 @@ pub mod scorer;
 mod tokenizer;
 pub mod train;
 
-pub use cache::{KvCache, LayerCache};
+pub use cache::{CachedKeys, KvCache, LayerCache};
 pub use config::{Family, ModelConfig, RopeScaling};
+pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use forward::{Prefill, StageReport};
 pub use generate::{Answer, GenerateOptions, Generation, answer, generate};
-pub use load::{Loaded, load};
+pub use load::{Loaded, load, load_on};
 pub use model::{Block, Model};
 pub use preset::Preset;
 pub use rope::RopeTable;

@@ -1,27 +1,21 @@
 //! The decoder's weights, and the steps of a block between which a runner prunes.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
 
+use crate::backend::{Backend, Verbs};
 use crate::config::ModelConfig;
-use crate::error::Result;
-use crate::ops::{self, Heads};
+use crate::error::{Error, Result};
 use crate::rope::RopeTable;
 
-/// Rows that go through the feed-forward network at once: enough for the matrix products to run at
-/// full speed, few enough that the wide activations stay in cache and memory does not grow with the
-/// prompt.
-const FFN_ROWS: usize = 1024;
-
-/// Weights of a tensor that [`Model::fingerprint`] looks at: enough that no training misses them
+/// Weights of a matrix that [`Model::fingerprint`] looks at: enough that no training misses them
 /// all.
 const FINGERPRINT_SAMPLES: usize = 1024;
 
-/// A Llama-family decoder in f32: on the host, or by [`Model::to_device`] where predictors are
-/// trained.
+/// A Llama-family decoder whose weights are tensors of one type on one device: f32 on the host;
+/// f32, f16 or bf16 on a CUDA device, where f16 and bf16 are what the kernels of attention take.
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
@@ -30,7 +24,7 @@ pub struct Model {
     norm: Tensor,
     head: Tensor,
     rope: RopeTable,
-    fingerprint: OnceLock<String>,
+    fingerprint: String,
 }
 
 /// One transformer block's weights. Matrices are `[out, in]`; Q, K and V are one matrix, and so
@@ -77,114 +71,157 @@ pub(crate) enum Projection {
 }
 
 impl Projection {
-    /// The first row of the projection in the fused matrix, and its heads.
-    pub(crate) fn columns(self, config: &ModelConfig) -> (usize, usize) {
+    /// The first head of the projection in the fused matrix, and how many it has.
+    pub(crate) fn heads(self, config: &ModelConfig) -> (usize, usize) {
         let c = config;
         match self {
             Self::Query => (0, c.heads),
-            Self::Key => (c.heads * c.head_dim, c.kv_heads),
-            Self::Value => ((c.heads + c.kv_heads) * c.head_dim, c.kv_heads),
+            Self::Key => (c.heads, c.kv_heads),
+            Self::Value => (c.heads + c.kv_heads, c.kv_heads),
         }
     }
 }
 
 impl Model {
-    /// Builds a model; `weight(name, shape)` returns each tensor by its Hugging Face name.
+    /// Builds a model; `weight(name, shape)` returns each tensor by its Hugging Face name, all of
+    /// one type on one device.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) if the sizes do not fit together, and what `weight`
-    /// returns.
+    /// [`Error::Config`] if the sizes do not fit together, [`Error::Unsupported`] for a type that
+    /// the device does not run, and what `weight` returns.
     pub fn new(
         config: ModelConfig,
+        weight: impl FnMut(&str, &[usize]) -> Result<Tensor>,
+    ) -> Result<Self> {
+        Self::build(config, weight, |tensor| Ok(tensor.clone()))
+    }
+
+    /// The same; each tensor is put on a device as `dtype` as soon as it is there.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn on(
+        device: &Device,
+        dtype: DType,
+        config: ModelConfig,
+        weight: impl FnMut(&str, &[usize]) -> Result<Tensor>,
+    ) -> Result<Self> {
+        check_dtype(device, dtype)?;
+        Self::build(config, weight, |tensor| tensor.to_dtype(dtype)?.to_device(device))
+    }
+
+    fn build(
+        config: ModelConfig,
         mut weight: impl FnMut(&str, &[usize]) -> Result<Tensor>,
+        put: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<Self> {
         let config = config.validate()?;
         let c = &config;
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let embedding = weight("model.embed_tokens.weight", &[c.vocab, c.hidden])?;
+        // A matrix of one or more tensors, each put where it belongs before the next is read, and
+        // some of its values.
+        let mut matrix = |prefix: &str, parts: &[(&str, &[usize])]| -> Result<(Tensor, Vec<f32>)> {
+            let mut samples = Samples::of(parts);
+            let mut placed = Vec::with_capacity(parts.len());
+            for (name, shape) in parts {
+                let tensor = weight(&format!("{prefix}{name}"), shape)?;
+                samples.take(&tensor)?;
+                placed.push(put(&tensor)?);
+            }
+            let whole = match placed.len() {
+                1 => placed.swap_remove(0),
+                _ => Tensor::cat(&placed, 0)?,
+            };
+            Ok((whole, samples.values))
+        };
+        let (embedding, of_embedding) =
+            matrix("model.", &[("embed_tokens.weight", &[c.vocab, c.hidden])])?;
+        let (device, dtype) = (embedding.device().clone(), embedding.dtype());
+        check_dtype(&device, dtype)?;
+        let mut of_blocks = Vec::new();
         let mut blocks = Vec::with_capacity(c.layers);
         for layer in 0..c.layers {
-            let mut get = |part: &str, shape: &[usize]| {
-                weight(&format!("model.layers.{layer}.{part}"), shape)
+            let prefix = format!("model.layers.{layer}.");
+            let mut get = |parts: &[(&str, &[usize])]| -> Result<Tensor> {
+                let (tensor, samples) = matrix(&prefix, parts)?;
+                of_blocks.extend(samples);
+                Ok(tensor)
             };
-            let qkv = Tensor::cat(
-                &[
-                    get("self_attn.q_proj.weight", &[q, c.hidden])?,
-                    get("self_attn.k_proj.weight", &[kv, c.hidden])?,
-                    get("self_attn.v_proj.weight", &[kv, c.hidden])?,
-                ],
-                0,
-            )?;
+            // In this order, which the fingerprint has.
+            let attn_norm = get(&[("input_layernorm.weight", &[c.hidden])])?;
+            let qkv = get(&[
+                ("self_attn.q_proj.weight", &[q, c.hidden]),
+                ("self_attn.k_proj.weight", &[kv, c.hidden]),
+                ("self_attn.v_proj.weight", &[kv, c.hidden]),
+            ])?;
+            let output = get(&[("self_attn.o_proj.weight", &[c.hidden, q])])?;
+            let ffn_norm = get(&[("post_attention_layernorm.weight", &[c.hidden])])?;
+            let gate_up = get(&[
+                ("mlp.gate_proj.weight", &[c.ffn, c.hidden]),
+                ("mlp.up_proj.weight", &[c.ffn, c.hidden]),
+            ])?;
+            let down = get(&[("mlp.down_proj.weight", &[c.hidden, c.ffn])])?;
             let qkv_bias = if c.attention_bias {
-                let parts = [
-                    get("self_attn.q_proj.bias", &[q])?,
-                    get("self_attn.k_proj.bias", &[kv])?,
-                    get("self_attn.v_proj.bias", &[kv])?,
-                ];
-                Some(Tensor::cat(&parts, 0)?)
+                Some(get(&[
+                    ("self_attn.q_proj.bias", &[q]),
+                    ("self_attn.k_proj.bias", &[kv]),
+                    ("self_attn.v_proj.bias", &[kv]),
+                ])?)
             } else {
                 None
             };
             let qk_norm = if c.qk_norm {
-                Some((
-                    get("self_attn.q_norm.weight", &[c.head_dim])?,
-                    get("self_attn.k_norm.weight", &[c.head_dim])?,
-                ))
+                let q_norm = get(&[("self_attn.q_norm.weight", &[c.head_dim])])?;
+                Some((q_norm, get(&[("self_attn.k_norm.weight", &[c.head_dim])])?))
             } else {
                 None
             };
-            blocks.push(Block {
-                attn_norm: get("input_layernorm.weight", &[c.hidden])?,
-                qkv,
-                qkv_bias,
-                qk_norm,
-                output: get("self_attn.o_proj.weight", &[c.hidden, q])?,
-                ffn_norm: get("post_attention_layernorm.weight", &[c.hidden])?,
-                gate_up: Tensor::cat(
-                    &[
-                        get("mlp.gate_proj.weight", &[c.ffn, c.hidden])?,
-                        get("mlp.up_proj.weight", &[c.ffn, c.hidden])?,
-                    ],
-                    0,
-                )?,
-                down: get("mlp.down_proj.weight", &[c.hidden, c.ffn])?,
-            });
+            let weights =
+                Block { attn_norm, qkv, qkv_bias, qk_norm, output, ffn_norm, gate_up, down };
+            blocks.push(weights);
         }
-        let norm = weight("model.norm.weight", &[c.hidden])?;
-        let head = if c.tied {
-            embedding.clone()
+        let (norm, of_norm) = matrix("model.", &[("norm.weight", &[c.hidden])])?;
+        let (head, of_head) = if c.tied {
+            (embedding.clone(), of_embedding.clone())
         } else {
-            weight("lm_head.weight", &[c.vocab, c.hidden])?
+            matrix("", &[("lm_head.weight", &[c.vocab, c.hidden])])?
         };
-        let rope = RopeTable::new(&config, config.context);
-        let fingerprint = OnceLock::new();
+        let fingerprint = fingerprint(c, [of_embedding, of_norm, of_head, of_blocks]);
+        let rope = RopeTable::new(c, &device, dtype)?;
+        // For whatever thread runs it.
+        device.synchronize()?;
         Ok(Self { config, embedding, blocks, norm, head, rope, fingerprint })
     }
 
-    /// The same model with its weights on a device: for [`reference`](crate::reference) and
-    /// [`train`](crate::train), which are candle's operations alone. What runs packed batches,
-    /// prefill, scorers and generation, takes a model on the host, and fails with this one; to run
-    /// a model on a device there is [`DeviceModel`](crate::device::DeviceModel).
+    /// The same model with its weights on a device, as `dtype`.
     ///
     /// # Errors
-    /// Those of candle, and of [`Model::fingerprint`].
-    pub fn to_device(&self, device: &Device) -> Result<Self> {
-        let put = |tensor: &Tensor| tensor.to_device(device);
+    /// [`Error::Unsupported`] for a type that the device does not run, those of candle.
+    pub fn to_device(&self, device: &Device, dtype: DType) -> Result<Self> {
+        check_dtype(device, dtype)?;
+        let put = |tensor: &Tensor| tensor.to_dtype(dtype)?.to_device(device);
         let embedding = put(&self.embedding)?;
-        Ok(Self {
+        let moved = Self {
             head: if self.config.tied { embedding.clone() } else { put(&self.head)? },
             embedding,
             blocks: self.blocks.iter().map(|block| block.map(put)).collect::<Result<_>>()?,
             norm: put(&self.norm)?,
             config: self.config.clone(),
-            rope: RopeTable::new(&self.config, self.config.context),
-            fingerprint: self.fingerprint()?.into(),
-        })
+            rope: RopeTable::new(&self.config, device, dtype)?,
+            fingerprint: self.fingerprint.clone(),
+        };
+        device.synchronize()?;
+        Ok(moved)
     }
 
     /// Where its weights are.
     pub fn device(&self) -> &Device {
         self.embedding.device()
+    }
+
+    /// What its weights and hidden states are.
+    pub fn dtype(&self) -> DType {
+        self.embedding.dtype()
     }
 
     /// The model's shape and constants.
@@ -193,36 +230,10 @@ impl Model {
     }
 
     /// 16 hexadecimal digits that tell this model from others: of its configuration and of weights
-    /// spread over every tensor, so the same from whatever file it came.
-    ///
-    /// # Errors
-    /// Those of candle.
-    pub fn fingerprint(&self) -> Result<String> {
-        if let Some(known) = self.fingerprint.get() {
-            return Ok(known.clone());
-        }
-        let mut hasher = Sha256::new();
-        hasher.update(serde_json::to_string(&self.config).expect("plain values"));
-        let mut add = |tensor: &Tensor| {
-            ops::f32_slice(tensor, |values| {
-                let step = values.len().div_ceil(FINGERPRINT_SAMPLES).max(1);
-                for value in values.iter().step_by(step) {
-                    hasher.update(value.to_le_bytes());
-                }
-            })
-        };
-        for tensor in [&self.embedding, &self.norm, &self.head] {
-            add(tensor)?;
-        }
-        for b in &self.blocks {
-            let qk_norm = b.qk_norm.iter().flat_map(|(q, k)| [q, k]);
-            let tensors = [&b.attn_norm, &b.qkv, &b.output, &b.ffn_norm, &b.gate_up, &b.down];
-            for tensor in tensors.into_iter().chain(&b.qkv_bias).chain(qk_norm) {
-                add(tensor)?;
-            }
-        }
-        let digits = base16ct::lower::encode_string(&hasher.finalize()[..8]);
-        Ok(self.fingerprint.get_or_init(|| digits).clone())
+    /// spread over every tensor, as they were before they were put on a device. So they are the same
+    /// from whatever file the model came, and wherever it runs.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// The blocks, first to last.
@@ -253,8 +264,8 @@ impl Model {
             for (name, which) in
                 [("q", Projection::Query), ("k", Projection::Key), ("v", Projection::Value)]
             {
-                let (start, heads) = which.columns(c);
-                let rows = heads * c.head_dim;
+                let (first, heads) = which.heads(c);
+                let (start, rows) = (first * c.head_dim, heads * c.head_dim);
                 put(&format!("self_attn.{name}_proj.weight"), block.qkv.narrow(0, start, rows)?);
                 if let Some(bias) = &block.qkv_bias {
                     put(&format!("self_attn.{name}_proj.bias"), bias.narrow(0, start, rows)?);
@@ -280,8 +291,9 @@ impl Model {
         self.config.rms_eps as f32
     }
 
-    pub(crate) fn attention_scale(&self) -> f32 {
-        self.config.attention_scale()
+    /// How far back a query of a block sees; a window as wide as all positions hides nothing.
+    pub(crate) fn window_at(&self, layer: usize) -> Option<usize> {
+        self.config.window_at(layer).filter(|&window| window < self.config.context)
     }
 
     /// Embeddings of tokens, `[tokens, hidden]`, in memory of their own.
@@ -291,9 +303,17 @@ impl Model {
         Ok(self.embedding.index_select(&ids, 0)?)
     }
 
-    /// Next-token logits of final hidden states, `[n, hidden]` to `[n, vocab]`.
-    pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let normed = ops::rms_norm(hidden, &self.norm, self.rms_eps())?;
+    /// Logits of hidden states, `[n, hidden]` to `[n, vocab]`. The vocabulary is wide: pass the
+    /// rows that are needed.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn predict(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.with_verbs(|verbs| self.logits(verbs, hidden))
+    }
+
+    pub(crate) fn logits(&self, verbs: &mut dyn Verbs, hidden: &Tensor) -> Result<Tensor> {
+        let normed = verbs.rms_norm(hidden, &self.norm, self.rms_eps())?;
         Ok(normed.matmul(&self.head.t()?)?)
     }
 
@@ -309,24 +329,32 @@ impl Model {
         &self.head
     }
 
-    /// Q, K and V of a block from its normalised input: one product, rotated in place.
-    pub(crate) fn qkv(
+    /// Q, K and V of a block from its normalised input, `[rows, heads, head_dim]` each, normalised by
+    /// head where the family does that, and rotated.
+    pub(crate) fn qkv<B: Backend>(
         &self,
+        backend: &mut B,
         block: &Block,
         normed: &Tensor,
-        positions: &[i32],
-    ) -> Result<[Heads; 3]> {
-        let mut fused = normed.matmul(&block.qkv.t()?)?;
-        if let Some(bias) = &block.qkv_bias {
-            fused = fused.broadcast_add(bias)?;
-        }
+        positions: &Tensor,
+    ) -> Result<[Tensor; 3]> {
         let all = [Projection::Query, Projection::Key, Projection::Value];
         let mut heads = Vec::with_capacity(3);
-        for which in all {
-            let (start, count) = which.columns(&self.config);
-            let part = Heads::new(fused.clone(), start, count, self.config.head_dim)?;
-            self.place(block, which, &part, positions)?;
-            heads.push(part);
+        if B::FUSED_QKV {
+            let mut fused = normed.matmul(&block.qkv.t()?)?;
+            if let Some(bias) = &block.qkv_bias {
+                fused = fused.broadcast_add(bias)?;
+            }
+            let fused = fused.reshape((normed.dim(0)?, (), self.config.head_dim))?;
+            for which in all {
+                let (start, count) = which.heads(&self.config);
+                let part = fused.narrow(1, start, count)?;
+                heads.push(self.place(backend, block, which, part, positions)?);
+            }
+        } else {
+            for which in all {
+                heads.push(self.project(backend, block, which, normed, positions)?);
+            }
         }
         Ok(heads.try_into().expect("three projections"))
     }
@@ -334,61 +362,113 @@ impl Model {
     /// One of Q, K and V on its own, from the rows of `normed`.
     pub(crate) fn project(
         &self,
+        verbs: &mut dyn Verbs,
         block: &Block,
         which: Projection,
         normed: &Tensor,
-        positions: &[i32],
-    ) -> Result<Heads> {
+        positions: &Tensor,
+    ) -> Result<Tensor> {
         let dim = self.config.head_dim;
-        let (start, count) = which.columns(&self.config);
-        let mut out = normed.matmul(&block.qkv.narrow(0, start, count * dim)?.t()?)?;
+        let (start, count) = which.heads(&self.config);
+        let mut out = normed.matmul(&block.qkv.narrow(0, start * dim, count * dim)?.t()?)?;
         if let Some(bias) = &block.qkv_bias {
-            out = out.broadcast_add(&bias.narrow(0, start, count * dim)?)?;
+            out = out.broadcast_add(&bias.narrow(0, start * dim, count * dim)?)?;
         }
-        let heads = Heads::new(out, 0, count, dim)?;
-        self.place(block, which, &heads, positions)?;
-        Ok(heads)
+        let heads = out.reshape((normed.dim(0)?, count, dim))?;
+        self.place(verbs, block, which, heads, positions)
     }
 
-    /// Adds the output projection of an attention result `[n, heads * dim]` to `hidden`.
-    pub(crate) fn add_attention(
+    /// What follows attention in a block: the output projection and the feed-forward network, each
+    /// added to `hidden`.
+    pub(crate) fn after_attention<B: Backend>(
         &self,
+        backend: &mut B,
         block: &Block,
-        hidden: &Tensor,
+        hidden: Tensor,
         attended: &Tensor,
-    ) -> Result<()> {
-        ops::add_assign(hidden, &attended.matmul(&block.output.t()?)?)
-    }
-
-    /// Adds the feed-forward network of `hidden` to it.
-    pub(crate) fn add_ffn(&self, block: &Block, hidden: &Tensor) -> Result<()> {
-        let total = hidden.dim(0)?;
-        let mut start = 0;
-        while start < total {
-            let rows = hidden.narrow(0, start, FFN_ROWS.min(total - start))?;
-            let normed = ops::rms_norm(&rows, &block.ffn_norm, self.rms_eps())?;
-            let inner = ops::swiglu(&normed.matmul(&block.gate_up.t()?)?)?;
-            ops::add_assign(&rows, &inner.matmul(&block.down.t()?)?)?;
-            start += FFN_ROWS;
-        }
-        Ok(())
+    ) -> Result<Tensor> {
+        let attended = attended.flatten_from(1)?.matmul(&block.output.t()?)?;
+        let hidden = backend.add(hidden, &attended)?;
+        backend.by_rows(hidden, |backend, rows| {
+            let normed = backend.rms_norm(&rows, &block.ffn_norm, self.rms_eps())?;
+            let inner = backend.swiglu(&normed.matmul(&block.gate_up.t()?)?)?;
+            backend.add(rows, &inner.matmul(&block.down.t()?)?)
+        })
     }
 
     /// Head normalisation, where the family has it, and rotation.
     fn place(
         &self,
+        verbs: &mut dyn Verbs,
         block: &Block,
         which: Projection,
-        heads: &Heads,
-        positions: &[i32],
-    ) -> Result<()> {
+        mut heads: Tensor,
+        positions: &Tensor,
+    ) -> Result<Tensor> {
         if which == Projection::Value {
-            return Ok(());
+            return Ok(heads);
         }
         if let Some((q_norm, k_norm)) = &block.qk_norm {
             let weight = if which == Projection::Query { q_norm } else { k_norm };
-            heads.normalise(weight, self.rms_eps())?;
+            heads = verbs.rms_norm_heads(heads, weight, self.rms_eps())?;
         }
-        heads.rotate(positions, &self.rope.cos, &self.rope.sin)
+        verbs.rotate(heads, positions, &self.rope)
     }
+}
+
+/// Which types a device runs.
+fn check_dtype(device: &Device, dtype: DType) -> Result<()> {
+    let (known, supported) = match device {
+        Device::Cpu => (dtype == DType::F32, "f32"),
+        _ => (matches!(dtype, DType::F32 | DType::F16 | DType::BF16), "f32, f16, bf16"),
+    };
+    if known {
+        return Ok(());
+    }
+    let what = if device.is_cpu() { "type of a model on the CPU" } else { "type of a model" };
+    Err(Error::Unsupported { what, name: dtype.as_str().into(), supported })
+}
+
+/// Values spread over a matrix that is made of parts.
+struct Samples {
+    step: usize,
+    /// The next one, counted from the beginning of the next part.
+    next: usize,
+    values: Vec<f32>,
+}
+
+impl Samples {
+    fn of(parts: &[(&str, &[usize])]) -> Self {
+        let len: usize = parts.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let step = len.div_ceil(FINGERPRINT_SAMPLES).max(1);
+        Self { step, next: 0, values: Vec::new() }
+    }
+
+    /// Takes the values of the next part.
+    fn take(&mut self, part: &Tensor) -> Result<()> {
+        let len = part.elem_count();
+        let mut places = Vec::new();
+        while self.next < len {
+            places.push(self.next as u32);
+            self.next += self.step;
+        }
+        self.next -= len;
+        if places.is_empty() {
+            return Ok(());
+        }
+        let places = Tensor::new(places, part.device())?;
+        let values = part.flatten_all()?.index_select(&places, 0)?.to_dtype(DType::F32)?;
+        self.values.extend(values.to_vec1::<f32>()?);
+        Ok(())
+    }
+}
+
+/// Of a model's configuration and samples of its weights.
+fn fingerprint(config: &ModelConfig, samples: [Vec<f32>; 4]) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(serde_json::to_string(config).expect("plain values"));
+    for value in samples.iter().flatten() {
+        hasher.update(value.to_le_bytes());
+    }
+    base16ct::lower::encode_string(&hasher.finalize()[..8])
 }

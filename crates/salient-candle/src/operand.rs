@@ -3,17 +3,21 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Layout as TensorLayout, Shape};
+use candle_core::Layout as TensorLayout;
+#[cfg(any(feature = "cuda", test))]
+use candle_core::{DType, Shape};
 use salient::{Error as SalientError, Layout};
 
 use crate::error::{Error, Result};
 
 /// Checks the type of a tensor's elements.
+#[cfg(any(feature = "cuda", test))]
 pub(crate) fn check_type(what: &'static str, expected: DType, actual: DType) -> Result<()> {
     if expected == actual { Ok(()) } else { Err(Error::TensorType { what, expected, actual }) }
 }
 
 /// Checks that so many elements make up a shape.
+#[cfg(any(feature = "cuda", test))]
 pub(crate) fn check_count(shape: &Shape, actual: usize) -> Result<()> {
     match shape.elem_count() {
         expected if expected == actual => Ok(()),

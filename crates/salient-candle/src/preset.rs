@@ -61,11 +61,10 @@ impl Preset {
     /// Whether predictors for `model` come with this crate.
     ///
     /// # Errors
-    /// Those of [`Model::fingerprint`].
+    /// [`Error::Malformed`] if the crate's file is not one of predictors.
     pub fn knows(self, model: &Model) -> Result<bool> {
         let info = Learned::info(self.file(), Path::new(self.name()))?;
-        let fingerprint = model.fingerprint()?;
-        Ok(info.is_some_and(|info| info.model == fingerprint))
+        Ok(info.is_some_and(|info| info.model == model.fingerprint()))
     }
 
     /// The scorer, for the stages of `schedules`.

@@ -1,5 +1,5 @@
 //! The decoder again in plain candle operations: full-length, masked, differentiable; and gradients
-//! through it. It runs where the model's weights are.
+//! through it. It runs where the model's weights are, in f32 whatever their type.
 //!
 //! It shares nothing with the packed runner but the weights, so the two check each other: a run
 //! with dropped tokens masked must equal the run that gathers the survivors.
@@ -44,7 +44,7 @@ pub fn masked(queries: &[i32], keys: &[i32], sees: impl Fn(i32, i32) -> bool) ->
 /// # Errors
 /// [`Error::UnknownToken`], and those of candle.
 pub fn embed(model: &Model, tokens: &[u32]) -> Result<Tensor> {
-    model.embed(tokens)
+    Ok(in_f32(&model.embed(tokens)?)?)
 }
 
 /// One block on `[tokens, hidden]`, every token a query and a key, under an additive mask. A row
@@ -79,7 +79,7 @@ pub fn block_and_attention(
     keep: Option<&Tensor>,
 ) -> Result<(Tensor, Tensor)> {
     let config = model.config();
-    let weights = &model.blocks()[layer];
+    let weights = &model.blocks()[layer].map(in_f32)?;
     let eps = config.rms_eps;
     let (dim, heads, kv_heads) = (config.head_dim, config.heads, config.kv_heads);
     let tokens = hidden.dim(0)?;
@@ -128,8 +128,8 @@ pub fn block_and_attention(
 /// # Errors
 /// Those of candle.
 pub fn logits(model: &Model, hidden: &Tensor) -> Result<Tensor> {
-    let normed = rms_norm(hidden, model.final_norm(), model.config().rms_eps)?;
-    Ok(normed.matmul(&model.head().t()?)?)
+    let normed = rms_norm(hidden, &in_f32(model.final_norm())?, model.config().rms_eps)?;
+    Ok(normed.matmul(&in_f32(model.head())?.t()?)?)
 }
 
 /// The input of some blocks, `[tokens, hidden]` each, of a text alone.
@@ -266,6 +266,11 @@ fn kept_softmax(scores: &Tensor, keep: &Tensor) -> Result<Tensor> {
     Ok(numerators.broadcast_div(&(sums + 1e-6)?)?)
 }
 
+/// Weights of a model in half precision, for sums in f32; others as they are.
+fn in_f32(weights: &Tensor) -> candle_core::Result<Tensor> {
+    weights.to_dtype(DType::F32)
+}
+
 fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
     Ok(x.broadcast_div(&(mean + eps)?.sqrt()?)?.broadcast_mul(weight)?)
@@ -273,15 +278,10 @@ fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 
 fn rotate(model: &Model, x: &Tensor, positions: &[i32]) -> Result<Tensor> {
     let half = model.config().head_dim / 2;
-    let (mut cos, mut sin) = (Vec::new(), Vec::new());
-    for &position in positions {
-        let (c, s) = model.rope().row(position as usize);
-        cos.extend_from_slice(c);
-        sin.extend_from_slice(s);
-    }
-    let shape = (positions.len(), 1, half);
-    let cos = Tensor::from_vec(cos, shape, x.device())?;
-    let sin = Tensor::from_vec(sin, shape, x.device())?;
+    let positions: Vec<u32> = positions.iter().map(|&position| position as u32).collect();
+    let positions = Tensor::new(positions, x.device())?;
+    let rows = |table: &Tensor| in_f32(&table.index_select(&positions, 0)?)?.unsqueeze(1);
+    let (cos, sin) = (rows(model.rope().cos())?, rows(model.rope().sin())?);
     let (low, high) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
     let rotated_low = (low.broadcast_mul(&cos)? - high.broadcast_mul(&sin)?)?;
     let rotated_high = (high.broadcast_mul(&cos)? + low.broadcast_mul(&sin)?)?;

@@ -1,37 +1,44 @@
 //! Rotary position embedding by original positions (arXiv 2104.09864), halves paired.
 
-use crate::config::{ModelConfig, RopeScaling};
+use candle_core::{DType, Device, Tensor};
 
-/// Cosines and sines of every position of the context, `[context, head_dim / 2]` each.
+use crate::config::{ModelConfig, RopeScaling};
+use crate::error::Result;
+
+/// Cosines and sines of every position of the context, `[context, head_dim / 2]` each, where a
+/// model is and of its type.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
-    pub(crate) half: usize,
-    pub(crate) cos: Vec<f32>,
-    pub(crate) sin: Vec<f32>,
+    cos: Tensor,
+    sin: Tensor,
 }
 
 impl RopeTable {
-    /// The table of a model for positions below `positions`.
-    pub fn new(config: &ModelConfig, positions: usize) -> Self {
+    /// The table of a model on a device.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn new(config: &ModelConfig, device: &Device, dtype: DType) -> Result<Self> {
         let frequencies = inverse_frequencies(config);
-        let half = frequencies.len();
-        let mut cos = Vec::with_capacity(positions * half);
-        let mut sin = Vec::with_capacity(positions * half);
-        for position in 0..positions {
-            for frequency in &frequencies {
-                // The angle is rounded to f32 first, as the models' own code does.
-                let angle = position as f32 * frequency;
-                cos.push(angle.cos());
-                sin.push(angle.sin());
-            }
-        }
-        Self { half, cos, sin }
+        let shape = (config.context, frequencies.len());
+        let table = |of: fn(f32) -> f32| {
+            // The angle is rounded to f32 first, as the models' own code does.
+            let angles = (0..config.context)
+                .flat_map(|position| frequencies.iter().map(move |f| position as f32 * f));
+            let table = Tensor::from_vec(angles.map(of).collect(), shape, &Device::Cpu)?;
+            table.to_dtype(dtype)?.to_device(device)
+        };
+        Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)? })
     }
 
-    /// The cosines and sines of one position, `[head_dim / 2]` each.
-    pub fn row(&self, position: usize) -> (&[f32], &[f32]) {
-        let range = position * self.half..(position + 1) * self.half;
-        (&self.cos[range.clone()], &self.sin[range])
+    /// Cosines, `[context, head_dim / 2]`.
+    pub fn cos(&self) -> &Tensor {
+        &self.cos
+    }
+
+    /// Sines, `[context, head_dim / 2]`.
+    pub fn sin(&self) -> &Tensor {
+        &self.sin
     }
 }
 

@@ -7,20 +7,23 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use salient::Ragged;
-use salient::cuda::{Backend, probe};
-use salient::host::score::Predictor;
+use salient::cuda::probe;
 use salient::kernels::score::MlpWeights;
 use salient::schedule::{KvAtStage, Schedule, Stages};
-use salient::score::PredictorWeights;
-use salient_candle::cuda::{CudaVerbs, TensorView, tensor};
-use salient_candle::device::{DeviceModel, DevicePredictor, DeviceScorer, HostVerbs, Verbs};
-use salient_candle::scorer::{KeyNorm, LastQuery, Learned, Window};
+use salient::score::{HeadReduce, Pool, PoolKind, PredictorWeights};
+use salient_candle::backend::{Backend, HostBackend, Predictor, Verbs};
+use salient_candle::cuda::{CudaBackend, TensorView, tensor};
+use salient_candle::scorer::{
+    AttentionRule, FromLayer, KeyNorm, LastQuery, Learned, Oracle, Position, Random, RankSum,
+    Scorer, Window,
+};
 use salient_candle::train::{LossWeights, Marks, Phase, Sample, Steps, TrainOptions, Trainer};
 use salient_candle::{Error, Family, Model, ModelConfig, Result, reference};
 
@@ -30,7 +33,7 @@ use common::{difference, prompt, random_model, tiny};
 /// A device, or a word that there is none.
 fn on_device(test: &str, run: impl FnOnce(&Device) -> Result<()>) {
     match probe() {
-        Backend::Cuda(_) => Device::new_cuda(0)
+        salient::cuda::Backend::Cuda(_) => Device::new_cuda(0)
             .map_err(Error::from)
             .and_then(|device| run(&device))
             .unwrap_or_else(|error| panic!("{error}: {error:?}")),
@@ -99,8 +102,8 @@ fn slices_become_tensors_and_tensors_views() {
 fn scores_are_near_the_hosts() {
     on_device("scores_are_near_the_hosts", |device| {
         let (tokens, hidden) = (1341, 64);
-        let mut verbs = CudaVerbs::new(device.as_cuda_device()?)?;
-        let mut host = HostVerbs::default();
+        let mut backend = CudaBackend::new(device.as_cuda_device()?)?;
+        let mut host = HostBackend::default();
         let used = |dtype| -> Result<PredictorWeights> {
             Ok(match dtype {
                 DType::F16 => MlpWeights::<f16>::new(hidden, weights(hidden, 1)?)?.as_used(),
@@ -109,25 +112,51 @@ fn scores_are_near_the_hosts() {
         };
         for dtype in [DType::F16, DType::BF16] {
             let x = random(&[tokens, hidden], dtype, 2)?;
-            let there = DevicePredictor::new(hidden, weights(hidden, 1)?, dtype, device)?;
-            let here = DevicePredictor::new(hidden, used(dtype)?, dtype, &Device::Cpu)?;
-            let actual = verbs.mlp(&there, &x.to_device(device)?)?;
-            near(&actual, &host.mlp(&here, &x)?, 1e-3)?;
-            assert!(verbs.mlp(&here, &x.to_device(device)?).is_err());
+            let there = Predictor::new(hidden, weights(hidden, 1)?, dtype, device)?;
+            let here = Predictor::new(hidden, used(dtype)?, dtype, &Device::Cpu)?;
+            let actual = backend.mlp(&there, &x.to_device(device)?)?;
+            near(&actual, &host.mlp(&here, &x.to_dtype(DType::F32)?)?, 1e-3)?;
+            assert!(backend.mlp(&here, &x.to_device(device)?).is_err());
             assert!(host.mlp(&there, &x).is_err());
-            assert!(verbs.mlp(&there, &x).is_err());
+            assert!(backend.mlp(&there, &x).is_err());
         }
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             // As they lie between queries and values, and on their own.
             let fused = random(&[tokens, 8, 24], dtype, 3)?;
             let keys = fused.narrow(1, 4, 2)?;
-            let expected = host.keynorm(&keys)?;
+            let expected = host.keynorm(&keys.to_dtype(DType::F32)?)?;
             let there = fused.to_device(device)?.narrow(1, 4, 2)?;
-            near(&verbs.keynorm(&there)?, &expected, 1e-4)?;
-            near(&verbs.keynorm(&there.contiguous()?)?, &expected, 1e-4)?;
+            near(&backend.keynorm(&there)?, &expected, 1e-4)?;
+            near(&backend.keynorm(&there.contiguous()?)?, &expected, 1e-4)?;
         }
-        let refused = DevicePredictor::new(hidden, weights(hidden, 1)?, DType::F32, device);
-        assert!(matches!(refused, Err(Error::Unsupported { .. })));
+        // Of hidden states in f32 the predictor sees what bf16 holds.
+        let x = random(&[tokens, hidden], DType::F32, 2)?;
+        let there = Predictor::new(hidden, weights(hidden, 1)?, DType::F32, device)?;
+        let here = Predictor::new(hidden, used(DType::BF16)?, DType::F32, &Device::Cpu)?;
+        let seen = x.to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
+        let actual = backend.mlp(&there, &x.to_device(device)?)?;
+        near(&actual, &host.mlp(&here, &seen)?, 1e-3)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn scores_of_scores_are_the_hosts() {
+    on_device("scores_of_scores_are_the_hosts", |device| {
+        let rows = Ragged::from_lens(&[300, 1, 0, 2000, 41])?;
+        let mut backend = CudaBackend::new(device.as_cuda_device()?)?;
+        let mut host = HostBackend::default();
+        // Of few values, so that ties are everywhere.
+        let scores = ((random(&[rows.total()], DType::F32, 4)? * 8.0)?.round()? / 8.0)?;
+        let there = scores.to_device(device)?;
+        assert_eq!(values(&backend.rank(&there, &rows)?)?, values(&host.rank(&scores, &rows)?)?);
+        for width in [1, 9, 17] {
+            let pool = Pool { kind: PoolKind::Average, width };
+            let expected = host.pool(&scores, &rows, &pool)?;
+            near(&backend.pool(&there, &rows, &pool)?, &expected, 1e-6)?;
+        }
+        backend.finish()?;
+        assert!(backend.rank(&scores, &rows).is_err());
         Ok(())
     });
 }
@@ -139,34 +168,40 @@ fn selections_and_rows_are_the_hosts() {
         let rows = Ragged::from_lens(&lens)?;
         let stages = Stages::Geometric { start: 1, step: 1, stages: 3, ratio: 0.6, floor: 0.0 };
         let plan = Schedule { stages, ..Schedule::sdtp() }.plan(&lens, 4)?;
-        let mut verbs = CudaVerbs::new(device.as_cuda_device()?)?;
-        let mut host = HostVerbs::default();
+        let mut backend = CudaBackend::new(device.as_cuda_device()?)?;
+        let mut host = HostBackend::default();
         // Of few values, so that ties are everywhere.
         let scores = ((random(&[rows.total()], DType::F32, 4)? * 8.0)?.round()? / 8.0)?;
         let tensors = [
             Tensor::arange(0u32, rows.total() as u32, &Device::Cpu)?,
-            random(&[rows.total(), 48], DType::BF16, 5)?,
             random(&[rows.total(), 2, 10], DType::F32, 6)?,
+            random(&[rows.total(), 48], DType::BF16, 5)?,
             random(&[rows.total(), 7], DType::F16, 7)?,
         ];
         let there: Vec<Tensor> =
             tensors.iter().map(|tensor| tensor.to_device(device)).collect::<Result<_, _>>()?;
         let stage = &plan.stages()[0];
         let expected = host.select(&scores, &rows, stage)?;
-        let actual = verbs.select(&scores.to_device(device)?, &rows, stage)?;
-        let expected = host.rows(&expected, &tensors.iter().collect::<Vec<_>>())?;
-        let actual = verbs.rows(&actual, &there.iter().collect::<Vec<_>>())?;
-        for (actual, expected) in actual.iter().zip(&expected) {
-            assert_eq!((actual.dims(), actual.dtype()), (expected.dims(), expected.dtype()));
+        let actual = backend.select(&scores.to_device(device)?, &rows, stage)?;
+        // The host moves no halves, which f32 holds.
+        let single = tensors.iter().map(|tensor| match tensor.dtype() {
+            DType::BF16 | DType::F16 => tensor.to_dtype(DType::F32),
+            _ => Ok(tensor.clone()),
+        });
+        let single: Vec<Tensor> = single.collect::<Result<_, _>>()?;
+        let expected = host.rows(&expected, &single.iter().collect::<Vec<_>>())?;
+        let actual = backend.rows(&actual, &there.iter().collect::<Vec<_>>())?;
+        for ((actual, expected), given) in actual.iter().zip(&expected).zip(&tensors) {
+            assert_eq!((actual.dims(), actual.dtype()), (expected.dims(), given.dtype()));
             assert_eq!(values(actual)?, values(expected)?);
         }
-        assert!(!verbs.finish()?);
+        backend.finish()?;
         let nan = Tensor::full(f32::NAN, rows.total(), device)?;
-        let kept = verbs.select(&nan, &rows, stage)?;
-        assert!(verbs.finish()?);
-        assert!(verbs.rows(&kept, &[&there[0].narrow(0, 1, 9)?]).is_err());
-        assert!(verbs.rows(&kept, &[&tensors[0]]).is_err());
-        assert!(verbs.select(&scores, &rows, stage).is_err());
+        let kept = backend.select(&nan, &rows, stage)?;
+        assert!(matches!(backend.finish(), Err(Error::NanScore { layer: None })));
+        assert!(backend.rows(&kept, &[&there[0].narrow(0, 1, 9)?]).is_err());
+        assert!(backend.rows(&kept, &[&tensors[0]]).is_err());
+        assert!(backend.select(&scores, &rows, stage).is_err());
         Ok(())
     });
 }
@@ -186,14 +221,17 @@ fn schedules() -> [Schedule; 4] {
 fn pruned_prefill_agrees_with_the_host() {
     on_device("pruned_prefill_agrees_with_the_host", |device| {
         let there = OnDevice { device, dtype: DType::F32, scores: 1e-3, logits: 1e-3 };
-        let key_norm = |_: &DeviceModel| DeviceScorer::KeyNorm;
         for family in [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3] {
-            let config = ModelConfig { sliding_window: Some(25), ..tiny(family) };
-            for config in [config, tiny(family)] {
+            let windowed = |window, from| ModelConfig {
+                sliding_window: Some(window),
+                sliding_from: from,
+                ..tiny(family)
+            };
+            for config in [tiny(family), windowed(25, 0), windowed(7, 3)] {
                 let model = random_model(config, 21);
                 for schedule in schedules() {
                     let lens = [64, 33, 300];
-                    there.agrees_with_the_host(&model, &schedule, &lens, &KeyNorm, key_norm);
+                    there.agrees_with_the_host(&model, &schedule, &lens, |_| Box::new(KeyNorm));
                 }
             }
         }
@@ -201,26 +239,24 @@ fn pruned_prefill_agrees_with_the_host() {
     });
 }
 
+/// The predictors of a test model at the layers of its stages.
+fn learned(model: &Model) -> Learned {
+    let hidden = model.config().hidden;
+    let by_layer = (1..6).map(|layer| (layer, weights(hidden, layer as u64).expect("random")));
+    Learned::new(by_layer.collect(), model).expect("weights fit the model")
+}
+
 #[test]
 fn predictors_prune_in_half_precision_near_the_host() {
     on_device("predictors_prune_in_half_precision_near_the_host", |device| {
         let model = random_model(tiny(Family::Llama), 22);
-        let hidden = model.config().hidden;
-        let mut by_layer = BTreeMap::new();
-        let mut learned = BTreeMap::new();
-        for layer in 1..6 {
-            let weights = weights(hidden, layer as u64)?;
-            learned.insert(layer, Predictor::new(hidden, weights.clone())?);
-            by_layer.insert(layer, weights);
-        }
-        let learned = Learned::new(learned);
-        // Scores of these predictors go up to 40. With the host's verbs in the same types, scores
-        // differ by up to 0.2 and 1.2, logits by up to 0.01 and 0.1.
+        // Scores of these predictors go up to 40. In the same types on the host, scores differed by
+        // up to 0.2 and 1.2, logits by up to 0.01 and 0.1.
         for (dtype, scores, logits) in [(DType::F16, 0.5, 0.03), (DType::BF16, 4.0, 0.3)] {
             let there = OnDevice { device, dtype, scores, logits };
             for schedule in schedules() {
-                there.agrees_with_the_host(&model, &schedule, &[70, 300], &learned, |model| {
-                    DeviceScorer::learned(by_layer.clone(), model).expect("weights fit the model")
+                there.agrees_with_the_host(&model, &schedule, &[70, 300], |model| {
+                    Box::new(learned(model))
                 });
             }
         }
@@ -236,15 +272,67 @@ fn kernels_attend_near_the_host() {
         for (dtype, scores, logits) in [(DType::F16, 0.02, 0.03), (DType::BF16, 0.1, 0.3)] {
             let there = OnDevice { device, dtype, scores, logits };
             for schedule in schedules() {
-                let key_norm = |_: &DeviceModel| DeviceScorer::KeyNorm;
                 let lens = [64, 33, 300];
-                there.agrees_with_the_host(&model, &schedule, &lens, &KeyNorm, key_norm);
-                let window = Window::tokens(24, LastQuery::default().rule);
-                there.agrees_with_the_host(&model, &schedule, &lens, &window, |_| {
-                    DeviceScorer::Window(window)
+                there.agrees_with_the_host(&model, &schedule, &lens, |_| Box::new(KeyNorm));
+                there.agrees_with_the_host(&model, &schedule, &lens, |_| {
+                    Box::new(Window::tokens(24, LastQuery::default().rule))
                 });
             }
         }
+        Ok(())
+    });
+}
+
+/// Every scorer that the command offers, and the presets' compositions of them.
+#[test]
+fn every_scorer_prunes_as_on_the_host() {
+    on_device("every_scorer_prunes_as_on_the_host", |device| {
+        let config = ModelConfig { head_dim: 16, ..tiny(Family::Llama) };
+        let model = random_model(config, 25);
+        let normalised = AttentionRule { heads: HeadReduce::MaxNormalised, pool: 5 };
+        let schedule = &schedules()[0];
+        // 200 queries of a prompt of 1000 tokens are more than the kernel takes without an LSE.
+        let check = |dtype, scores: f32, logits, lens: &[usize], of: &dyn Fn(&Model) -> _| {
+            OnDevice { device, dtype, scores, logits }
+                .agrees_with_the_host(&model, schedule, lens, of);
+        };
+        type Of<'a> = &'a dyn Fn(&Model) -> Box<dyn Scorer>;
+        let exact: [Of<'_>; 3] =
+            [&|_| Box::new(Random { seed: 3 }), &|_| Box::new(Position), &|_| {
+                Box::new(Random { seed: 4 })
+            }];
+        let near: [Of<'_>; 4] = [
+            &|_| Box::new(LastQuery::lazyllm()),
+            &|_| Box::new(LastQuery::default()),
+            &|_| Box::new(Window::tokens(16, normalised)),
+            &|_| Box::new(Window::pyramid_infer()),
+        ];
+        let ranks: Of<'_> = &|model| {
+            Box::new(FromLayer {
+                layer: 3,
+                earlier: Box::new(learned(model).pooled(17)),
+                later: Box::new(RankSum(vec![
+                    Box::new(LastQuery::default()),
+                    Box::new(Window::tokens(24, LastQuery::default().rule)),
+                    Box::new(learned(model).pooled(9)),
+                ])),
+            })
+        };
+        let oracle: Of<'_> = &|_| Box::new(Oracle::default());
+        for (dtype, logits) in [(DType::F32, 1e-3), (DType::F16, 0.03), (DType::BF16, 0.3)] {
+            let rounding = if dtype == DType::BF16 { 0.1 } else { 0.02 };
+            for of in exact {
+                check(dtype, 1e-6, logits, &[64, 33], of);
+            }
+            for of in near {
+                check(dtype, rounding, logits, &[64, 33], of);
+            }
+            check(dtype, rounding, logits, &[1000], near[3]);
+            // Of predictors' scores as above; a rank moves as far as its neighbours are near.
+            check(dtype, 4.0, logits, &[70, 300], ranks);
+        }
+        check(DType::F32, 1e-3, 1e-3, &[40, 33], oracle);
+        check(DType::BF16, 10.0, 0.3, &[40, 33], oracle);
         Ok(())
     });
 }
@@ -253,7 +341,7 @@ fn kernels_attend_near_the_host() {
 fn training_follows_the_host() {
     on_device("training_follows_the_host", |device| {
         let host = random_model(tiny(Family::Llama), 4);
-        let there = host.to_device(device)?;
+        let there = host.to_device(device, DType::F32)?;
         let options = TrainOptions {
             schedule: "1=0.7,4=0.4".parse()?,
             width: 12,
@@ -306,11 +394,32 @@ fn a_captured_step_decodes_as_steps_do() {
                 there.decodes_as_it_extends(&model, &schedule, &[64, 33, 300]);
             }
         }
-        let single = DeviceModel::new(&model, device, DType::F32)?;
+        let single = model.to_device(device, DType::F32)?;
         let plan = Schedule::dense().plan(&[5], model.config().layers)?;
-        let prefill = single.prefill(&[vec![1; 5]], &plan, &DeviceScorer::KeyNorm, 0)?;
+        let prefill = single.prefill(&[vec![1; 5]], &plan, &KeyNorm, 0)?;
         let refused = single.decoder(prefill.cache, &[1], 2).map(|_| ());
         assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_nan_score_is_found_and_its_scorer_named() {
+    struct Nan;
+    impl Scorer for Nan {
+        fn name(&self) -> String {
+            "nan".into()
+        }
+
+        fn score(&self, stage: &mut salient_candle::scorer::StageInput<'_>) -> Result<Tensor> {
+            Ok(Tensor::full(f32::NAN, stage.rows().total(), stage.model().device())?)
+        }
+    }
+    on_device("a_nan_score_is_found_and_its_scorer_named", |device| {
+        let model = random_model(tiny(Family::Llama), 26).to_device(device, DType::F16)?;
+        let plan = schedules()[2].plan(&[30], model.config().layers)?;
+        let says = model.prefill(&[vec![1; 30]], &plan, &Nan, 0).unwrap_err().to_string();
+        assert!(says.contains("`nan`") && says.contains("NaN"), "{says}");
         Ok(())
     });
 }

@@ -1,21 +1,31 @@
 //! The equivalence oracle: a full-length run with dropped tokens masked equals the gathered run, at
 //! every stage, for both values of `kv_at_stage`, batches above one, and through decode steps.
 
+#[path = "common/device.rs"]
+mod against_host;
 mod common;
 
+use std::fmt::Debug;
+
 use candle_core::Tensor;
-use salient::attend::Keys;
 use salient::schedule::{KvAtStage, Schedule, Stages};
 use salient::score::HeadReduce;
 use salient_candle::scorer::{
     AttentionRule, FromLayer, KeyNorm, LastQuery, Oracle, Position, Random, RankSum, Scorer, Window,
 };
 use salient_candle::train::Target;
-use salient_candle::{Family, Model, ModelConfig, Prefill, reference};
+use salient_candle::{Family, Model, ModelConfig, Prefill, StageReport, reference};
 
+use against_host::contents;
 use common::{difference, prompt, random_model, tiny};
 
 const TOLERANCE: f32 = 3e-4;
+
+/// Original positions of a sequence's tokens that a stage kept.
+fn kept_positions(stage: &StageReport, sequence: usize) -> Vec<u32> {
+    let positions: Vec<u32> = stage.kept_positions.to_vec1().unwrap();
+    positions[stage.kept.span(sequence).range()].to_vec()
+}
 
 /// Which prompt tokens each layer caches, by position: all, until a stage drops some.
 fn cached(
@@ -31,7 +41,7 @@ fn cached(
         let incoming = alive.clone();
         if let Some(stage) = prefill.stages.iter().find(|stage| stage.layer == layer) {
             alive = vec![false; len];
-            for &position in &stage.kept_positions[stage.kept.span(sequence).range()] {
+            for position in kept_positions(stage, sequence) {
                 alive[position as usize] = true;
             }
             if kv == KvAtStage::Incoming {
@@ -79,7 +89,7 @@ fn check(model: &Model, schedule: &Schedule, scorer: &mut dyn Scorer, lens: &[us
     }
     let survivors = model.predict(&prefill.hidden).unwrap();
     let rows = prefill.rows.clone();
-    let final_positions = prefill.stages.last().map(|stage| stage.kept_positions.clone());
+    let last_stage = prefill.stages.last().cloned();
 
     // Decode: one token each, then ragged extensions, one of them empty.
     let mut steps: Vec<Vec<Vec<u32>>> = Vec::new();
@@ -103,8 +113,8 @@ fn check(model: &Model, schedule: &Schedule, scorer: &mut dyn Scorer, lens: &[us
         tokens.extend(steps.iter().flat_map(|step| &step[sequence]));
         let full = masked_run(model, &tokens, &cached);
         let span = rows.span(sequence);
-        let kept: Vec<u32> = match &final_positions {
-            Some(positions) => positions[span.range()].iter().map(|&p| p as u32).collect(),
+        let kept: Vec<u32> = match &last_stage {
+            Some(stage) => kept_positions(stage, sequence),
             None => (0..prompt.len() as u32).collect(),
         };
         let kept = Tensor::new(kept, full.device()).unwrap();
@@ -117,11 +127,11 @@ fn check(model: &Model, schedule: &Schedule, scorer: &mut dyn Scorer, lens: &[us
         assert!(difference(&decoded, &expected) < TOLERANCE, "{name}: steps of {sequence}");
         // The caches hold what the mask says, and nothing else.
         for (layer, (cache, cached)) in prefill.cache.layers().iter().zip(&cached).enumerate() {
-            let expected: Vec<i32> = (0..tokens.len())
+            let expected: Vec<u32> = (0..tokens.len())
                 .filter(|&p| cached.get(p).copied().unwrap_or(true))
-                .map(|p| p as i32)
+                .map(|p| p as u32)
                 .collect();
-            assert_eq!(cache.positions(sequence), expected, "layer {layer} of {sequence}");
+            assert_eq!(cache.positions(sequence).unwrap(), expected, "layer {layer} of {sequence}");
         }
     }
 }
@@ -203,17 +213,9 @@ fn masked_equals_gathered_for_every_scorer() {
     }
 }
 
-/// Keys and values of a layer, and their positions.
-type Cached = (Vec<f32>, Vec<i32>);
-
 /// Logits, and what every layer caches.
-fn everything(model: &Model, prefill: &Prefill) -> (Vec<Vec<f32>>, Vec<Cached>) {
-    let layers = prefill.cache.layers().iter().map(|layer| {
-        let Keys::Contiguous { k, v, spans } = layer.keys() else { unreachable!("not paged") };
-        let positions = (0..spans.len()).flat_map(|i| layer.positions(i)).copied().collect();
-        ([k.data, v.data].concat(), positions)
-    });
-    (prefill.logits(model).unwrap().to_vec2().unwrap(), layers.collect())
+fn everything(model: &Model, prefill: &Prefill) -> (Vec<Vec<f32>>, impl PartialEq + Debug) {
+    (prefill.logits(model).unwrap().to_vec2().unwrap(), contents(&prefill.cache))
 }
 
 #[test]
@@ -241,7 +243,7 @@ fn below_the_crossover_a_prefill_is_the_dense_one_bit_for_bit() {
         let mixed = run(&schedule, &[59, 90]);
         let short = run(&schedule, &[59]);
         for (layer, alone) in mixed.cache.layers().iter().zip(short.cache.layers()) {
-            assert_eq!(layer.positions(0), alone.positions(0));
+            assert_eq!(layer.positions(0).unwrap(), alone.positions(0).unwrap());
         }
         let logits = mixed.logits(&model).unwrap().narrow(0, 0, 1).unwrap();
         assert!(difference(&logits, &short.logits(&model).unwrap()) < 1e-5);
@@ -262,9 +264,8 @@ fn a_sequence_gets_the_same_bits_alone_and_in_a_batch() {
     let together = run(&prompts);
     for (sequence, prompt) in prompts.iter().enumerate() {
         let alone = run(std::slice::from_ref(prompt));
-        let batch =
-            together.stages.iter().map(|s| &s.kept_positions[s.kept.span(sequence).range()]);
-        assert!(alone.stages.iter().map(|s| &s.kept_positions[..]).eq(batch));
+        let batch = together.stages.iter().map(|stage| kept_positions(stage, sequence));
+        assert!(alone.stages.iter().map(|stage| kept_positions(stage, 0)).eq(batch));
         let logits = together.logits(&model).unwrap().narrow(0, sequence, 1).unwrap();
         assert!(difference(&alone.logits(&model).unwrap(), &logits) < 1e-5);
     }

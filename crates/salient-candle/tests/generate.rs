@@ -17,7 +17,7 @@ fn options(max_tokens: usize, stop: Vec<u32>) -> GenerateOptions {
 
 /// Prefills, and asks of a copy of the cache.
 fn ask(model: &Model, prefill: &Prefill, more: &[Vec<u32>], max_tokens: usize) -> Answer {
-    let mut cache = prefill.cache.clone();
+    let mut cache = prefill.cache.copy().unwrap();
     let hidden = model.extend(more, &mut cache).unwrap();
     let lens: Vec<usize> = more.iter().map(Vec::len).collect();
     let rows = Ragged::from_lens(&lens).unwrap();

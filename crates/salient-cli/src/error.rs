@@ -106,6 +106,14 @@ pub enum Error {
         /// Where that file can be placed by hand.
         place: PathBuf,
     },
+    /// A device that cannot be used.
+    #[error("{device} cannot be used: {reason}")]
+    NoDevice {
+        /// What was asked for.
+        device: String,
+        /// Why not.
+        reason: String,
+    },
     /// Numbers that cannot be computed with or drawn.
     #[error("{0}")]
     Invalid(String),

@@ -4,13 +4,15 @@ use candle_core::cuda_backend::CudaDType;
 use candle_core::{Tensor, WithDType};
 use salient::attend::{Attention, CacheLayout, KeyLists, RowLimit};
 use salient::cuda::cudarc::driver::ValidAsZeroBits;
-use salient::cuda::{self as on_device, Attended, DeviceElement, Place, signed};
+use salient::cuda::{self as on_device, Array, Attended, DeviceElement, Place, signed};
+use salient::kernels::score::MAX_WINDOW;
 use salient::score::AttentionScore;
-use salient::{Layout, Ragged};
+use salient::{Layout, Ragged, Span};
 
+use super::backend::CudaBackend;
 use super::tensor::{TensorView, tensor};
-use super::verbs::CudaVerbs;
-use crate::device::{CachedKeys, check_rows};
+use crate::backend::{Queries, check_rows};
+use crate::cache::CachedKeys;
 use crate::error::Result;
 
 /// An element type that attention takes.
@@ -54,15 +56,15 @@ impl<'a> Locked<'a> {
     }
 }
 
-impl CudaVerbs {
+impl CudaBackend {
     pub(super) fn prefill_of<T: Half>(
         &mut self,
         q: &Tensor,
-        rows: &Ragged,
+        queries: &Queries<'_>,
         cached: &CachedKeys,
-        limits: Option<&Tensor>,
         scale: f32,
     ) -> Result<Tensor> {
+        let Queries { rows, limits, .. } = *queries;
         check_rows(q, rows.total())?;
         let shape = q.dims3()?;
         let (q, layout) = TensorView::heads("queries", q)?;
@@ -93,8 +95,40 @@ impl CudaVerbs {
         let q = on_device::TensorView::new(q.elements::<T>()?, q_layout);
         let k = on_device::TensorView::new(k.elements::<T>()?, k_layout);
         let window = asking.lens().max().unwrap_or(0);
-        let scores = self.session.window((&q, asking), (&k, rows), window, score)?;
+        let scores = if window <= MAX_WINDOW {
+            self.session.window((&q, asking), (&k, rows), window, score)?
+        } else {
+            let lse = self.lse_of((&q, asking), (&k, rows), score.scale)?;
+            self.session.window_of_lse((&q, asking), (&k, rows), window, score, &lse.view())?
+        };
         tensor(scores.into_slice(), rows.total(), &self.device)
+    }
+
+    /// The logarithm of the sum of exponentials of every query, the last ones of their sequences.
+    /// Attention makes it beside what is of no use here: the output, over keys as values.
+    fn lse_of<T: Half>(
+        &mut self,
+        (q, asking): (&on_device::TensorView<'_, T>, &Ragged),
+        (k, rows): (&on_device::TensorView<'_, T>, &Ragged),
+        scale: f32,
+    ) -> Result<Array<f32>> {
+        let numbers = |of: fn(Span) -> usize| -> Vec<i32> {
+            rows.spans().map(|span| of(span) as i32).collect()
+        };
+        let starts = self.session.upload(&numbers(|span| span.start))?;
+        let lens = self.session.upload(&numbers(|span| span.len))?;
+        let (layout, tokens) = (k.layout, rows.total());
+        let keys = on_device::CachedKeys {
+            k: k.data.slice(..),
+            v: k.data.slice(..),
+            layout: CacheLayout::Contiguous { k: layout, v: layout, tokens },
+            place: Place::Spans(starts.view()),
+            lens: lens.view(),
+        };
+        let attention = Attention::new(scale);
+        let attended: Attended<T> =
+            self.session.prefill(q, asking, &keys, RowLimit::Causal, &attention)?;
+        Ok(attended.lse)
     }
 
     pub(super) fn decode_of<T: Half>(

@@ -9,7 +9,7 @@ use salient::cuda::cudarc::driver::sys::{
 };
 use salient::cuda::cudarc::driver::{CudaGraph, CudaStream};
 
-use super::CudaVerbs;
+use super::CudaBackend;
 use crate::error::{Error, Result};
 
 /// Runs a step as it is, then captures it, then replays it.
@@ -17,12 +17,12 @@ use crate::error::{Error, Result};
 /// Within a capture candle may allocate and free, which become nodes of the graph, but may not
 /// upload: it takes what the first run, which is watched, has uploaded (shapes and strides of
 /// operands that have gaps). So the first step cannot be the captured one. Kernels are loaded by
-/// then, too, and the workspace of the verbs has its size.
+/// then, too, and the workspace of the backend has its size.
 pub(crate) struct StepGraph {
-    /// Before the verbs, whose workspace it holds the address of.
+    /// Before the backend, whose workspace it holds the address of.
     graph: Option<CudaGraph>,
     has_run: bool,
-    verbs: CudaVerbs,
+    backend: CudaBackend,
     device: CudaDevice,
     stream: Arc<CudaStream>,
 }
@@ -37,21 +37,21 @@ impl StepGraph {
                 supported: "that of a device made by Device::new_cuda",
             });
         }
-        let verbs = CudaVerbs::new(device)?;
-        Ok(Self { graph: None, has_run: false, verbs, device: device.clone(), stream })
+        let backend = CudaBackend::new(device)?;
+        Ok(Self { graph: None, has_run: false, backend, device: device.clone(), stream })
     }
 
-    pub(crate) fn verbs(&self) -> &CudaVerbs {
-        &self.verbs
+    pub(crate) fn backend(&self) -> &CudaBackend {
+        &self.backend
     }
 
     /// Runs `step`, which does the same over the same memory in every call and keeps nothing that
     /// it allocates.
-    pub(crate) fn run(&mut self, step: impl FnOnce(&mut CudaVerbs) -> Result<()>) -> Result<()> {
+    pub(crate) fn run(&mut self, step: impl FnOnce(&mut CudaBackend) -> Result<()>) -> Result<()> {
         if self.graph.is_none() {
             let _watched = self.device.enable_cuda_graph_htod_cache();
             if !self.has_run {
-                step(&mut self.verbs)?;
+                step(&mut self.backend)?;
                 self.has_run = true;
                 return Ok(());
             }
@@ -62,10 +62,10 @@ impl StepGraph {
         Ok(())
     }
 
-    fn capture(&mut self, step: impl FnOnce(&mut CudaVerbs) -> Result<()>) -> Result<CudaGraph> {
+    fn capture(&mut self, step: impl FnOnce(&mut CudaBackend) -> Result<()>) -> Result<CudaGraph> {
         let mode = CaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(salient::Error::from)?;
-        let ran = step(&mut self.verbs);
+        let ran = step(&mut self.backend);
         // In any case, or the stream would go on capturing.
         let flags = GraphFlags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let graph = self.stream.end_capture(flags);

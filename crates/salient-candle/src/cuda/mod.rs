@@ -4,9 +4,7 @@
 //! |---|---|
 //! | [`TensorView`] | a tensor's elements as a `CudaView`, its type and layout checked |
 //! | [`tensor`] | a `CudaSlice` as a tensor |
-//! | [`CudaVerbs`] | score, select and compact of a stage on tensors, and attention |
-//!
-//! [`crate::device::DeviceModel`] runs a whole model this way.
+//! | [`CudaBackend`] | what a block and a stage of a [`crate::Model`] need |
 //!
 //! # What candle allows
 //!
@@ -15,19 +13,20 @@
 //! ([`salient::cuda::compact::kv`]) are best owned as `CudaSlice`s, with tensors made of them last.
 //!
 //! candle's device launches on the per-thread default stream, another stream on every thread, and
-//! cudarc's events do not order those. A [`CudaVerbs`] owns its workspace and stays on its thread.
+//! cudarc's events do not order those. A [`CudaBackend`] owns its workspace and stays on its thread. A
+//! prefill has ended when it returns. What [`crate::Model::extend`] returns, and the cache that it
+//! appends to, may be used on its thread at once, on another one after `Device::synchronize`.
 //!
 //! # What was run
 //!
-//! Type-checked, with candle's CUDA backend; the checks of types and layouts are tested without a
-//! GPU, as is the runner, on the host's verbs. `tests/cuda.rs` compares device and host where there
-//! is a device, and says so where there is none. It has run on none so far.
+//! `tests/cuda.rs` compares device and host where there is a device, and says so where there is
+//! none. It runs on the software GPU (`scripts/candle-software-gpu`); on a GPU it has not run so far.
 
 mod attend;
+mod backend;
 mod graph;
 mod tensor;
-mod verbs;
 
+pub use backend::{CudaBackend, CudaPredictor};
 pub(crate) use graph::StepGraph;
 pub use tensor::{TensorView, tensor};
-pub use verbs::{CudaKept, CudaPredictor, CudaVerbs};

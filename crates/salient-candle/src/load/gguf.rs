@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 
-use super::{Loaded, Weights, assemble, check_tensor};
+use super::{Loaded, Place, Weights, assemble, check_tensor};
 use crate::config::{Family, ModelConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::tokenizer::{GgufVocabulary, Tokenizer};
 
-pub(super) fn load(path: &Path) -> Result<Loaded> {
+pub(super) fn load(path: &Path, place: &Place<'_>) -> Result<Loaded> {
     let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let size =
         file.metadata().map_err(|source| Error::Read { path: path.to_owned(), source })?.len();
@@ -26,7 +26,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded> {
         gguf.heads = Some((config.heads, config.kv_heads));
     }
     let tokenizer = gguf.tokenizer()?;
-    let model = assemble(config, &mut gguf)?;
+    let model = assemble(config, &mut gguf, place)?;
     Ok(Loaded { model, tokenizer })
 }
 

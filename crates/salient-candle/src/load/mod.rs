@@ -6,7 +6,7 @@ mod safetensors;
 
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::config::ModelConfig;
@@ -24,27 +24,64 @@ pub struct Loaded {
     pub tokenizer: Tokenizer,
 }
 
-/// Loads a model and its tokenizer from a `.gguf` file or a folder of safetensors.
+/// Loads a model and its tokenizer from a `.gguf` file or a folder of safetensors, to run on the
+/// CPU.
 ///
 /// # Errors
 /// [`Error::Read`], [`Error::Malformed`], [`Error::Unsupported`], [`Error::MissingTensor`],
 /// [`Error::Shape`] and [`Error::NotFinite`] say what is wrong with which file or tensor.
 pub fn load(path: impl AsRef<Path>) -> Result<Loaded> {
+    load_on(path, &Device::Cpu, DType::F32)
+}
+
+/// The same, to run on a device as `dtype`: f32 on the CPU; f32, f16 or bf16 on a CUDA device. Each
+/// tensor goes there before the next is read.
+///
+/// # Errors
+/// As [`load`], and [`Error::TooLarge`] if the weights do not fit the device's free memory.
+pub fn load_on(path: impl AsRef<Path>, device: &Device, dtype: DType) -> Result<Loaded> {
     let path = path.as_ref();
     let kind =
         std::fs::metadata(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    if kind.is_dir() { safetensors::load(path) } else { gguf::load(path) }
+    let place = Place { device, dtype };
+    if kind.is_dir() { safetensors::load(path, &place) } else { gguf::load(path, &place) }
+}
+
+/// Where a model goes.
+struct Place<'a> {
+    device: &'a Device,
+    dtype: DType,
 }
 
 /// Where weights come from, by their Hugging Face names.
-pub(crate) trait Weights {
+trait Weights {
     /// A tensor in f32 with the given shape, every value finite.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
 }
 
 /// Builds a model from `weights`.
-pub(crate) fn assemble(config: ModelConfig, weights: &mut dyn Weights) -> Result<Model> {
-    Model::new(config, |name, shape| weights.tensor(name, shape))
+fn assemble(config: ModelConfig, weights: &mut dyn Weights, place: &Place<'_>) -> Result<Model> {
+    let Place { device, dtype } = *place;
+    if let Some(available) = free_memory(device)? {
+        let needed = config.weight_bytes(dtype);
+        if needed > available {
+            return Err(Error::TooLarge { device: device.location(), needed, available });
+        }
+    }
+    Model::on(device, dtype, config, |name, shape| weights.tensor(name, shape))
+}
+
+/// A device's free memory in bytes, where it has a memory of its own.
+fn free_memory(device: &Device) -> Result<Option<u64>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            let stream = device.cuda_stream();
+            let (free, _) = stream.context().mem_get_info().map_err(salient::Error::from)?;
+            Ok(Some(free as u64))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn check_tensor(name: &str, shape: &[usize], tensor: Tensor) -> Result<Tensor> {

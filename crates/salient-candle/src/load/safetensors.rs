@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::{Loaded, Weights, assemble, check_tensor, read_text};
+use super::{Loaded, Place, Weights, assemble, check_tensor, read_text};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -16,11 +16,11 @@ use crate::tokenizer::Tokenizer;
 /// The longest header that is read; real ones have kilobytes.
 const MAX_HEADER: u64 = 100_000_000;
 
-pub(super) fn load(folder: &Path) -> Result<Loaded> {
+pub(super) fn load(folder: &Path, place: &Place<'_>) -> Result<Loaded> {
     let config = ModelConfig::from_json(&read_text(&folder.join("config.json"))?)?;
     let tokenizer = Tokenizer::from_folder(folder)?;
     let mut shards = Shards::open(folder)?;
-    let model = assemble(config, &mut shards)?;
+    let model = assemble(config, &mut shards, place)?;
     Ok(Loaded { model, tokenizer })
 }
 

@@ -1,8 +1,8 @@
 //! Scorers from the attention of the last queries at the stage's block. Training-free, and they
 //! know the question if it comes last.
 
+use candle_core::Tensor;
 use salient::Ragged;
-use salient::host::score;
 use salient::score::{AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights};
 
 use super::{Scorer, StageInput};
@@ -68,7 +68,7 @@ impl Scorer for LastQuery {
         self.rule.describe("last-query")
     }
 
-    fn score(&self, stage: &StageInput<'_>) -> Result<Vec<f32>> {
+    fn score(&self, stage: &mut StageInput<'_>) -> Result<Tensor> {
         Window::tokens(1, self.rule).score(stage)
     }
 }
@@ -87,7 +87,7 @@ pub struct Window {
 /// How many of the last tokens ask.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum WindowLength {
-    /// So many, or all of a shorter sequence.
+    /// This many, or all of a shorter sequence.
     Tokens(usize),
     /// This share of the tokens alive, at least one.
     Share(f64),
@@ -112,7 +112,7 @@ impl Window {
 
 impl Window {
     /// How many of the last tokens of every sequence ask.
-    pub(crate) fn lens(&self, rows: &Ragged) -> Vec<usize> {
+    fn lens(&self, rows: &Ragged) -> Vec<usize> {
         let asking = |len: usize| match self.queries {
             WindowLength::Tokens(tokens) => tokens.min(len),
             WindowLength::Share(share) => {
@@ -120,11 +120,6 @@ impl Window {
             }
         };
         rows.lens().map(asking).collect()
-    }
-
-    /// What is made of their attention, logits scaled by `scale`.
-    pub(crate) fn params(&self, scale: f32) -> AttentionScore {
-        self.rule.params(scale, self.weights)
     }
 }
 
@@ -136,15 +131,12 @@ impl Scorer for Window {
         }
     }
 
-    fn score(&self, stage: &StageInput<'_>) -> Result<Vec<f32>> {
-        let mut scores = vec![0.0; stage.rows().total()];
-        let params = self.params(stage.model().attention_scale());
-        let lens = self.lens(stage.rows());
-        stage.with_keys(|keys| {
-            stage.with_last_queries(&lens, |q, queries| {
-                score::window(q, queries, keys, stage.rows(), &params, &mut scores)
-            })
-        })???;
-        Ok(scores)
+    fn score(&self, stage: &mut StageInput<'_>) -> Result<Tensor> {
+        let scale = stage.model().config().attention_scale();
+        let score = self.rule.params(scale, self.weights);
+        let keys = stage.keys()?;
+        let (queries, asking) = stage.last_queries(&self.lens(stage.rows()))?;
+        let rows = stage.rows();
+        stage.verbs().attention(&queries, &asking, &keys, rows, &score)
     }
 }

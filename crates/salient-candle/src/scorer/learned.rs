@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
+use candle_core::Tensor;
 use safetensors::tensor::TensorView;
 use safetensors::{SafeTensorError, SafeTensors};
-use salient::host::score::{self, Predictor};
 use salient::schedule::Schedule;
 use salient::score::{Pool, PoolKind, PredictorWeights};
 use serde::{Deserialize, Serialize};
 
 use super::{Scorer, StageInput};
+use crate::backend::Predictor;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -34,15 +36,22 @@ pub struct PredictorInfo {
 /// that `salient train` made have a [`PredictorInfo`] in JSON as their metadata `salient`.
 #[derive(Debug, Clone)]
 pub struct Learned {
-    predictors: BTreeMap<usize, Predictor>,
+    predictors: Arc<BTreeMap<usize, Predictor>>,
     /// The width of the average pooling along tokens; 1 for none.
     pool: usize,
 }
 
 impl Learned {
-    /// Predictors built elsewhere, by layer.
-    pub fn new(predictors: BTreeMap<usize, Predictor>) -> Self {
-        Self { predictors, pool: 1 }
+    /// Predictors of `model` by the layer of their stage, put where it is.
+    ///
+    /// # Errors
+    /// Those of [`Predictor::new`].
+    pub fn new(weights: BTreeMap<usize, PredictorWeights>, model: &Model) -> Result<Self> {
+        let (hidden, dtype, device) = (model.config().hidden, model.dtype(), model.device());
+        let put = weights
+            .into_iter()
+            .map(|(layer, weights)| Ok((layer, Predictor::new(hidden, weights, dtype, device)?)));
+        Ok(Self { predictors: Arc::new(put.collect::<Result<_>>()?), pool: 1 })
     }
 
     /// The same with scores averaged over `width` tokens, odd and at most
@@ -71,19 +80,16 @@ impl Learned {
     pub fn from_bytes(bytes: &[u8], path: &Path, model: &Model) -> Result<Self> {
         // Before the weights: another model's may have other shapes, which would say less.
         if let Some(info) = Self::info(bytes, path)? {
-            let expected = model.fingerprint()?;
+            let expected = model.fingerprint();
             if info.model != expected {
                 return Err(Error::OtherModel {
                     path: path.to_owned(),
-                    expected,
+                    expected: expected.to_owned(),
                     actual: info.model,
                 });
             }
         }
-        let built = weights(bytes, path, model.config())?
-            .into_iter()
-            .map(|(layer, weights)| Ok((layer, Predictor::new(model.config().hidden, weights)?)));
-        Ok(Self::new(built.collect::<Result<_>>()?))
+        Self::new(weights(bytes, path, model.config())?, model)
     }
 
     /// Reads the predictors of `model` from a file's contents, to be used with `schedules`; errors
@@ -108,7 +114,7 @@ impl Learned {
                     path: path.to_owned(),
                     expected: schedule.to_string(),
                     actual: info.map_or_else(|| "unknown".into(), |info| info.schedule),
-                    layers: learned.predictors.into_keys().collect(),
+                    layers: learned.predictors.keys().copied().collect(),
                     missing,
                 });
             }
@@ -147,7 +153,7 @@ impl Scorer for Learned {
         "predictor".into()
     }
 
-    fn score(&self, stage: &StageInput<'_>) -> Result<Vec<f32>> {
+    fn score(&self, stage: &mut StageInput<'_>) -> Result<Tensor> {
         let predictor = self.predictors.get(&stage.layer()).ok_or_else(|| Error::Scorer {
             scorer: self.name(),
             reason: format!(
@@ -156,15 +162,13 @@ impl Scorer for Learned {
                 self.predictors.keys().collect::<Vec<_>>()
             ),
         })?;
-        let mut scores = vec![0.0; stage.rows().total()];
-        stage.with_hidden(|hidden| score::mlp(hidden, predictor, &mut scores))??;
+        let (hidden, rows) = (stage.hidden(), stage.rows());
+        let scores = stage.verbs().mlp(predictor, hidden)?;
         if self.pool == 1 {
             return Ok(scores);
         }
-        let mut pooled = vec![0.0; scores.len()];
         let pool = Pool { kind: PoolKind::Average, width: self.pool };
-        score::pool(&scores, stage.rows(), &pool, &mut pooled)?;
-        Ok(pooled)
+        stage.verbs().pool(&scores, rows, &pool)
     }
 }
 

@@ -6,16 +6,14 @@ mod learned;
 mod oracle;
 mod plain;
 
-use std::cell::OnceCell;
-use std::time::{Duration, Instant};
-
 use candle_core::Tensor;
+use salient::Ragged;
 use salient::schedule::Plan;
-use salient::{Ragged, View};
 
+use crate::backend::{Mark, Verbs};
 use crate::error::Result;
+use crate::forward::StageTokens;
 use crate::model::{Model, Projection};
-use crate::ops::{Heads, f32_slice};
 
 pub use attention::{AttentionRule, LastQuery, Window, WindowLength};
 pub use combine::{FromLayer, RankSum};
@@ -38,38 +36,27 @@ pub trait Scorer: Send + Sync {
         Ok(())
     }
 
-    /// One score per token in `stage`, packed. Protected tokens stay whatever their score.
+    /// One score per token in `stage`, f32 `[tokens]`, packed, where the model is. Protected tokens
+    /// stay whatever their score.
     ///
     /// # Errors
     /// Whatever keeps the scorer from scoring.
-    fn score(&self, stage: &StageInput<'_>) -> Result<Vec<f32>>;
+    fn score(&self, stage: &mut StageInput<'_>) -> Result<Tensor>;
 }
 
-/// What a scorer sees on entry to a block.
-#[derive(Debug)]
+/// What a scorer sees on entry to a block. All of it is where the model is, and need not be read
+/// from there.
 pub struct StageInput<'a> {
     model: &'a Model,
-    index: usize,
-    layer: usize,
-    rows: &'a Ragged,
-    positions: &'a [i32],
-    hidden: &'a Tensor,
-    normed: &'a Tensor,
+    verbs: &'a mut dyn Verbs,
+    tokens: StageTokens<'a>,
     /// The block's keys, and the time that it took to compute them.
-    keys: OnceCell<(Heads, Duration)>,
+    keys: Option<(Tensor, [Mark; 2])>,
 }
 
 impl<'a> StageInput<'a> {
-    pub(crate) fn new(
-        model: &'a Model,
-        index: usize,
-        layer: usize,
-        rows: &'a Ragged,
-        positions: &'a [i32],
-        hidden: &'a Tensor,
-        normed: &'a Tensor,
-    ) -> Self {
-        Self { model, index, layer, rows, positions, hidden, normed, keys: OnceCell::new() }
+    pub(crate) fn new(model: &'a Model, verbs: &'a mut dyn Verbs, tokens: StageTokens<'a>) -> Self {
+        Self { model, verbs, tokens, keys: None }
     }
 
     /// The model.
@@ -77,66 +64,67 @@ impl<'a> StageInput<'a> {
         self.model
     }
 
+    /// The verbs of the device that the model is on.
+    pub fn verbs(&mut self) -> &mut dyn Verbs {
+        self.verbs
+    }
+
     /// The stage's place among the stages, from 0.
     pub fn index(&self) -> usize {
-        self.index
+        self.tokens.index
     }
 
     /// The block about to run.
     pub fn layer(&self) -> usize {
-        self.layer
+        self.tokens.layer
+    }
+
+    /// The lengths of the prompts before anything was dropped.
+    pub fn prompt_lens(&self) -> &'a [usize] {
+        self.tokens.prompt_lens
     }
 
     /// The sequences' tokens still alive.
     pub fn rows(&self) -> &'a Ragged {
-        self.rows
+        self.tokens.rows
     }
 
-    /// Their original positions, packed.
-    pub fn positions(&self) -> &'a [i32] {
-        self.positions
+    /// Their original positions, packed, u32 `[tokens]`.
+    pub fn positions(&self) -> &'a Tensor {
+        self.tokens.positions
     }
 
-    /// Runs `read` on the hidden states, `[tokens, hidden]`.
-    ///
-    /// # Errors
-    /// If the hidden states are not in host memory.
-    pub fn with_hidden<R>(&self, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
-        f32_slice(self.hidden, read)
+    /// The hidden states, `[tokens, hidden]`.
+    pub fn hidden(&self) -> &'a Tensor {
+        self.tokens.hidden
     }
 
-    /// Runs `read` on the block's own keys of every token, rotated. Computed once, and reused by
-    /// the block for the tokens that stay.
+    /// The block's own keys of every token, rotated, `[tokens, kv_heads, head_dim]`. Computed once,
+    /// and reused by the block for the tokens that stay.
     ///
     /// # Errors
     /// Those of candle.
-    pub fn with_keys<R>(&self, read: impl FnOnce(View<'_, f32>) -> R) -> Result<R> {
-        if self.keys.get().is_none() {
-            let block = &self.model.blocks()[self.layer];
-            let clock = Instant::now();
-            let keys = self.model.project(block, Projection::Key, self.normed, self.positions)?;
-            // The cell was empty a line ago, and it is not shared.
-            let _ = self.keys.set((keys, clock.elapsed()));
+    pub fn keys(&mut self) -> Result<Tensor> {
+        if let Some((keys, _)) = &self.keys {
+            return Ok(keys.clone());
         }
-        match self.keys.get() {
-            Some((keys, _)) => keys.view(read),
-            None => unreachable!("the keys were just set"),
-        }
+        let block = &self.model.blocks()[self.layer()];
+        let StageTokens { normed, positions, .. } = self.tokens;
+        let start = self.verbs.mark()?;
+        let keys = self.model.project(self.verbs, block, Projection::Key, normed, positions)?;
+        self.keys = Some((keys.clone(), [start, self.verbs.mark()?]));
+        Ok(keys)
     }
 
-    /// Runs `read` on the block's own queries of the last tokens of every sequence, rotated:
-    /// `lens[i]` of sequence `i`.
+    /// The block's own queries of the last tokens of every sequence, rotated, `[asking, heads,
+    /// head_dim]`, and how they are packed: `lens[i]` of sequence `i`.
     ///
     /// # Errors
     /// Those of candle, and of `lens` that exceed the sequences'.
-    pub fn with_last_queries<R>(
-        &self,
-        lens: &[usize],
-        read: impl FnOnce(View<'_, f32>, &Ragged) -> R,
-    ) -> Result<R> {
+    pub fn last_queries(&mut self, lens: &[usize]) -> Result<(Tensor, Ragged)> {
         let queries = Ragged::from_lens(lens)?;
         let mut rows = Vec::with_capacity(queries.total());
-        for (span, &len) in self.rows.spans().zip(lens) {
+        for (span, &len) in self.rows().spans().zip(lens) {
             let start = span.len.checked_sub(len).ok_or(salient::Error::LengthMismatch {
                 what: "queries of a sequence",
                 expected: span.len,
@@ -144,18 +132,42 @@ impl<'a> StageInput<'a> {
             })?;
             rows.extend((span.start + start) as u32..span.end() as u32);
         }
-        let positions: Vec<i32> = rows.iter().map(|&row| self.positions[row as usize]).collect();
-        let rows = Tensor::new(rows, self.normed.device())?;
-        let normed = self.normed.index_select(&rows, 0)?;
-        let block = &self.model.blocks()[self.layer];
-        let q = self.model.project(block, Projection::Query, &normed, &positions)?;
-        q.view(|q| read(q, &queries))
+        let StageTokens { normed, positions, .. } = self.tokens;
+        let rows = Tensor::new(rows, normed.device())?;
+        let (normed, positions) =
+            (normed.index_select(&rows, 0)?, positions.index_select(&rows, 0)?);
+        let block = &self.model.blocks()[self.layer()];
+        let q = self.model.project(self.verbs, block, Projection::Query, &normed, &positions)?;
+        Ok((q, queries))
     }
 
-    pub(crate) fn into_keys(self) -> (Option<Heads>, Duration) {
-        match self.keys.into_inner() {
-            Some((keys, time)) => (Some(keys), time),
-            None => (None, Duration::ZERO),
+    /// Scores that are known beforehand for every token of the prompts: `known[i]` has those of
+    /// sequence `i` by position.
+    ///
+    /// # Errors
+    /// [`salient::Error::LengthMismatch`] if they are not as many as the prompts' tokens, and those
+    /// of candle.
+    pub fn by_position(&self, known: &[impl AsRef<[f32]>]) -> Result<Tensor> {
+        let lens: Vec<usize> = known.iter().map(|scores| scores.as_ref().len()).collect();
+        if lens != self.prompt_lens() {
+            return Err(salient::Error::LengthMismatch {
+                what: "scores of the prompts' tokens",
+                expected: self.prompt_lens().iter().sum(),
+                actual: lens.iter().sum(),
+            }
+            .into());
         }
+        let prompts = Ragged::from_lens(&lens)?;
+        let starts = prompts.spans().zip(self.rows().lens());
+        let starts: Vec<u32> =
+            starts.flat_map(|(span, len)| std::iter::repeat_n(span.start as u32, len)).collect();
+        let all: Vec<f32> = known.iter().flat_map(|scores| scores.as_ref()).copied().collect();
+        let device = self.model.device();
+        let places = (self.positions() + Tensor::new(starts, device)?)?;
+        Ok(Tensor::new(all, device)?.index_select(&places, 0)?)
+    }
+
+    pub(crate) fn into_keys(self) -> (Option<Tensor>, Option<[Mark; 2]>) {
+        self.keys.unzip()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use candle_core::Tensor;
 use salient::schedule::Plan;
 
 use super::{Scorer, StageInput};
@@ -54,18 +55,12 @@ impl Scorer for Oracle {
         Ok(())
     }
 
-    fn score(&self, stage: &StageInput<'_>) -> Result<Vec<f32>> {
-        let mut scores = Vec::with_capacity(stage.rows().total());
-        for (sequence, span) in stage.rows().spans().enumerate() {
-            let ahead = self.by_stage.get(&(stage.layer(), sequence));
-            for &position in &stage.positions()[span.range()] {
-                let score = ahead.and_then(|ahead| ahead.get(position as usize));
-                scores.push(*score.ok_or_else(|| Error::Scorer {
-                    scorer: self.name(),
-                    reason: "it was not prepared for these prompts".into(),
-                })?);
-            }
-        }
-        Ok(scores)
+    fn score(&self, stage: &mut StageInput<'_>) -> Result<Tensor> {
+        let of = |sequence| self.by_stage.get(&(stage.layer(), sequence));
+        let known: Option<Vec<_>> = (0..stage.rows().batch()).map(of).collect();
+        known.and_then(|known| stage.by_position(&known).ok()).ok_or_else(|| Error::Scorer {
+            scorer: self.name(),
+            reason: "it was not prepared for these prompts".into(),
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! Scorers that need neither training nor attention.
 
+use candle_core::Tensor;
 use salient::host::score;
-use salient::score::Per;
 
 use super::{Scorer, StageInput};
 use crate::error::Result;
@@ -16,10 +16,9 @@ impl Scorer for KeyNorm {
         "key-norm".into()
     }
 
-    fn score(&self, stage: &StageInput<'_>) -> Result<Vec<f32>> {
-        let mut scores = vec![0.0; stage.rows().total()];
-        stage.with_keys(|keys| score::keynorm(keys, Per::Token, &mut scores))??;
-        Ok(scores)
+    fn score(&self, stage: &mut StageInput<'_>) -> Result<Tensor> {
+        let keys = stage.keys()?;
+        stage.verbs().keynorm(&keys)
     }
 }
 
@@ -35,11 +34,14 @@ impl Scorer for Random {
         "random".into()
     }
 
-    fn score(&self, stage: &StageInput<'_>) -> Result<Vec<f32>> {
-        let mut scores = vec![0.0; stage.rows().total()];
+    fn score(&self, stage: &mut StageInput<'_>) -> Result<Tensor> {
         let seed = self.seed.wrapping_add((stage.index() as u64) << 32);
-        score::random(seed, stage.positions(), &mut scores)?;
-        Ok(scores)
+        let longest = stage.prompt_lens().iter().copied().max().unwrap_or(0);
+        let positions: Vec<i32> = (0..longest as i32).collect();
+        let mut scores = vec![0.0; longest];
+        score::random(seed, &positions, &mut scores)?;
+        let known: Vec<&[f32]> = stage.prompt_lens().iter().map(|&len| &scores[..len]).collect();
+        stage.by_position(&known)
     }
 }
 
@@ -53,9 +55,9 @@ impl Scorer for Position {
         "sinks+recent".into()
     }
 
-    fn score(&self, stage: &StageInput<'_>) -> Result<Vec<f32>> {
+    fn score(&self, stage: &mut StageInput<'_>) -> Result<Tensor> {
         let mut scores = vec![0.0; stage.rows().total()];
         score::position(stage.rows(), &mut scores)?;
-        Ok(scores)
+        Ok(Tensor::new(scores, stage.model().device())?)
     }
 }

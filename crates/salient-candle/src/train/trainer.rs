@@ -17,8 +17,8 @@ use super::{
     AdamW, Marks, MaskedText, OutputLoss, RankMetrics, TrainOptions, Trainee, masked_pass,
 };
 use crate::error::{Error, Result};
+use crate::forward::StageTokens;
 use crate::model::Model;
-use crate::ops;
 use crate::reference;
 use crate::scorer::{Scorer, StageInput};
 
@@ -336,10 +336,21 @@ impl Trainer {
             let hidden = sample.hidden[&layer].to_device(model.device())?;
             let rows = Ragged::from_lens(sample.plan.lens())?;
             let norm = &model.blocks()[layer].attn_norm;
-            let normed = ops::rms_norm(&hidden, norm, model.rms_eps())?;
-            let positions: Vec<i32> = (0..sample.tokens.len() as i32).collect();
-            let stage = StageInput::new(model, index, layer, &rows, &positions, &hidden, &normed);
-            scorer.score(&stage)
+            let positions = Tensor::arange(0, sample.tokens.len() as u32, model.device())?;
+            model.with_verbs(|verbs| {
+                let normed = verbs.rms_norm(&hidden, norm, model.rms_eps())?;
+                let tokens = StageTokens {
+                    index,
+                    layer,
+                    prompt_lens: sample.plan.lens(),
+                    rows: &rows,
+                    positions: &positions,
+                    hidden: &hidden,
+                    normed: &normed,
+                };
+                let scores = scorer.score(&mut StageInput::new(model, verbs, tokens))?;
+                Ok(scores.to_vec1()?)
+            })
         })
     }
 

@@ -14,6 +14,7 @@ use salient_cli::plot::{Axis, Chart, Point, Series};
 use salient_cli::{Error, interrupt, output, plot};
 use serde::Serialize;
 
+use super::device::DeviceArguments;
 use super::model::{CrossoverArgument, ModelArguments};
 use super::scorers::ScorerName;
 use super::{figures_row, table};
@@ -39,6 +40,8 @@ pub(crate) struct Arguments {
     schedule: Vec<Schedule>,
     #[command(flatten)]
     crossover: CrossoverArgument,
+    #[command(flatten)]
+    device: DeviceArguments,
     /// What matters; see `salient generate --help` [default: `salient` where its predictors fit the
     /// model and the schedules, else last-query:max:17].
     #[arg(long, value_name = "SCORER")]
@@ -63,6 +66,8 @@ struct Record {
     command: String,
     machine: Machine,
     model: String,
+    device: String,
+    dtype: &'static str,
     scorer: String,
     repeat: usize,
     rows: Vec<Row>,
@@ -81,6 +86,8 @@ struct Row {
     prefill_best: f64,
     /// Of the fastest run.
     pruning_seconds: f64,
+    /// Of the fastest run.
+    attention_seconds: f64,
     /// Dense over this, fastest runs.
     speedup: f64,
     /// Dense over this, by operation count.
@@ -105,7 +112,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     for path in [&arguments.out, &arguments.plot].into_iter().flatten() {
         output::check_writable(path)?;
     }
-    let loaded = arguments.model.load(global)?;
+    let place = arguments.device.open_to_measure(global)?;
+    let loaded = arguments.model.load(&place, global)?;
     let model = &loaded.model;
     let (name, mut scorer) = scorer(arguments, model)?;
     let runs = arguments.length.len() * arguments.batch.len() * arguments.repeat;
@@ -122,6 +130,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         command: machine::command_line(),
         machine: Machine::this(),
         model: arguments.model.model.clone(),
+        device: place.name,
+        dtype: place.dtype.as_str(),
         scorer: name.to_string(),
         repeat: arguments.repeat,
         rows,
@@ -187,6 +197,7 @@ fn measure(
             prefill_seconds: Vec::new(),
             prefill_best: f64::INFINITY,
             pruning_seconds: 0.0,
+            attention_seconds: 0.0,
             speedup: 1.0,
             speedup_bound: salient::cost::speedup_bound(&model.config().shape(), plan)?,
             decode_seconds_per_step: None,
@@ -231,6 +242,7 @@ fn once(
     if seconds < row.prefill_best {
         row.prefill_best = seconds;
         row.pruning_seconds = prefill.pruning_time().as_secs_f64();
+        row.attention_seconds = prefill.attention_time.as_secs_f64();
     }
     row.kv_bytes = prefill.cache.bytes();
     row.kv_allocated_bytes = prefill.cache.allocated_bytes();
@@ -241,6 +253,7 @@ fn once(
             let hidden = model.extend(&step, &mut prefill.cache)?;
             model.predict(&hidden)?;
         }
+        model.device().synchronize()?;
         let seconds = clock.elapsed().as_secs_f64() / decode as f64;
         let best = row.decode_seconds_per_step.map_or(seconds, |best| best.min(seconds));
         row.decode_seconds_per_step = Some(best);
@@ -269,7 +282,9 @@ fn print(record: &Record) -> anyhow::Result<()> {
             row.peak_rss_bytes.map_or(String::new(), |bytes| HumanBytes(bytes).to_string()),
         ]));
     }
-    writeln!(output::stdout(), "{table}")?;
+    let mut out = output::stdout();
+    writeln!(out, "{table}")?;
+    writeln!(out, "on {} in {}", record.device, record.dtype)?;
     Ok(())
 }
 

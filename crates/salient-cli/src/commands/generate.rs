@@ -9,6 +9,7 @@ use salient_candle::{GenerateOptions, Generation, Loaded, Sampling};
 use salient_cli::{interrupt, output};
 use serde::Serialize;
 
+use super::device::DeviceArguments;
 use super::model::{ModelArguments, PromptArguments, PruneArguments, Pruning};
 use super::{figures_row, table};
 use crate::Global;
@@ -25,6 +26,8 @@ pub(crate) struct Arguments {
     prompt: PromptArguments,
     #[command(flatten)]
     prune: PruneArguments,
+    #[command(flatten)]
+    device: DeviceArguments,
     /// The most tokens to generate.
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_tokens: usize,
@@ -72,6 +75,8 @@ struct StageFigures {
 #[derive(Serialize)]
 struct Document {
     model: String,
+    device: String,
+    dtype: &'static str,
     prompt_tokens: usize,
     /// Shorter prompts are not pruned.
     crossover: usize,
@@ -82,7 +87,8 @@ struct Document {
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
-    let loaded = arguments.model.load(global)?;
+    let place = arguments.device.open(global)?;
+    let loaded = arguments.model.load(&place, global)?;
     let prompt = arguments.prompt.tokens(&loaded)?;
     let layers = loaded.model.config().layers;
     let Pruning { schedule, name, mut scorer } =
@@ -115,6 +121,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     let run = answer(&loaded, &prompt, &plan, scorer.as_mut(), &options, global)?;
     let document = Document {
         model: arguments.model.model.clone(),
+        device: place.name,
+        dtype: place.dtype.as_str(),
         prompt_tokens: prompt.len(),
         crossover: schedule.crossover,
         dense,
@@ -214,7 +222,8 @@ fn figures(run: Run, plan: &Plan, schedule: String, scorer: Option<String>) -> A
 
 fn print(document: &Document) -> anyhow::Result<()> {
     let mut out = output::stdout();
-    writeln!(out, "\n{} prompt tokens", document.prompt_tokens)?;
+    let Document { device, dtype, prompt_tokens, .. } = document;
+    writeln!(out, "\n{prompt_tokens} prompt tokens, on {device} in {dtype}")?;
     let pruned = &document.pruned;
     if document.prompt_tokens < document.crossover {
         let crossover = document.crossover;

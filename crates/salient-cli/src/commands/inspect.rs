@@ -7,6 +7,7 @@ use salient_candle::{Loaded, Prefill};
 use salient_cli::picture::{Picture, Stage, Token};
 use salient_cli::{html, output, terminal};
 
+use super::device::DeviceArguments;
 use super::model::{ModelArguments, PromptArguments, PruneArguments, Pruning};
 use crate::Global;
 
@@ -19,6 +20,8 @@ pub(crate) struct Arguments {
     prompt: PromptArguments,
     #[command(flatten)]
     prune: PruneArguments,
+    #[command(flatten)]
+    device: DeviceArguments,
     /// Write a page to this file instead of showing the text in the terminal.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -28,7 +31,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     if let Some(path) = &arguments.html {
         output::check_writable(path)?;
     }
-    let loaded = arguments.model.load(global)?;
+    let place = arguments.device.open(global)?;
+    let loaded = arguments.model.load(&place, global)?;
     let prompt = arguments.prompt.tokens(&loaded)?;
     let Pruning { schedule, name, mut scorer } = arguments.prune.resolve(&loaded.model)?;
     let plan = schedule.plan(&[prompt.len()], loaded.model.config().layers)?;
@@ -40,6 +44,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
 
     let facts = [
         ("model", arguments.model.model.clone()),
+        ("device", format!("{} in {}", place.name, place.dtype.as_str())),
         ("scorer", name.to_string()),
         ("schedule", schedule.to_string()),
         ("prompt", format!("{} tokens", prompts[0].len())),
@@ -86,12 +91,14 @@ fn tokens(loaded: &Loaded, prompt: &[u32], prefill: &Prefill) -> anyhow::Result<
         .map(|text| Token { text, ..Token::default() })
         .collect();
     for (index, stage) in prefill.stages.iter().enumerate() {
-        for (&position, &score) in stage.incoming_positions.iter().zip(&stage.scores) {
+        let scores: Vec<f32> = stage.scores.to_vec1()?;
+        for (position, score) in stage.incoming_positions.to_vec1::<u32>()?.into_iter().zip(scores)
+        {
             let token = &mut tokens[position as usize];
             token.score = Some(score);
             token.dropped_by = Some(index);
         }
-        for &position in &stage.kept_positions {
+        for position in stage.kept_positions.to_vec1::<u32>()? {
             tokens[position as usize].dropped_by = None;
         }
     }

@@ -1,6 +1,7 @@
 //! One module per subcommand: its arguments, and what it prints.
 
 pub(crate) mod bench;
+mod device;
 pub(crate) mod eval;
 pub(crate) mod fetch;
 pub(crate) mod generate;

@@ -11,6 +11,7 @@ use salient_candle::{Loaded, Message, Model, Preset};
 use salient_cli::crossover::CROSSOVER;
 use salient_cli::{Error, fetch, output};
 
+use super::device::Place;
 use super::scorers::ScorerName;
 use crate::Global;
 
@@ -23,10 +24,11 @@ pub(crate) struct ModelArguments {
 }
 
 impl ModelArguments {
-    pub(crate) fn load(&self, global: &Global) -> anyhow::Result<Loaded> {
+    /// The model where it is to run.
+    pub(crate) fn load(&self, place: &Place, global: &Global) -> anyhow::Result<Loaded> {
         let path = fetch::resolve(&self.model)?;
         let bar = output::spinner(global.quiet, format!("loading {}", self.model));
-        let loaded = salient_candle::load(&path)
+        let loaded = salient_candle::load_on(&path, &place.device, place.dtype)
             .with_context(|| format!("cannot load the model {}", path.display()));
         bar.finish_and_clear();
         loaded

@@ -33,7 +33,7 @@ pub fn kl(dense: &[f32], pruned: &[f32]) -> Result<f64> {
 
 /// The share of `marked` positions that are among the `kept` ones, both ascending; nothing where no
 /// position is marked.
-pub fn share_alive(marked: &[i32], kept: &[i32]) -> Option<f64> {
+pub fn share_alive(marked: &[u32], kept: &[u32]) -> Option<f64> {
     let alive = marked.iter().filter(|position| kept.binary_search(position).is_ok()).count();
     (!marked.is_empty()).then(|| alive as f64 / marked.len() as f64)
 }

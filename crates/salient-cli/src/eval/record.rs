@@ -43,6 +43,9 @@ pub struct ModelId {
     pub name: String,
     /// The size of the file, or of all weight files in the folder.
     pub bytes: u64,
+    /// The device and type that it runs in, where that is not the CPU in f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<String>,
 }
 
 impl ModelId {
@@ -55,7 +58,7 @@ impl ModelId {
         let failed = |e| Error::read(path, e);
         let metadata = fs::metadata(path).map_err(failed)?;
         if !metadata.is_dir() {
-            return Ok(Self { name, bytes: metadata.len() });
+            return Ok(Self { name, bytes: metadata.len(), on: None });
         }
         let mut bytes = 0;
         for entry in fs::read_dir(path).map_err(failed)? {
@@ -65,7 +68,14 @@ impl ModelId {
                 bytes += fs::metadata(entry.path()).map_err(failed)?.len();
             }
         }
-        Ok(Self { name, bytes })
+        Ok(Self { name, bytes, on: None })
+    }
+
+    /// The same model on a device, in a type: results of different ones are not mixed.
+    #[must_use]
+    pub fn run_on(self, device: &str, dtype: &str) -> Self {
+        let on = (device != "cpu" || dtype != "f32").then(|| format!("{device} in {dtype}"));
+        Self { on, ..self }
     }
 }
 
@@ -268,7 +278,7 @@ mod tests {
     use super::*;
 
     fn model() -> ModelId {
-        ModelId { name: "m.gguf".into(), bytes: 3 }
+        ModelId { name: "m.gguf".into(), bytes: 3, on: None }
     }
 
     fn some_results(path: &Path) -> Vec<Key> {

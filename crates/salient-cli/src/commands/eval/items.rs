@@ -25,7 +25,7 @@ pub(super) struct Posed {
     /// What is asked of it: one thing, or several that know nothing of each other.
     pub(super) asked: Vec<Asked>,
     /// Positions of the tokens that the answer follows from, ascending.
-    pub(super) marked: Vec<i32>,
+    pub(super) marked: Vec<u32>,
 }
 
 /// What follows a prompt.
@@ -284,7 +284,7 @@ impl<'a> Source<'a> {
         prompt: &[u32],
         text: &str,
         spans: &[Range<usize>],
-    ) -> anyhow::Result<Vec<i32>> {
+    ) -> anyhow::Result<Vec<u32>> {
         let tokenizer = &self.loaded.tokenizer;
         let offset = self.offset(prompt, text)?;
         let mut marked = Vec::new();
@@ -293,7 +293,7 @@ impl<'a> Source<'a> {
             let tokens = token_span(span, prompt.len(), |count| {
                 tokenizer.decode(&prompt[..count]).map(|text| text.len())
             })?;
-            marked.extend(tokens.map(|token| token as i32));
+            marked.extend(tokens.map(|token| token as u32));
         }
         marked.sort_unstable();
         marked.dedup();

@@ -25,6 +25,7 @@ use salient_cli::{Error, interrupt, output, plot};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::device::DeviceArguments;
 use super::model::{CrossoverArgument, ModelArguments};
 use super::scorers::ScorerName;
 use super::{figures_row, table};
@@ -53,6 +54,8 @@ pub(crate) struct Arguments {
     schedules: Vec<Schedule>,
     #[command(flatten)]
     crossover: CrossoverArgument,
+    #[command(flatten)]
+    device: DeviceArguments,
     /// Also the schedule target:14:2:8:RATIO, which keeps this fraction of the prompt in the end;
     /// may be repeated.
     #[arg(long = "ratio", value_name = "RATIO")]
@@ -114,7 +117,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     let out = &arguments.out;
     fs::create_dir_all(out).map_err(|e| Error::write(out, e))?;
     output::check_writable(out.join("results.json"))?;
-    let model = ModelId::of(&model_path)?;
+    let place = arguments.device.open(global)?;
+    let model = ModelId::of(&model_path)?.run_on(&place.name, place.dtype.as_str());
     let mut results = Results::open(out.join("results.jsonl"), model.clone())?;
     if results.dropped_bytes() > 0 && !global.quiet {
         let bytes = results.dropped_bytes();
@@ -129,7 +133,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         if done > 0 && !global.quiet {
             output::note(format_args!("{done} of {} results are there already", done + missing));
         }
-        let loaded = arguments.model.load(global)?;
+        let loaded = arguments.model.load(&place, global)?;
         check(&loaded.model, &settings, &prunings)?;
         measure(&loaded, &settings, &items, &prunings, &mut results, global)?;
     }

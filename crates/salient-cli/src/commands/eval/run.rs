@@ -1,5 +1,6 @@
 //! One item, dense and pruned.
 
+use candle_core::{DType, Tensor};
 use salient::cost::{self, Convention};
 use salient::schedule::{Plan, Schedule};
 use salient_candle::scorer::{Position, Scorer};
@@ -78,7 +79,7 @@ impl<'a> Runner<'a> {
     /// Answers, or is led through what follows, and leaves the prefill as it was.
     fn answer(&self, prefill: &Prefill, asked: &Asked) -> anyhow::Result<Answer> {
         let Loaded { model, tokenizer, .. } = self.loaded;
-        let mut cache = prefill.cache.clone();
+        let mut cache = prefill.cache.copy()?;
         let logits = match asked.given.len().checked_sub(1) {
             None => prefill.logits(model)?,
             Some(last) => {
@@ -98,13 +99,14 @@ impl<'a> Runner<'a> {
                 Ok(Answer::Text(tokenizer.decode(&answer.tokens[0])?))
             }
             Then::Forced(tokens) => {
-                let mut logits: Vec<Vec<f32>> = logits.to_vec2()?;
+                let rows = |logits: Tensor| logits.to_dtype(DType::F32)?.to_vec2::<f32>();
+                let mut logits = rows(logits)?;
                 // The last token is predicted, and predicts nothing that is asked for.
                 if let [before @ .., _] = tokens.as_slice()
                     && !before.is_empty()
                 {
                     let hidden = model.extend(&[before.to_vec()], &mut cache)?;
-                    logits.extend(model.predict(&hidden)?.to_vec2::<f32>()?);
+                    logits.extend(rows(model.predict(&hidden)?)?);
                 }
                 Ok(Answer::Logits(logits))
             }
@@ -117,10 +119,13 @@ impl<'a> Runner<'a> {
         let operations = |plan: &Plan| cost::prefill(&shape, plan, &Convention::default());
         // What an element takes does not change the share.
         let bytes = |plan: &Plan| cost::kv_bytes(&shape, plan, 1);
-        let survival = run.stages.iter().filter_map(|stage| {
-            let share = share_alive(&self.posed.marked, &stage.kept_positions)?;
-            Some(StageShare { layer: stage.layer, share })
-        });
+        let mut survival = Vec::new();
+        for stage in &run.stages {
+            let kept: Vec<u32> = stage.kept_positions.to_vec1()?;
+            if let Some(share) = share_alive(&self.posed.marked, &kept) {
+                survival.push(StageShare { layer: stage.layer, share });
+            }
+        }
         let mut outcome = Outcome {
             id: self.posed.id.clone(),
             prompt_tokens: self.posed.prompt.len(),
@@ -132,7 +137,7 @@ impl<'a> Runner<'a> {
             right: None,
             nll: None,
             kl: None,
-            survival: survival.collect(),
+            survival,
             prefill_seconds: run.seconds,
             speedup: dense.seconds / run.seconds,
         };

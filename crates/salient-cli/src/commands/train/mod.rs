@@ -1,6 +1,5 @@
 //! `salient train`: predictors of what tokens are worth, from a model and texts.
 
-mod device;
 mod texts;
 
 use std::collections::BTreeSet;
@@ -25,10 +24,10 @@ use salient_cli::train::{
 use salient_cli::{Error, fetch, interrupt, output, plot};
 use sha2::{Digest, Sha256};
 
+use super::device::{DeviceArguments, DeviceName, TypeName};
 use super::model::ModelArguments;
 use super::{figures_row, table};
 use crate::Global;
-use device::DeviceName;
 use texts::{Text, Texts};
 
 /// Train predictors that foresee which tokens matter, on HotpotQA questions and speeches.
@@ -102,8 +101,9 @@ pub(crate) struct Arguments {
     /// Which tokens' log-likelihood gradients are taken of.
     #[arg(long, value_name = "WHICH")]
     scored: Option<Scored>,
-    /// What it runs on: `cpu`, or in a build with feature `cuda` also `cuda` or `cuda:N`.
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    /// `cpu`; in a build with feature `cuda` also `cuda`, which is the first CUDA device, or
+    /// `cuda:N`. Always in f32.
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::Cpu)]
     device: DeviceName,
     /// Where everything goes.
     #[arg(long, value_name = "FOLDER", default_value = "salient-train")]
@@ -127,11 +127,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     }
     output::check_writable(out.join("card.md"))?;
 
-    let device = arguments.device.open()?;
+    let place = DeviceArguments::of(arguments.device, TypeName::F32).open(global)?;
     let _one = only_one(out)?;
 
-    let loaded = arguments.model.load(global)?;
-    let model = &loaded.model.to_device(&device)?;
+    let loaded = arguments.model.load(&place, global)?;
+    let model = &loaded.model;
     let (tokens, context) = (config.data.tokens, model.config().context);
     if tokens > context {
         let problem = format!("texts of {tokens} tokens: the model's context has {context}");
@@ -166,7 +166,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     }];
     let random = Random { seed: config.options.seed };
     for scorer in [&KeyNorm as &dyn Scorer, &random] {
-        let evaluation = run.trainer.metrics_of(scorer, &loaded.model, &held_out)?;
+        let evaluation = run.trainer.metrics_of(scorer, model, &held_out)?;
         let stages = StageMetrics::of(&evaluation);
         rows.push(Row { scorer: scorer.name(), stages });
     }
@@ -176,7 +176,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         command: machine::command_line(),
         machine,
         model: model_id.name,
-        fingerprint: model.fingerprint()?,
+        fingerprint: model.fingerprint().to_owned(),
         texts: TextsReport {
             train: texts.train.len(),
             held_out: texts.held_out.len(),
@@ -187,7 +187,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         layers: run.trainer.layers(),
         steps: [steps_in(Phase::Fast), steps_in(Phase::Full)],
         alive: run.history.records().last().map(|last| last.alive.clone()).unwrap_or_default(),
-        device: arguments.device.to_string(),
+        device: place.name,
         held_out: rows,
         predictors: FileHash {
             name: PREDICTORS,
@@ -271,7 +271,7 @@ fn set<T: Clone>(place: &mut T, flag: &Option<T>) {
 /// A text's marks: the cached ones, if they can be trusted and have all layers, or new ones.
 fn marked(model: &Model, text: &Text, layers: &[usize], folder: &Path) -> anyhow::Result<Marks> {
     let Text { tokens, scored, .. } = text;
-    let (model_hash, text_hash) = (model.fingerprint()?, text_hash(tokens, scored));
+    let (model_hash, text_hash) = (model.fingerprint(), text_hash(tokens, scored));
     let path = folder.join(format!("{model_hash}-{}.safetensors", &text_hash[..32]));
     let mut wanted: BTreeSet<usize> = layers.iter().copied().collect();
     if let Ok(bytes) = fs::read(&path) {

@@ -3,12 +3,12 @@
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::cache::{CachedKeys, DeviceCache};
-use super::{DeviceModel, HostVerbs, Verbs, unsupported};
+use crate::backend::{Backend, HostBackend, unsupported};
+use crate::cache::{CachedKeys, KvCache};
 #[cfg(feature = "cuda")]
 use crate::cuda::StepGraph;
 use crate::error::{Error, Result};
-use crate::model::Projection;
+use crate::model::Model;
 
 /// Takes one step after another for every sequence of a cache, and chooses the most likely token.
 ///
@@ -19,10 +19,11 @@ use crate::model::Projection;
 ///
 /// ```no_run
 /// use salient::schedule::Plan;
-/// use salient_candle::device::{DeviceModel, DeviceScorer};
+/// use salient_candle::Model;
+/// use salient_candle::scorer::Scorer;
 ///
 /// # fn answer(
-/// #     model: &DeviceModel, prompt: Vec<u32>, plan: &Plan, scorer: &DeviceScorer,
+/// #     model: &Model, prompt: Vec<u32>, plan: &Plan, scorer: &dyn Scorer,
 /// # ) -> Result<Vec<u32>, salient_candle::Error> {
 /// let prefill = model.prefill(&[prompt], plan, scorer, 64)?;
 /// let first = prefill.logits(model)?.argmax(1)?.to_vec1()?;
@@ -35,10 +36,10 @@ use crate::model::Projection;
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct DeviceDecoder<'a> {
-    model: &'a DeviceModel,
+pub struct Decoder<'a> {
+    model: &'a Model,
     state: State,
-    cache: DeviceCache,
+    cache: KvCache,
     steps: usize,
     on: On,
 }
@@ -61,77 +62,75 @@ struct State {
 /// What runs a step.
 #[derive(Debug)]
 enum On {
-    Host(HostVerbs),
+    Host(HostBackend),
     #[cfg(feature = "cuda")]
     Cuda(Box<StepGraph>),
 }
 
-impl DeviceModel {
+impl Model {
     /// Decodes greedily from a cache in which every sequence has tokens: `tokens` are those that
     /// follow, one for each, and `steps` the most steps that will be taken.
     ///
     /// # Errors
-    /// Those of [`DeviceModel::extend`]; [`Error::Unsupported`] for layers with a sliding window,
+    /// Those of [`Model::extend`]; [`Error::Unsupported`] for layers with a sliding window,
     /// and unless the model is f16 or bf16 on a CUDA device: there the kernel attends.
-    pub fn decoder(
-        &self,
-        mut cache: DeviceCache,
-        tokens: &[u32],
-        steps: usize,
-    ) -> Result<DeviceDecoder<'_>> {
+    pub fn decoder(&self, mut cache: KvCache, tokens: &[u32], steps: usize) -> Result<Decoder<'_>> {
         let next: Vec<Vec<u32>> = tokens.iter().map(|&token| vec![token; steps]).collect();
-        self.config.check_steps(&next, cache.next_positions())?;
-        self.config.check_tokens(tokens)?;
-        let on = match &self.device {
-            Device::Cpu => On::Host(HostVerbs::default()),
+        let config = self.config();
+        config.check_steps(&next, cache.next_positions())?;
+        config.check_tokens(tokens)?;
+        let on = match self.device() {
+            Device::Cpu => On::Host(HostBackend::default()),
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => On::Cuda(Box::new(StepGraph::new(device)?)),
             other => return Err(unsupported(other)),
         };
-        let taken = |layer| match &on {
-            On::Host(verbs) => self.attends(layer, verbs),
+        let (dtype, sizes) = (self.dtype(), (config.heads, config.kv_heads, config.head_dim));
+        let decodes = match &on {
+            On::Host(backend) => backend.decodes(dtype, sizes.0, sizes.1, sizes.2),
             #[cfg(feature = "cuda")]
-            On::Cuda(graph) => self.attends(layer, graph.verbs()),
+            On::Cuda(graph) => graph.backend().decodes(dtype, sizes.0, sizes.1, sizes.2),
         };
-        if let Some(layer) = (0..self.config.layers).find(|&layer| !taken(layer)) {
+        let windowed = (0..config.layers).find(|&layer| self.window_at(layer).is_some());
+        if !decodes || windowed.is_some() {
             return Err(Error::Unsupported {
                 what: "attention of a decoder",
-                name: match self.window_at(layer) {
-                    Some(window) => format!("a sliding window of {window} at layer {layer}"),
-                    None => format!("{:?}", self.dtype()),
+                name: match windowed {
+                    Some(layer) => format!("a sliding window at layer {layer}"),
+                    None => format!("{dtype:?} with heads {sizes:?}"),
                 },
                 supported: "full attention, on a CUDA device in f16 or bf16",
             });
         }
         for sequence in 0..cache.batch() {
-            if cache.layers().iter().any(|layer| layer.is_empty(sequence)) {
+            if cache.layers().iter().any(|layer| layer.spans()[sequence].len == 0) {
                 return Err(Error::EmptyPrompt { sequence });
             }
         }
         cache.make_room(steps)?;
         let mut state = State {
-            tokens: Tensor::new(tokens, &self.device)?,
+            tokens: Tensor::new(tokens, self.device())?,
             positions: self.numbers(cache.next_positions())?,
             cached: Vec::new(),
             at: Vec::new(),
-            ones: Tensor::ones(tokens.len(), DType::U32, &self.device)?,
+            ones: Tensor::ones(tokens.len(), DType::U32, self.device())?,
         };
         for layer in cache.layers() {
             state.cached.push(CachedKeys { capacity: layer.capacity(), ..layer.cached()? });
-            state.at.push(layer.positions()?.clone());
+            state.at.push(layer.all_positions()?.clone());
         }
         // What is uploaded must be there before another thread or a graph reads it.
-        self.device.synchronize()?;
-        Ok(DeviceDecoder { model: self, state, cache, steps, on })
+        self.device().synchronize()?;
+        Ok(Decoder { model: self, state, cache, steps, on })
     }
 
     fn numbers(&self, numbers: &[usize]) -> Result<Tensor> {
         let numbers: Vec<u32> = numbers.iter().map(|&number| number as u32).collect();
-        Ok(Tensor::new(numbers, &self.device)?)
+        Ok(Tensor::new(numbers, self.device())?)
     }
 }
 
-impl DeviceDecoder<'_> {
+impl Decoder<'_> {
     /// Takes a step, and returns the token that follows for every sequence. Waits for the device.
     ///
     /// # Errors
@@ -144,9 +143,9 @@ impl DeviceDecoder<'_> {
         };
         let (model, state) = (self.model, &self.state);
         match &mut self.on {
-            On::Host(verbs) => state.advance(model, verbs)?,
+            On::Host(backend) => state.advance(model, backend)?,
             #[cfg(feature = "cuda")]
-            On::Cuda(graph) => graph.run(|verbs| state.advance(model, verbs))?,
+            On::Cuda(graph) => graph.run(|backend| state.advance(model, backend))?,
         }
         self.steps = left;
         self.cache.count(1);
@@ -154,33 +153,30 @@ impl DeviceDecoder<'_> {
     }
 
     /// The cache, grown by the steps that were taken.
-    pub fn into_cache(self) -> DeviceCache {
+    pub fn into_cache(self) -> KvCache {
         self.cache
     }
 }
 
 impl State {
     /// One step: in the end the tensors are those of the next one.
-    fn advance<V: Verbs>(&self, model: &DeviceModel, verbs: &mut V) -> Result<()> {
-        let mut hidden = model.embedding.index_select(&self.tokens, 0)?;
-        for ((block, cached), at) in model.blocks.iter().zip(&self.cached).zip(&self.at) {
-            let normed = model.rms_norm(&hidden, &block.attn_norm)?;
-            let project = |which| model.project(block, which, &normed, &self.positions);
+    fn advance<B: Backend>(&self, model: &Model, backend: &mut B) -> Result<()> {
+        let mut hidden = model.embedding().index_select(&self.tokens, 0)?;
+        for ((block, cached), at) in model.blocks().iter().zip(&self.cached).zip(&self.at) {
+            let normed = backend.rms_norm(&hidden, &block.attn_norm, model.rms_eps())?;
+            let [q, k, v] = model.qkv(backend, block, &normed, &self.positions)?;
             let place = (&cached.starts + &cached.lens)?;
-            for (store, which) in
-                [(&cached.keys, Projection::Key), (&cached.values, Projection::Value)]
-            {
-                let new = project(which)?.contiguous()?;
+            for (store, new) in [(&cached.keys, k), (&cached.values, v)] {
                 let place = place.reshape(((), 1, 1))?.broadcast_as(new.shape())?;
-                store.scatter_set(&place.contiguous()?, &new, 0)?;
+                store.scatter_set(&place.contiguous()?, &new.contiguous()?, 0)?;
             }
             at.scatter_set(&place, &self.positions, 0)?;
             cached.lens.slice_set(&(&cached.lens + &self.ones)?, 0, 0)?;
-            let q = project(Projection::Query)?;
-            let attended = verbs.decode(&q, cached, model.config.attention_scale())?;
-            hidden = model.finish_block(block, &hidden, &attended)?;
+            let attended = backend.decode(&q, cached, model.config().attention_scale())?;
+            hidden = model.after_attention(backend, block, hidden, &attended)?;
         }
-        self.tokens.slice_set(&model.logits(&hidden)?.argmax(D::Minus1)?, 0, 0)?;
+        let logits = model.logits(backend, &hidden)?;
+        self.tokens.slice_set(&logits.argmax(D::Minus1)?, 0, 0)?;
         self.positions.slice_set(&(&self.positions + &self.ones)?, 0, 0)?;
         Ok(())
     }

@@ -4,43 +4,35 @@
 use candle_core::{D, DType, Tensor};
 use salient::Ragged;
 
-use super::cache::DeviceLayer;
-use super::joined;
+use super::Reach;
+use crate::cache::LayerCache;
 use crate::error::Result;
 
 /// Attention weights that are there at once: in f32, 512 MiB.
-pub(super) const WEIGHTS: usize = 1 << 27;
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "tests have their own"))]
+pub(crate) const WEIGHTS: usize = 1 << 27;
 
 /// What the queries of a layer see, and how.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Attention {
-    pub(super) queries: Queries,
-    /// How far back a query sees, itself included, if that is below the context.
-    pub(super) window: Option<usize>,
-    pub(super) scale: f32,
-    /// So many weights are there at once, or those of one query.
-    pub(super) weights: usize,
-}
-
-/// Where the queries of a sequence stand among its cached keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Queries {
-    /// They are the last ones.
-    Last,
-    /// Anywhere, by position.
-    Among,
+pub(crate) struct Masked {
+    /// Whether the queries stand anywhere among the keys; else they are the last of their
+    /// sequences.
+    pub(crate) among: bool,
+    pub(crate) reach: Reach,
+    /// At most this many weights are there at once, or those of one query.
+    pub(crate) weights: usize,
 }
 
 /// Attention of packed queries `[rows, heads, dim]` at `positions`, u32 `[rows]`, over a layer's
-/// cache: `[rows, heads * dim]`. A query sees the keys at its own position and before.
-pub(super) fn attend(
+/// cache: `[rows, heads, dim]`. A query sees the keys at its own position and before.
+pub(crate) fn attend(
     q: &Tensor,
     rows: &Ragged,
     positions: &Tensor,
-    cache: &DeviceLayer,
-    attention: Attention,
+    cache: &LayerCache,
+    masked: Masked,
 ) -> Result<Tensor> {
-    let Attention { queries, window, scale, weights } = attention;
+    let Masked { among, reach: Reach { scale, window }, weights } = masked;
     let (_, heads, dim) = q.dims3()?;
     // Scaled before the product, which f16 might not hold otherwise.
     let q = (q * f64::from(scale))?;
@@ -57,16 +49,13 @@ pub(super) fn attend(
         let step = (weights / (heads * cached)).max(1);
         for start in (0..span.len).step_by(step) {
             let len = step.min(span.len - start);
-            let seen = match queries {
-                Queries::Last => cached - span.len + start + len,
-                Queries::Among => cached,
-            };
+            let seen = if among { cached } else { cached - span.len + start + len };
             // The query heads of one KV head are rows of one product.
             let group = heads / kv_heads;
             let q = q.narrow(1, start, len)?.contiguous()?.reshape((kv_heads, group * len, dim))?;
             let keys = keys.narrow(1, 0, seen)?;
             let weights = q.matmul(&keys.t()?)?.to_dtype(DType::F32)?;
-            let weights = if queries == Queries::Last && len == 1 && window.is_none() {
+            let weights = if !among && len == 1 && window.is_none() {
                 weights
             } else {
                 let mask = mask(
@@ -80,10 +69,13 @@ pub(super) fn attend(
             let weights = candle_nn::ops::softmax_last_dim(&weights)?.to_dtype(q.dtype())?;
             let attended = weights.matmul(&values.narrow(1, 0, seen)?)?;
             let attended = attended.reshape((heads, len, dim))?.transpose(0, 1)?;
-            out.push(attended.reshape((len, heads * dim))?);
+            out.push(attended);
         }
     }
-    joined(out)
+    match out.len() {
+        1 => Ok(out.swap_remove(0)),
+        _ => Ok(Tensor::cat(&out, 0)?),
+    }
 }
 
 /// An additive mask `[queries, keys]`: 0 where a query sees a key, `-inf` where not.
@@ -102,8 +94,8 @@ fn mask(queries: &Tensor, keys: &Tensor, window: Option<usize>) -> Result<Tensor
 mod tests {
     use candle_core::Device;
 
-    use super::super::cache::DeviceCache;
     use super::*;
+    use crate::cache::KvCache;
 
     #[test]
     fn parts_make_the_whole() {
@@ -113,17 +105,18 @@ mod tests {
         // With gaps, as after a stage.
         let positions: Vec<u32> = (0..40).chain(0..23).map(|i| 2 * i).collect();
         let positions = Tensor::new(positions, &Device::Cpu).unwrap();
-        let mut cache = DeviceCache::new(1, 3, 0);
+        let mut cache = KvCache::new(1, 3, 0);
         cache.append(0, &rows, &random(kv_heads), &random(kv_heads), &positions).unwrap();
         let q = random(heads);
-        for (queries, window) in
-            [(Queries::Last, None), (Queries::Last, Some(9)), (Queries::Among, Some(31))]
-        {
+        for (among, window) in [(false, None), (false, Some(9)), (true, Some(31))] {
             let run = |weights| {
-                let attention = Attention { queries, window, scale: 0.4, weights };
-                attend(&q, &rows, &positions, &cache.layers()[0], attention).unwrap()
+                let masked = Masked { among, reach: Reach { scale: 0.4, window }, weights };
+                let layer = &cache.layers()[0];
+                let out = attend(&q, &rows, &positions, layer, masked).unwrap();
+                assert_eq!(out.dims(), q.dims());
+                out.flatten_from(1).unwrap()
             };
-            let whole = run(WEIGHTS).to_vec2::<f32>().unwrap();
+            let whole = run(1 << 20).to_vec2::<f32>().unwrap();
             for weights in [0, 6 * 40 * 7] {
                 let parts = run(weights).to_vec2::<f32>().unwrap();
                 for (whole, part) in whole.iter().flatten().zip(parts.iter().flatten()) {

@@ -1,26 +1,37 @@
-//! Score, select and compact of a stage on tensors, and attention.
+//! What a block and a stage of a model need, on tensors of a CUDA device.
 
 use std::marker::PhantomData;
 
 use candle_core::backend::BackendDevice;
-use candle_core::cuda_backend::CudaStorageSlice;
-use candle_core::{CudaDevice, CudaStorage, DType, DeviceLocation, Shape, Storage, Tensor};
+use candle_core::cuda_backend::{CudaDType, CudaStorageSlice};
+use candle_core::{
+    CudaDevice, CudaStorage, D, DType, DeviceLocation, Shape, Storage, Tensor, WithDType,
+};
 use half::{bf16, f16};
 use salient::cuda::compact::RowTensor;
 use salient::cuda::cudarc::driver::CudaViewMut;
+use salient::cuda::cudarc::driver::sys::CUevent_flags_enum as EventFlags;
 use salient::cuda::score::Predictor;
 use salient::cuda::{self as on_device, DeviceElement, DeviceSelection, Session, bytes_mut};
 use salient::kernels::attend::MAX_PREFILL_DIM;
 use salient::kernels::score::MlpWeights;
 use salient::schedule::StagePlan;
-use salient::score::{AttentionScore, Per, PredictorWeights};
-use salient::{Fault, Ragged};
+use salient::score::{AttentionScore, Per, Pool, PredictorWeights};
+use salient::{Error as SalientError, Fault, Ragged};
 
 use super::tensor::{TensorView, no_bytes, tensor};
-use crate::device::{
-    CachedKeys, DevicePredictor, Verbs, check_rows, check_stage, misplaced, request,
+use crate::backend::masked::{Masked, WEIGHTS, attend};
+use crate::backend::{
+    Backend, Mark, Predictor as AnyPredictor, Queries, Reach, Verbs, check_rows, check_stage,
+    request,
 };
+use crate::cache::{CachedKeys, LayerCache};
 use crate::error::{Error, Result};
+use crate::rope::RopeTable;
+
+/// Rows that go through the feed-forward network at once, so that its wide activations do not grow
+/// with the prompt.
+const FFN_ROWS: usize = 8192;
 
 /// A predictor's weights on a CUDA device, for hidden states of one type.
 #[derive(Debug)]
@@ -35,25 +46,23 @@ enum Weights {
     Bf16(Predictor<bf16>),
 }
 
-/// The verbs of a stage on one CUDA device, on its stream. Results are new tensors, cleared before
-/// they are written, which safe code cannot leave out.
+/// salient's kernels on one CUDA device, on its stream, and candle's where salient has none: norms,
+/// rotation, activation, and attention in f32 and in layers with a sliding window, which after a
+/// stage counts positions and not rows.
 #[derive(Debug)]
-pub struct CudaVerbs {
+pub struct CudaBackend {
     pub(super) device: CudaDevice,
     pub(super) session: Session,
     /// The stream is another one on another thread, where the workspace may still be in use here.
     of_this_thread: PhantomData<*const ()>,
 }
 
-/// Which tokens a selection kept, on the device.
-pub type CudaKept = DeviceSelection;
-
 impl CudaPredictor {
-    /// Copies a predictor for hidden states of `hidden` channels and type `dtype` to a device.
+    /// Copies a predictor for hidden states of `hidden` channels and type `dtype` to a device. Its
+    /// weights are f16 for f16, else bf16: the kernel has no other, and bf16 holds what f32 does.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] unless `dtype` is f16 or bf16, those of [`MlpWeights::new`], those of
-    /// the device.
+    /// Those of [`MlpWeights::new`], those of the device.
     pub fn new(
         hidden: usize,
         weights: PredictorWeights,
@@ -65,10 +74,7 @@ impl CudaPredictor {
             DType::F16 => {
                 Weights::F16(Predictor::upload(&stream, &MlpWeights::new(hidden, weights)?)?)
             }
-            DType::BF16 => {
-                Weights::Bf16(Predictor::upload(&stream, &MlpWeights::new(hidden, weights)?)?)
-            }
-            other => return Err(no_predictor(other)),
+            _ => Weights::Bf16(Predictor::upload(&stream, &MlpWeights::new(hidden, weights)?)?),
         };
         // For whatever thread scores with it.
         device.synchronize()?;
@@ -81,7 +87,7 @@ impl CudaPredictor {
     }
 }
 
-impl CudaVerbs {
+impl CudaBackend {
     /// The verbs on a device, for the thread that asks.
     ///
     /// # Errors
@@ -93,7 +99,7 @@ impl CudaVerbs {
 
     fn mlp_of<T>(&mut self, predictor: &Predictor<T>, hidden: &Tensor) -> Result<Tensor>
     where
-        T: DeviceElement + candle_core::cuda_backend::CudaDType + candle_core::WithDType,
+        T: DeviceElement + CudaDType + WithDType,
     {
         let (tokens, channels) = hidden.dims2()?;
         if channels != predictor.shape().hidden() {
@@ -107,7 +113,7 @@ impl CudaVerbs {
 
     fn keynorm_of<T>(&mut self, keys: &Tensor) -> Result<Tensor>
     where
-        T: DeviceElement + candle_core::cuda_backend::CudaDType + candle_core::WithDType,
+        T: DeviceElement + CudaDType + WithDType,
     {
         let tokens = keys.dim(0)?;
         let (keys, layout) = TensorView::heads("keys", keys)?;
@@ -117,19 +123,38 @@ impl CudaVerbs {
     }
 }
 
-impl Verbs for CudaVerbs {
-    type Kept = CudaKept;
+impl Verbs for CudaBackend {
+    fn rms_norm(&mut self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        // A stage of a model in half precision may be given states in f32.
+        let weight = weight.to_dtype(x.dtype())?;
+        Ok(candle_nn::ops::rms_norm(x, &weight, eps)?)
+    }
 
-    fn mlp(&mut self, predictor: &DevicePredictor, hidden: &Tensor) -> Result<Tensor> {
+    fn rms_norm_heads(&mut self, heads: Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        self.rms_norm(&heads, weight, eps)
+    }
+
+    fn rotate(&mut self, heads: Tensor, positions: &Tensor, rope: &RopeTable) -> Result<Tensor> {
+        let (cos, sin) =
+            (rope.cos().index_select(positions, 0)?, rope.sin().index_select(positions, 0)?);
+        let rotated = candle_nn::rotary_emb::rope_thd(&heads.unsqueeze(0)?, &cos, &sin)?;
+        Ok(rotated.squeeze(0)?)
+    }
+
+    fn mlp(&mut self, predictor: &AnyPredictor, hidden: &Tensor) -> Result<Tensor> {
         let here = self.device.location();
         match predictor {
-            DevicePredictor::Cuda(predictor) if predictor.location == here => {
+            AnyPredictor::Cuda(predictor) if predictor.location == here => {
                 match &predictor.weights {
-                    Weights::F16(predictor) => self.mlp_of(predictor, hidden),
-                    Weights::Bf16(predictor) => self.mlp_of(predictor, hidden),
+                    Weights::F16(predictor) => {
+                        self.mlp_of(predictor, &hidden.to_dtype(DType::F16)?)
+                    }
+                    Weights::Bf16(predictor) => {
+                        self.mlp_of(predictor, &hidden.to_dtype(DType::BF16)?)
+                    }
                 }
             }
-            elsewhere => Err(misplaced(elsewhere, here)),
+            elsewhere => Err(elsewhere.misplaced(here)),
         }
     }
 
@@ -146,6 +171,7 @@ impl Verbs for CudaVerbs {
         }
     }
 
+    /// In f16 what is in f32.
     fn attention(
         &mut self,
         q: &Tensor,
@@ -155,19 +181,53 @@ impl Verbs for CudaVerbs {
         score: &AttentionScore,
     ) -> Result<Tensor> {
         match q.dtype() {
+            DType::F32 => {
+                let (q, keys) = (q.to_dtype(DType::F16)?, keys.to_dtype(DType::F16)?);
+                self.scores_of::<f16>(&q, asking, &keys, rows, score)
+            }
             DType::F16 => self.scores_of::<f16>(q, asking, keys, rows, score),
             DType::BF16 => self.scores_of::<bf16>(q, asking, keys, rows, score),
             other => Err(no_attention(other)),
         }
     }
 
-    fn select(&mut self, scores: &Tensor, rows: &Ragged, stage: &StagePlan) -> Result<CudaKept> {
+    fn pool(&mut self, scores: &Tensor, rows: &Ragged, pool: &Pool) -> Result<Tensor> {
+        let scores = TensorView::packed("scores", scores)?;
+        let pooled = self.session.pool(&scores.elements::<f32>()?, rows, 1, *pool)?;
+        tensor(pooled.into_slice(), rows.total(), &self.device)
+    }
+
+    fn rank(&mut self, scores: &Tensor, rows: &Ragged) -> Result<Tensor> {
+        let scores = TensorView::packed("scores", scores)?;
+        let ranks = self.session.rank(&scores.elements::<f32>()?, rows, 1)?;
+        tensor(ranks.into_slice(), rows.total(), &self.device)
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        let flags = Some(EventFlags::CU_EVENT_DEFAULT);
+        let event = self.session.stream().record_event(flags).map_err(SalientError::from)?;
+        Ok(Mark::Cuda(event))
+    }
+}
+
+impl Backend for CudaBackend {
+    type Kept = DeviceSelection;
+
+    /// Parts of one product would have to be copied apart.
+    const FUSED_QKV: bool = false;
+
+    fn select(
+        &mut self,
+        scores: &Tensor,
+        rows: &Ragged,
+        stage: &StagePlan,
+    ) -> Result<DeviceSelection> {
         check_stage(rows, stage)?;
         let scores = TensorView::packed("scores", scores)?;
         Ok(self.session.select(&scores.elements::<f32>()?, &request(rows, stage))?)
     }
 
-    fn rows(&mut self, kept: &CudaKept, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
+    fn rows(&mut self, kept: &DeviceSelection, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
         let mut row_bytes = Vec::with_capacity(tensors.len());
         let mut sources = Vec::with_capacity(tensors.len());
         let mut outs = Vec::with_capacity(tensors.len());
@@ -194,7 +254,31 @@ impl Verbs for CudaVerbs {
         Ok(outs.into_iter().map(tensor).collect())
     }
 
-    fn attends(&self, dtype: DType, heads: usize, kv_heads: usize, dim: usize) -> bool {
+    fn attend(
+        &mut self,
+        q: &Tensor,
+        queries: &Queries<'_>,
+        cache: &LayerCache,
+        reach: &Reach,
+    ) -> Result<Tensor> {
+        let (_, heads, dim) = q.dims3()?;
+        let (keys, _) = cache.tensors()?;
+        if reach.window.is_some() || !self.decodes(q.dtype(), heads, keys.dim(1)?, dim) {
+            let Queries { rows, positions, limits } = *queries;
+            let masked = Masked { among: limits.is_some(), reach: *reach, weights: WEIGHTS };
+            return attend(q, rows, positions, cache, masked);
+        }
+        let cached = cache.cached()?;
+        if queries.limits.is_none() && queries.rows.lens().all(|len| len == 1) {
+            return self.decode(q, &cached, reach.scale);
+        }
+        match q.dtype() {
+            DType::F16 => self.prefill_of::<f16>(q, queries, &cached, reach.scale),
+            _ => self.prefill_of::<bf16>(q, queries, &cached, reach.scale),
+        }
+    }
+
+    fn decodes(&self, dtype: DType, heads: usize, kv_heads: usize, dim: usize) -> bool {
         let group =
             if kv_heads > 0 && heads.is_multiple_of(kv_heads) { heads / kv_heads } else { 0 };
         matches!(dtype, DType::F16 | DType::BF16)
@@ -202,21 +286,6 @@ impl Verbs for CudaVerbs {
             && dim > 0
             && dim <= MAX_PREFILL_DIM
             && dim.is_multiple_of(8)
-    }
-
-    fn prefill(
-        &mut self,
-        q: &Tensor,
-        rows: &Ragged,
-        cached: &CachedKeys,
-        limits: Option<&Tensor>,
-        scale: f32,
-    ) -> Result<Tensor> {
-        match q.dtype() {
-            DType::F16 => self.prefill_of::<f16>(q, rows, cached, limits, scale),
-            DType::BF16 => self.prefill_of::<bf16>(q, rows, cached, limits, scale),
-            other => Err(no_attention(other)),
-        }
     }
 
     fn decode(&mut self, q: &Tensor, cached: &CachedKeys, scale: f32) -> Result<Tensor> {
@@ -227,10 +296,36 @@ impl Verbs for CudaVerbs {
         }
     }
 
-    fn finish(&mut self) -> Result<bool> {
+    fn swiglu(&mut self, gate_up: &Tensor) -> Result<Tensor> {
+        let width = gate_up.dim(D::Minus1)? / 2;
+        let gate = gate_up.narrow(D::Minus1, 0, width)?.silu()?;
+        Ok((gate * gate_up.narrow(D::Minus1, width, width)?)?)
+    }
+
+    fn add(&mut self, x: Tensor, y: &Tensor) -> Result<Tensor> {
+        Ok((x + y)?)
+    }
+
+    fn by_rows(
+        &mut self,
+        hidden: Tensor,
+        mut step: impl FnMut(&mut Self, Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let total = hidden.dim(0)?;
+        if total <= FFN_ROWS {
+            return step(self, hidden);
+        }
+        let mut parts = Vec::with_capacity(total.div_ceil(FFN_ROWS));
+        for start in (0..total).step_by(FFN_ROWS) {
+            parts.push(step(self, hidden.narrow(0, start, FFN_ROWS.min(total - start))?)?);
+        }
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    fn finish(&mut self) -> Result<()> {
         let status = self.session.finish()?;
         status.check()?;
-        Ok(status.has(Fault::Nan))
+        if status.has(Fault::Nan) { Err(Error::NanScore { layer: None }) } else { Ok(()) }
     }
 }
 
@@ -269,14 +364,6 @@ impl<'a> OutView<'a> {
             Self::Bf16(view) => bytes_mut(view),
             Self::F32(view) => bytes_mut(view),
         }
-    }
-}
-
-fn no_predictor(dtype: DType) -> Error {
-    Error::Unsupported {
-        what: "type of hidden states that a predictor scores on a CUDA device",
-        name: dtype.as_str().into(),
-        supported: "f16, bf16",
     }
 }
 
