@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use candle_core::{DType, DeviceLocation};
 
 use crate::scorer::Scorer;
-use crate::train::Phase;
 
 /// A specialised `Result`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -156,35 +155,6 @@ pub enum Error {
         layers: Vec<usize>,
         /// The first layer asked for that is not among them.
         missing: usize,
-    },
-    /// A training run is described in a way that cannot work.
-    #[error("training: {reason}")]
-    Training {
-        /// What is wrong.
-        reason: String,
-    },
-    /// A text is so short that the first stage keeps all of it.
-    #[error(
-        "a text of {tokens} tokens is too short: the first stage, at layer {layer}, drops tokens of \
-         texts of {least} or more"
-    )]
-    TextTooShort {
-        /// Its tokens.
-        tokens: usize,
-        /// The stage's layer.
-        layer: usize,
-        /// The least length of which it drops any.
-        least: usize,
-    },
-    /// A loss is no number any more, or infinite.
-    #[error("training diverged in the {phase} phase, step {step}: the loss is {loss}")]
-    Diverged {
-        /// The phase.
-        phase: Phase,
-        /// The step in it.
-        step: usize,
-        /// The loss.
-        loss: f64,
     },
     /// A model does not fit a device's memory.
     #[error(

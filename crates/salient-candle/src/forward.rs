@@ -216,6 +216,39 @@ impl Model {
         Ok(hidden)
     }
 
+    /// What a scorer says of whole prompts, `lens` tokens each, on entry to a block, given their
+    /// hidden states there, `[tokens, hidden]`: f32 `[tokens]`. `index` is the stage's place among
+    /// the stages.
+    ///
+    /// # Errors
+    /// Those of the scorer and of candle.
+    pub fn score(
+        &self,
+        scorer: &dyn Scorer,
+        index: usize,
+        layer: usize,
+        lens: &[usize],
+        hidden: &Tensor,
+    ) -> Result<Tensor> {
+        let rows = Ragged::from_lens(lens)?;
+        let positions: Vec<u32> = lens.iter().flat_map(|&len| 0..len as u32).collect();
+        let positions = Tensor::new(positions, self.device())?;
+        self.with_verbs(|verbs| {
+            let norm = &self.blocks()[layer].attn_norm;
+            let normed = verbs.rms_norm(hidden, norm, self.rms_eps())?;
+            let tokens = StageTokens {
+                index,
+                layer,
+                prompt_lens: lens,
+                rows: &rows,
+                positions: &positions,
+                hidden,
+                normed: &normed,
+            };
+            scorer.score(&mut StageInput::new(self, verbs, tokens))
+        })
+    }
+
     /// Runs `run` with the verbs of the device that the model is on.
     pub(crate) fn with_verbs<R>(&self, run: impl FnOnce(&mut dyn Verbs) -> Result<R>) -> Result<R> {
         match self.device() {

@@ -46,7 +46,6 @@ mod rope;
 mod sample;
 pub mod scorer;
 mod tokenizer;
-pub mod train;
 
 pub use cache::{CachedKeys, KvCache, LayerCache};
 pub use config::{Family, ModelConfig, RopeScaling};

@@ -152,7 +152,10 @@ pub fn inputs(model: &Model, tokens: &[u32], layers: &[usize]) -> Result<BTreeMa
 
 /// The hidden states of a text alone after its first `blocks` blocks. `visit` is given each of
 /// these and its input.
-pub(crate) fn run(
+///
+/// # Errors
+/// As [`inputs`].
+pub fn run(
     model: &Model,
     tokens: &[u32],
     blocks: usize,
@@ -226,7 +229,10 @@ pub fn gradients(
 
 /// The sum of a loss over rows of final hidden states, and its gradient by all of them. `loss`
 /// takes the logits of some rows, and which they are, and returns the sum of theirs.
-pub(crate) fn head_gradient(
+///
+/// # Errors
+/// Those of candle and of `loss`.
+pub fn head_gradient(
     model: &Model,
     hidden: &Tensor,
     rows: &[usize],
@@ -247,7 +253,10 @@ pub(crate) fn head_gradient(
 }
 
 /// The log-likelihood of the token after each of some rows, `[rows]`, from their logits.
-pub(crate) fn log_likelihood(logits: &Tensor, rows: &[usize], tokens: &[u32]) -> Result<Tensor> {
+///
+/// # Errors
+/// Those of candle.
+pub fn log_likelihood(logits: &Tensor, rows: &[usize], tokens: &[u32]) -> Result<Tensor> {
     let next: Vec<u32> = rows.iter().map(|row| tokens[row + 1]).collect();
     let next = Tensor::new(next, logits.device())?.unsqueeze(1)?;
     Ok(candle_nn::ops::log_softmax(logits, D::Minus1)?.gather(&next, 1)?.squeeze(1)?)

@@ -21,11 +21,12 @@ use salient::score::{HeadReduce, Pool, PoolKind, PredictorWeights};
 use salient_candle::backend::{Backend, HostBackend, Predictor, Verbs};
 use salient_candle::cuda::{CudaBackend, TensorView, tensor};
 use salient_candle::scorer::{
-    AttentionRule, FromLayer, KeyNorm, LastQuery, Learned, Oracle, Position, Random, RankSum,
-    Scorer, Window,
+    AttentionRule, FromLayer, KeyNorm, LastQuery, Learned, Position, Random, RankSum, Scorer,
+    Window,
 };
-use salient_candle::train::{LossWeights, Marks, Phase, Sample, Steps, TrainOptions, Trainer};
 use salient_candle::{Error, Family, Model, ModelConfig, Result, reference};
+use salient_lab::Oracle;
+use salient_lab::train::{LossWeights, Marks, Phase, Sample, Steps, TrainOptions, Trainer};
 
 use against_host::OnDevice;
 use common::{difference, prompt, random_model, tiny};

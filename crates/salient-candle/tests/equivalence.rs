@@ -11,10 +11,11 @@ use candle_core::Tensor;
 use salient::schedule::{KvAtStage, Schedule, Stages};
 use salient::score::HeadReduce;
 use salient_candle::scorer::{
-    AttentionRule, FromLayer, KeyNorm, LastQuery, Oracle, Position, Random, RankSum, Scorer, Window,
+    AttentionRule, FromLayer, KeyNorm, LastQuery, Position, Random, RankSum, Scorer, Window,
 };
-use salient_candle::train::Target;
 use salient_candle::{Family, Model, ModelConfig, Prefill, StageReport, reference};
+use salient_lab::Oracle;
+use salient_lab::train::Target;
 
 use against_host::contents;
 use common::{difference, prompt, random_model, tiny};

@@ -10,8 +10,8 @@ use candle_core::{D, Device, Tensor};
 use common::{asset, random_model, tiny};
 use salient::schedule::Schedule;
 use salient_candle::scorer::{LastQuery, Position, Scorer};
-use salient_candle::train::{Marks, RankMetrics, Target};
 use salient_candle::{Family, GenerateOptions, Loaded, Message, Preset, Sampling, generate, load};
+use salient_lab::train::{Marks, RankMetrics, Target};
 
 const GGUF: &str = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
 const SPEECH: &str = "texts/sotu/1981_jimmy_carter_d.txt";

@@ -12,7 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use commands::{bench, eval, fetch, generate, inspect, train};
-use salient_cli::{Error, interrupt, output};
+use salient_lab::{Error, interrupt, output};
 
 /// Long prompts made cheap: drop the tokens that do not matter, and look at what was kept.
 #[derive(Parser)]
@@ -76,8 +76,8 @@ fn start_logging(global: &Global) {
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error",
         (_, 0) => "warn",
-        (_, 1) => "warn,salient=info,salient_cli=info,salient_candle=info",
-        (_, 2) => "info,salient=debug,salient_cli=debug,salient_candle=debug",
+        (_, 1) => "warn,salient=info,salient_lab=info,salient_candle=info",
+        (_, 2) => "info,salient=debug,salient_lab=debug,salient_candle=debug",
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("SALIENT_LOG").unwrap_or_else(|_| EnvFilter::new(level));

@@ -11,7 +11,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use safetensors::tensor::{Dtype, TensorView};
-use salient_cli::fetch::ASSETS;
+use salient_lab::fetch::ASSETS;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -174,9 +174,13 @@ impl Scorer for Learned {
 
 /// The metadata under which files of this project say what they are: one text, since the order of
 /// several would not be the same from run to run.
-pub(crate) const METADATA: &str = "salient";
+pub const METADATA: &str = "salient";
 
-pub(crate) fn said(bytes: &[u8]) -> Result<Option<String>, SafeTensorError> {
+/// What a safetensors file's contents say of themselves under [`METADATA`].
+///
+/// # Errors
+/// Those of safetensors.
+pub fn said(bytes: &[u8]) -> Result<Option<String>, SafeTensorError> {
     let (_, header) = SafeTensors::read_metadata(bytes)?;
     Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA)).cloned())
 }
@@ -234,7 +238,10 @@ fn read_stage(
 }
 
 /// The values of a tensor in f32 of a given shape.
-pub(crate) fn floats(name: &str, view: &TensorView<'_>, shape: &[usize]) -> Result<Vec<f32>> {
+///
+/// # Errors
+/// [`Error::Shape`] for another shape, [`Error::Unsupported`] for another type.
+pub fn floats(name: &str, view: &TensorView<'_>, shape: &[usize]) -> Result<Vec<f32>> {
     if view.shape() != shape {
         return Err(Error::Shape {
             name: name.to_owned(),

@@ -3,7 +3,6 @@
 mod attention;
 mod combine;
 mod learned;
-mod oracle;
 mod plain;
 
 use candle_core::Tensor;
@@ -17,9 +16,7 @@ use crate::model::{Model, Projection};
 
 pub use attention::{AttentionRule, LastQuery, Window, WindowLength};
 pub use combine::{FromLayer, RankSum};
-pub use learned::{Learned, PredictorInfo};
-pub(crate) use learned::{METADATA, floats, said};
-pub use oracle::Oracle;
+pub use learned::{Learned, METADATA, PredictorInfo, floats, said};
 pub use plain::{KeyNorm, Position, Random};
 
 /// Says how much each token matters at a stage.

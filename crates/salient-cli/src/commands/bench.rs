@@ -9,9 +9,9 @@ use rand_chacha::ChaCha8Rng;
 use salient::schedule::{Plan, Schedule};
 use salient_candle::scorer::{LastQuery, Position, Scorer};
 use salient_candle::{Model, Preset};
-use salient_cli::machine::{self, Machine};
-use salient_cli::plot::{Axis, Chart, Point, Series};
-use salient_cli::{Error, interrupt, output, plot};
+use salient_lab::machine::{self, Machine};
+use salient_lab::plot::{Axis, Chart, Point, Series};
+use salient_lab::{Error, interrupt, output, plot};
 use serde::Serialize;
 
 use super::device::DeviceArguments;

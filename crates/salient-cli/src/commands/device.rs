@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use candle_core::{DType, Device};
-use salient_cli::{Error, output};
+use salient_lab::{Error, output};
 
 use crate::Global;
 

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use indicatif::HumanBytes;
-use salient_cli::fetch::{self, ASSETS, Asset, Cache, Fetched, GROUPS, State};
-use salient_cli::{Error, output};
+use salient_lab::fetch::{self, ASSETS, Asset, Cache, Fetched, GROUPS, State};
+use salient_lab::{Error, output};
 use serde::Serialize;
 
 use crate::Global;

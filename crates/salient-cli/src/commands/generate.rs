@@ -6,7 +6,7 @@ use indicatif::HumanBytes;
 use salient::schedule::Plan;
 use salient_candle::scorer::{Position, Scorer};
 use salient_candle::{GenerateOptions, Generation, Loaded, Sampling};
-use salient_cli::{interrupt, output};
+use salient_lab::{interrupt, output};
 use serde::Serialize;
 
 use super::device::DeviceArguments;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anstream::AutoStream;
 use salient_candle::{Loaded, Prefill};
-use salient_cli::picture::{Picture, Stage, Token};
-use salient_cli::{html, output, terminal};
+use salient_lab::picture::{Picture, Stage, Token};
+use salient_lab::{html, output, terminal};
 
 use super::device::DeviceArguments;
 use super::model::{ModelArguments, PromptArguments, PruneArguments, Pruning};

@@ -13,7 +13,7 @@ pub(crate) mod train;
 use std::io::Write;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use salient_cli::output;
+use salient_lab::output;
 use serde::Serialize;
 
 /// Prints one JSON document.

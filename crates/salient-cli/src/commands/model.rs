@@ -8,8 +8,8 @@ use anyhow::Context;
 use salient::schedule::Schedule;
 use salient_candle::scorer::{LastQuery, Scorer};
 use salient_candle::{Loaded, Message, Model, Preset};
-use salient_cli::crossover::CROSSOVER;
-use salient_cli::{Error, fetch, output};
+use salient_lab::crossover::CROSSOVER;
+use salient_lab::{Error, fetch, output};
 
 use super::device::Place;
 use super::scorers::ScorerName;

@@ -8,12 +8,11 @@ use anyhow::Context;
 use salient::schedule::Schedule;
 use salient::score::{HeadReduce, MAX_POOL_WIDTH, QueryWeights};
 use salient_candle::scorer::{
-    AttentionRule, KeyNorm, LastQuery, Learned, Oracle, Position, Random, Scorer, Window,
-    WindowLength,
+    AttentionRule, KeyNorm, LastQuery, Learned, Position, Random, Scorer, Window, WindowLength,
 };
-use salient_candle::train::Target;
 use salient_candle::{Model, Preset};
-use salient_cli::Error;
+use salient_lab::train::Target;
+use salient_lab::{Error, Oracle};
 
 /// A scorer as the command line names it. Scorers print themselves by the same names.
 #[derive(Debug, Clone, PartialEq)]

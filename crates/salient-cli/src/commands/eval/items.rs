@@ -8,11 +8,11 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use salient_candle::Loaded;
-use salient_cli::corpus::{self, Question, Squad};
-use salient_cli::eval::measure::token_span;
-use salient_cli::eval::{CONTINUATION, Item, NEEDLE_ANSWER, Placement, QUESTIONS, Settings, Task};
-use salient_cli::needle::{self, Haystack};
-use salient_cli::{Error, fetch};
+use salient_lab::corpus::{self, Question, Squad};
+use salient_lab::eval::measure::token_span;
+use salient_lab::eval::{CONTINUATION, Item, NEEDLE_ANSWER, Placement, QUESTIONS, Settings, Task};
+use salient_lab::needle::{self, Haystack};
+use salient_lab::{Error, fetch};
 
 use super::super::model::encode;
 
@@ -409,7 +409,7 @@ fn word_start(text: &str, from: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use salient_cli::corpus::{Paragraph, Sentence};
+    use salient_lab::corpus::{Paragraph, Sentence};
 
     use super::*;
 

@@ -12,16 +12,16 @@ use clap::ValueEnum;
 use salient::schedule::{Schedule, Stages};
 use salient_candle::scorer::Scorer;
 use salient_candle::{Loaded, Model, Preset};
-use salient_cli::corpus::Split;
-use salient_cli::eval::summary::{self, MEASURES};
-use salient_cli::eval::{
+use salient_lab::corpus::Split;
+use salient_lab::eval::summary::{self, MEASURES};
+use salient_lab::eval::{
     CONTINUATION, DENSE, Item, Key, ModelId, Outcome, Placement, Results, Row, Settings, Summary,
     Task,
 };
-use salient_cli::fetch::{self, Cache};
-use salient_cli::machine::Machine;
-use salient_cli::stats::Estimate;
-use salient_cli::{Error, interrupt, output, plot};
+use salient_lab::fetch::{self, Cache};
+use salient_lab::machine::Machine;
+use salient_lab::stats::Estimate;
+use salient_lab::{Error, interrupt, output, plot};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 

@@ -5,9 +5,9 @@ use salient::cost::{self, Convention};
 use salient::schedule::{Plan, Schedule};
 use salient_candle::scorer::{Position, Scorer};
 use salient_candle::{GenerateOptions, Loaded, Prefill, Sampling, StageReport};
-use salient_cli::eval::measure::{kl, nll, share_alive};
-use salient_cli::eval::{NEEDLE_ANSWER, Outcome, StageShare};
-use salient_cli::stats;
+use salient_lab::eval::measure::{kl, nll, share_alive};
+use salient_lab::eval::{NEEDLE_ANSWER, Outcome, StageShare};
+use salient_lab::stats;
 
 use super::items::{Asked, Posed, Then};
 
@@ -167,6 +167,6 @@ impl<'a> Runner<'a> {
     }
 }
 
-fn mean(values: impl Iterator<Item = salient_cli::Result<f64>>) -> salient_cli::Result<f64> {
+fn mean(values: impl Iterator<Item = salient_lab::Result<f64>>) -> salient_lab::Result<f64> {
     stats::mean(&values.collect::<Result<Vec<_>, _>>()?)
 }

@@ -13,15 +13,13 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use salient::schedule::Schedule;
 use salient_candle::Model;
 use salient_candle::scorer::{KeyNorm, Random, Scorer};
-use salient_candle::train::{
-    Marks, Phase, Progress, Sample, StepReport, Target, Trainer, text_hash,
-};
-use salient_cli::eval::ModelId;
-use salient_cli::machine::{self, Machine};
-use salient_cli::train::{
+use salient_lab::eval::ModelId;
+use salient_lab::machine::{self, Machine};
+use salient_lab::train::{
     Config, FileHash, History, Record, Report, Row, Scored, StageMetrics, TextsReport,
 };
-use salient_cli::{Error, fetch, interrupt, output, plot};
+use salient_lab::train::{Marks, Phase, Progress, Sample, StepReport, Target, Trainer, text_hash};
+use salient_lab::{Error, fetch, interrupt, output, plot};
 use sha2::{Digest, Sha256};
 
 use super::device::{DeviceArguments, DeviceName, TypeName};

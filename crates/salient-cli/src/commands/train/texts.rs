@@ -8,11 +8,11 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use salient_candle::Loaded;
-use salient_candle::train::text_hash;
-use salient_cli::corpus::{self, Paragraph, Question, Speech, Split};
-use salient_cli::needle::Haystack;
-use salient_cli::train::{Data, Fact, Scored};
-use salient_cli::{Error, fetch};
+use salient_lab::corpus::{self, Paragraph, Question, Speech, Split};
+use salient_lab::needle::Haystack;
+use salient_lab::train::text_hash;
+use salient_lab::train::{Data, Fact, Scored};
+use salient_lab::{Error, fetch};
 use sha2::{Digest, Sha256};
 
 use super::super::eval::items::{BYTES_PER_TOKEN, question_last, stretch};
@@ -212,7 +212,7 @@ fn facts(loaded: &Loaded, data: &Data) -> anyhow::Result<Vec<Text>> {
 
 #[cfg(test)]
 mod tests {
-    use salient_cli::corpus::Sentence;
+    use salient_lab::corpus::Sentence;
 
     use super::*;
 

@@ -1,5 +1,6 @@
 //! The marking pass and the masked pass, against a graph of the whole model.
 
+#[path = "../../salient-candle/tests/common/mod.rs"]
 mod common;
 
 use std::collections::BTreeMap;
@@ -9,9 +10,9 @@ use common::{prompt, random_model, tiny};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use salient::schedule::Schedule;
-use salient_candle::train::loss::{Loss, Pairs, keep_ratio, rank};
-use salient_candle::train::{LATER, Marks, MaskedText, OutputLoss, Target, Trainee, masked_pass};
 use salient_candle::{Error, Family, Model, reference};
+use salient_lab::train::loss::{Loss, Pairs, keep_ratio, rank};
+use salient_lab::train::{LATER, Marks, MaskedText, OutputLoss, Target, Trainee, masked_pass};
 
 const TOKENS: usize = 40;
 

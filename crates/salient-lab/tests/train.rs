@@ -1,5 +1,6 @@
 //! Training runs on tiny models: they learn, stop, resume and refuse.
 
+#[path = "../../salient-candle/tests/common/mod.rs"]
 mod common;
 
 use std::path::Path;
@@ -7,10 +8,11 @@ use std::path::Path;
 use common::{prompt, random_model, tiny};
 use salient::schedule::Schedule;
 use salient_candle::scorer::{KeyNorm, Learned, Scorer};
-use salient_candle::train::{
+use salient_candle::{Family, Model};
+use salient_lab::Error;
+use salient_lab::train::{
     LossWeights, Marks, Phase, RankMetrics, Sample, Scale, Steps, Target, TrainOptions, Trainer,
 };
-use salient_candle::{Error, Family, Model};
 
 const TOKENS: usize = 48;
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use salient_candle::train::{Evaluation, Phase, Progress};
+use super::{Evaluation, Phase, Progress};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ pub struct Record {
 pub struct StageMetrics {
     /// The block on whose entry the stage stands.
     pub layer: usize,
-    /// See [`RankMetrics`](salient_candle::train::RankMetrics).
+    /// See [`RankMetrics`](super::RankMetrics).
     pub pair_accuracy: f64,
     /// Kendall's tau-b.
     pub kendall_tau: f64,
@@ -45,7 +45,7 @@ pub struct StageMetrics {
 impl StageMetrics {
     /// Those of every stage.
     pub fn of(evaluation: &Evaluation) -> Vec<Self> {
-        let of_stage = |(&layer, m): (&usize, &salient_candle::train::RankMetrics)| Self {
+        let of_stage = |(&layer, m): (&usize, &super::RankMetrics)| Self {
             layer,
             pair_accuracy: m.pair_accuracy,
             kendall_tau: m.kendall_tau,

@@ -7,8 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use salient::score::PredictorWeights;
 
-use crate::error::Result;
-use crate::model::Model;
+use salient_candle::{Model, Result};
 
 /// The parts of a predictor, in the order of [`Trainee::parts`].
 const PARTS: [&str; 5] = ["w1", "b1", "w2", "b2", "norm"];

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 use salient::schedule::Plan;
 
-use super::{Scorer, StageInput};
-use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::train::{Marks, Target};
+use salient_candle::Model;
+use salient_candle::scorer::{Scorer, StageInput};
+use salient_candle::{Error, Result};
 
 /// Scores tokens by what a [`Target`] says of the whole prompt, marked before the prefill. It costs
 /// dense passes forward and backward: a bound for predictors, not a fast rule. The prompt's own

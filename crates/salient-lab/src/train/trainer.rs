@@ -9,7 +9,6 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use salient::Ragged;
 use salient::schedule::Plan;
 
 use super::loss::{Loss, keep_ratio};
@@ -17,10 +16,9 @@ use super::{
     AdamW, Marks, MaskedText, OutputLoss, RankMetrics, TrainOptions, Trainee, masked_pass,
 };
 use crate::error::{Error, Result};
-use crate::forward::StageTokens;
-use crate::model::Model;
-use crate::reference;
-use crate::scorer::{Scorer, StageInput};
+use salient_candle::Model;
+use salient_candle::reference;
+use salient_candle::scorer::Scorer;
 
 /// A text to train on or to hold out: what predictors see of it, and what they are to say.
 #[derive(Debug)]
@@ -334,23 +332,7 @@ impl Trainer {
     ) -> Result<Evaluation> {
         self.ranked(samples, |index, layer, sample| {
             let hidden = sample.hidden[&layer].to_device(model.device())?;
-            let rows = Ragged::from_lens(sample.plan.lens())?;
-            let norm = &model.blocks()[layer].attn_norm;
-            let positions = Tensor::arange(0, sample.tokens.len() as u32, model.device())?;
-            model.with_verbs(|verbs| {
-                let normed = verbs.rms_norm(&hidden, norm, model.rms_eps())?;
-                let tokens = StageTokens {
-                    index,
-                    layer,
-                    prompt_lens: sample.plan.lens(),
-                    rows: &rows,
-                    positions: &positions,
-                    hidden: &hidden,
-                    normed: &normed,
-                };
-                let scores = scorer.score(&mut StageInput::new(model, verbs, tokens))?;
-                Ok(scores.to_vec1()?)
-            })
+            Ok(model.score(scorer, index, layer, &[sample.tokens.len()], &hidden)?.to_vec1()?)
         })
     }
 

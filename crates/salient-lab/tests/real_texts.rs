@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use salient_cli::corpus::{self, Split, Squad};
-use salient_cli::fetch;
-use salient_cli::needle::Haystack;
+use salient_lab::corpus::{self, Split, Squad};
+use salient_lab::fetch;
+use salient_lab::needle::Haystack;
 
 /// The asset, or nothing if it was not fetched, which is said, or a failure where it must be there.
 fn asset(name: &str) -> Option<PathBuf> {

@@ -7,9 +7,8 @@ use std::str::FromStr;
 
 use candle_core::{D, Device, Tensor};
 
-use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::reference;
+use salient_candle::reference;
+use salient_candle::{Error, Model, Result};
 
 /// Attention counts from so many tokens later on: near ones attend to each other whatever they say,
 /// and the local window keeps them anyway.

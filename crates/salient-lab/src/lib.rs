@@ -1,5 +1,6 @@
-//! What the `salient` command is made of: the asset cache, output files, interruption, and the
-//! parts of evaluation that need no model (corpora, needles, statistics, plots, pages).
+//! What the command `salient` has beside the runner: training of predictors, evaluation (corpora,
+//! needles, statistics), pages and charts, the asset cache, output files and interruption. Programs
+//! that run models link `salient-candle` alone.
 #![forbid(unsafe_code)]
 
 pub mod corpus;
@@ -11,6 +12,7 @@ pub mod html;
 pub mod interrupt;
 pub mod machine;
 pub mod needle;
+mod oracle;
 pub mod output;
 pub mod picture;
 pub mod plot;
@@ -19,3 +21,4 @@ pub mod terminal;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use oracle::Oracle;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::TrainOptions;
 use clap::ValueEnum;
-use salient_candle::train::TrainOptions;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -162,7 +162,7 @@ fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
 
 #[cfg(test)]
 mod tests {
-    use salient_candle::train::Target;
+    use crate::train::Target;
 
     use super::*;
 

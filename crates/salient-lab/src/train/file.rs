@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::trainer::{copies, weight_name};
 use super::{AdamW, Progress, TrainOptions, Trainer};
 use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::scorer::{METADATA, PredictorInfo, floats, said};
+use salient_candle::Model;
+use salient_candle::scorer::{METADATA, PredictorInfo, floats, said};
 
 /// What a checkpoint says of itself.
 #[derive(Serialize, Deserialize)]
@@ -26,7 +26,7 @@ struct CheckpointInfo {
 
 impl Trainer {
     /// The best predictors so far, as the contents of a file that
-    /// [`Learned`](crate::scorer::Learned) reads.
+    /// [`Learned`](salient_candle::scorer::Learned) reads.
     ///
     /// # Errors
     /// Those of candle.
@@ -127,7 +127,9 @@ impl Trainer {
 }
 
 fn read(file: &SafeTensors<'_>, name: &str, like: &Var) -> Result<Tensor> {
-    let view = file.tensor(name).map_err(|_| Error::MissingTensor { name: name.to_owned() })?;
+    let view = file
+        .tensor(name)
+        .map_err(|_| salient_candle::Error::MissingTensor { name: name.to_owned() })?;
     let values = floats(name, &view, like.dims())?;
     Ok(Tensor::from_vec(values, like.shape(), like.device())?)
 }

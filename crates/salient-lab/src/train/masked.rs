@@ -9,9 +9,9 @@ use salient::schedule::Plan;
 
 use super::Trainee;
 use super::loss::Loss;
-use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::reference;
+
+use salient_candle::reference;
+use salient_candle::{Error, Model, Result};
 
 /// What a masked pass is made of.
 #[derive(Debug, Clone)]
@@ -234,8 +234,9 @@ impl Pass<'_> {
     }
 
     fn predictor(&self, layer: usize) -> Result<&Trainee> {
-        self.predictors.get(&layer).ok_or_else(|| Error::Config {
-            reason: format!("the stage at layer {layer} has no predictor"),
+        self.predictors.get(&layer).ok_or_else(|| {
+            let reason = format!("the stage at layer {layer} has no predictor");
+            Error::Config { reason }
         })
     }
 

@@ -1,7 +1,9 @@
-//! What can go wrong in the command, in words for the person who typed it.
+//! What can go wrong in training, evaluation and the command, in words for the person who typed it.
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::train::Phase;
 
 /// A specialised `Result`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -114,9 +116,53 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// A training run is described in a way that cannot work.
+    #[error("training: {reason}")]
+    Training {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A text is so short that the first stage keeps all of it.
+    #[error(
+        "a text of {tokens} tokens is too short: the first stage, at layer {layer}, drops tokens of \
+         texts of {least} or more"
+    )]
+    TextTooShort {
+        /// Its tokens.
+        tokens: usize,
+        /// The stage's layer.
+        layer: usize,
+        /// The least length of which it drops any.
+        least: usize,
+    },
+    /// A loss is no number any more, or infinite.
+    #[error("training diverged in the {phase} phase, step {step}: the loss is {loss}")]
+    Diverged {
+        /// The phase.
+        phase: Phase,
+        /// The step in it.
+        step: usize,
+        /// The loss.
+        loss: f64,
+    },
     /// Numbers that cannot be computed with or drawn.
     #[error("{0}")]
     Invalid(String),
+    /// The runner failed.
+    #[error(transparent)]
+    Model(#[from] salient_candle::Error),
+}
+
+impl From<salient::Error> for Error {
+    fn from(error: salient::Error) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Model(error.into())
+    }
 }
 
 impl Error {

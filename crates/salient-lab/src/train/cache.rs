@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use super::file::Tensors;
 use super::{LATER, Marks, Target};
 use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::scorer::{floats, said};
+use salient_candle::Model;
+use salient_candle::scorer::{floats, said};
 
 /// The SHA-256, in hexadecimal digits, of a text's tokens and of which of them are scored.
 pub fn text_hash(tokens: &[u32], scored: &Range<usize>) -> String {
