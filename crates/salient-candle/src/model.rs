@@ -91,48 +91,36 @@ impl Model {
     /// the device does not run, and what `weight` returns.
     pub fn new(
         config: ModelConfig,
-        weight: impl FnMut(&str, &[usize]) -> Result<Tensor>,
-    ) -> Result<Self> {
-        Self::build(config, weight, |tensor| Ok(tensor.clone()))
-    }
-
-    /// The same; each tensor is put on a device as `dtype` as soon as it is there.
-    ///
-    /// # Errors
-    /// As [`Model::new`].
-    pub fn on(
-        device: &Device,
-        dtype: DType,
-        config: ModelConfig,
-        weight: impl FnMut(&str, &[usize]) -> Result<Tensor>,
-    ) -> Result<Self> {
-        check_dtype(device, dtype)?;
-        Self::build(config, weight, |tensor| tensor.to_dtype(dtype)?.to_device(device))
-    }
-
-    fn build(
-        config: ModelConfig,
         mut weight: impl FnMut(&str, &[usize]) -> Result<Tensor>,
-        put: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<Self> {
+        Self::build(config, |prefix, parts, samples| {
+            let mut tensors = Vec::with_capacity(parts.len());
+            for (name, shape) in parts {
+                let tensor = weight(&format!("{prefix}{name}"), shape)?;
+                samples.take(&tensor)?;
+                tensors.push(tensor);
+            }
+            match tensors.len() {
+                1 => Ok(tensors.swap_remove(0)),
+                _ => Ok(Tensor::cat(&tensors, 0)?),
+            }
+        })
+    }
+
+    /// Builds a model of matrices: `read(prefix, parts, samples)` returns one of one or more
+    /// tensors, by their names behind the prefix and their shapes, one below the other, and gives
+    /// `samples` its values.
+    pub(crate) fn build(
+        config: ModelConfig,
+        mut read: impl FnMut(&str, &[(&str, &[usize])], &mut Samples) -> Result<Tensor>,
     ) -> Result<Self> {
         let config = config.validate()?;
         let c = &config;
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        // A matrix of one or more tensors, each put where it belongs before the next is read, and
-        // some of its values.
         let mut matrix = |prefix: &str, parts: &[(&str, &[usize])]| -> Result<(Tensor, Vec<f32>)> {
             let mut samples = Samples::of(parts);
-            let mut placed = Vec::with_capacity(parts.len());
-            for (name, shape) in parts {
-                let tensor = weight(&format!("{prefix}{name}"), shape)?;
-                samples.take(&tensor)?;
-                placed.push(put(&tensor)?);
-            }
-            let whole = match placed.len() {
-                1 => placed.swap_remove(0),
-                _ => Tensor::cat(&placed, 0)?,
-            };
-            Ok((whole, samples.values))
+            let matrix = read(prefix, parts, &mut samples)?;
+            Ok((matrix, samples.values))
         };
         let (embedding, of_embedding) =
             matrix("model.", &[("embed_tokens.weight", &[c.vocab, c.hidden])])?;
@@ -417,7 +405,7 @@ impl Model {
 }
 
 /// Which types a device runs.
-fn check_dtype(device: &Device, dtype: DType) -> Result<()> {
+pub(crate) fn check_dtype(device: &Device, dtype: DType) -> Result<()> {
     let (known, supported) = match device {
         Device::Cpu => (dtype == DType::F32, "f32"),
         _ => (matches!(dtype, DType::F32 | DType::F16 | DType::BF16), "f32, f16, bf16"),
@@ -430,7 +418,7 @@ fn check_dtype(device: &Device, dtype: DType) -> Result<()> {
 }
 
 /// Values spread over a matrix that is made of parts.
-struct Samples {
+pub(crate) struct Samples {
     step: usize,
     /// The next one, counted from the beginning of the next part.
     next: usize,
@@ -460,6 +448,15 @@ impl Samples {
         let values = part.flatten_all()?.index_select(&places, 0)?.to_dtype(DType::F32)?;
         self.values.extend(values.to_vec1::<f32>()?);
         Ok(())
+    }
+
+    /// Takes those among the next values.
+    pub(crate) fn take_from(&mut self, values: &[f32]) {
+        while let Some(&value) = values.get(self.next) {
+            self.values.push(value);
+            self.next += self.step;
+        }
+        self.next -= values.len();
     }
 }
 

@@ -1,16 +1,20 @@
-//! GGUF files, every tensor dequantised to f32.
+//! GGUF files, every tensor dequantised.
 
 use std::fs::File;
 use std::io::BufReader;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 
-use super::{Loaded, Place, Weights, assemble, check_tensor};
+use super::{Loaded, Place, Weights, assemble, check_shape};
 use crate::config::{Family, ModelConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::tokenizer::{GgufVocabulary, Tokenizer};
+
+/// Values that are dequantised at a time.
+const CHUNK: usize = 1 << 18;
 
 pub(super) fn load(path: &Path, place: &Place<'_>) -> Result<Loaded> {
     let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
@@ -134,9 +138,15 @@ impl Gguf {
     fn rope_scaling(&mut self, architecture: &str) -> Result<Option<RopeScaling>> {
         const FACTORS: &str = "rope_freqs.weight";
         if let Some(info) = self.content.tensor_infos.get(FACTORS) {
-            let shape = info.shape.dims().to_vec();
-            let factors = self.read(FACTORS, &shape)?;
-            return Ok(Some(RopeScaling::Factors(factors.flatten_all()?.to_vec1()?)));
+            let info = TensorInfo { shape: info.shape.clone(), ..*info };
+            let Some(&count) = info.shape.dims().first() else {
+                return Err(self.malformed(format!("`{FACTORS}` is a scalar")));
+            };
+            let factors = self.rows(FACTORS, &info, 0..count)?;
+            if let Some(index) = factors.iter().position(|factor| !factor.is_finite()) {
+                return Err(Error::NotFinite { name: FACTORS.to_owned(), index });
+            }
+            return Ok(Some(RopeScaling::Factors(factors)));
         }
         let key = format!("{architecture}.rope.scaling.type");
         let factor = format!("{architecture}.rope.scaling.factor");
@@ -192,41 +202,67 @@ impl Gguf {
         })
     }
 
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        if !self.content.tensor_infos.contains_key(name) {
-            return Err(Error::MissingTensor { name: name.to_owned() });
-        }
-        let quantised = self.content.tensor(&mut self.reader, name, &Device::Cpu);
-        let tensor = quantised
-            .and_then(|tensor| tensor.dequantize(&Device::Cpu))
-            .map_err(|error| self.malformed(format!("tensor `{name}`: {error}")))?;
-        check_tensor(name, shape, tensor)
+    /// Some rows of a tensor in f32.
+    fn rows(&mut self, name: &str, info: &TensorInfo, rows: Range<usize>) -> Result<Vec<f32>> {
+        let mut shape = info.shape.dims().to_vec();
+        let per_row = shape[1..].iter().product::<usize>();
+        // A row is whole blocks, but for vectors, which are read as one.
+        let before = rows.start * per_row / info.ggml_dtype.block_size();
+        let offset = info.offset + (before * info.ggml_dtype.type_size()) as u64;
+        shape[0] = rows.len();
+        let part = TensorInfo { ggml_dtype: info.ggml_dtype, shape: shape.into(), offset };
+        let data = self.content.tensor_data_offset;
+        let read = part.read(&mut self.reader, data, &Device::Cpu);
+        read.and_then(|tensor| tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1())
+            .map_err(|error| self.malformed(format!("tensor `{name}`: {error}")))
     }
 }
 
 impl Weights for Gguf {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let tensor = self.read(&gguf_name(name), shape)?;
-        match self.heads {
-            Some((heads, _)) if name.contains(".q_proj.") => halves_from_pairs(&tensor, heads),
-            Some((_, kv_heads)) if name.contains(".k_proj.") => {
-                halves_from_pairs(&tensor, kv_heads)
-            }
-            _ => Ok(tensor),
+    fn read(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        each: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let heads = match self.heads {
+            Some((heads, _)) if name.contains(".q_proj.") => Some(heads),
+            Some((_, kv_heads)) if name.contains(".k_proj.") => Some(kv_heads),
+            _ => None,
+        };
+        let name = gguf_name(name);
+        let missing = || Error::MissingTensor { name: name.clone() };
+        let info = self.content.tensor_infos.get(&name).ok_or_else(missing)?;
+        let info = TensorInfo { shape: info.shape.clone(), ..*info };
+        check_shape(&name, shape, info.shape.dims())?;
+        let columns: usize = shape[1..].iter().product();
+        let block = info.ggml_dtype.block_size();
+        if shape.len() > 1 && !columns.is_multiple_of(block) {
+            let reason = format!("rows of `{name}` are not whole blocks of {block} values");
+            return Err(self.malformed(reason));
         }
+        let at_once = match heads {
+            Some(heads) => shape[0] / heads,
+            None if shape.len() == 1 => shape[0],
+            None => (CHUNK / columns.max(1)).max(1),
+        };
+        for start in (0..shape[0]).step_by(at_once.max(1)) {
+            let rows = start..(start + at_once).min(shape[0]);
+            let values = self.rows(&name, &info, rows)?;
+            match heads {
+                Some(_) => each(&halves_from_pairs(&values, columns))?,
+                None => each(&values)?,
+            }
+        }
+        Ok(())
     }
 }
 
-/// Llama GGUFs store the rows of Q and K for interleaved rotary pairs (2i, 2i + 1); the decoder
-/// pairs halves (i, i + dim / 2).
-fn halves_from_pairs(weight: &Tensor, heads: usize) -> Result<Tensor> {
-    let (rows, columns) = weight.dims2()?;
-    let half = rows / heads / 2;
-    Ok(weight
-        .reshape((heads, half, 2, columns))?
-        .transpose(1, 2)?
-        .contiguous()?
-        .reshape((rows, columns))?)
+/// Llama GGUFs store the rows of a head of Q and K for interleaved rotary pairs (2i, 2i + 1); the
+/// decoder pairs halves (i, i + dim / 2).
+fn halves_from_pairs(head: &[f32], columns: usize) -> Vec<f32> {
+    let rows = |first| head.chunks_exact(columns).skip(first).step_by(2);
+    rows(0).chain(rows(1)).flatten().copied().collect()
 }
 
 fn gguf_name(name: &str) -> String {
@@ -335,11 +371,9 @@ mod tests {
 
     #[test]
     fn pairs_become_halves() {
-        let interleaved = Tensor::arange(0f32, 8.0, &Device::Cpu).unwrap().reshape((8, 1)).unwrap();
-        let halves = halves_from_pairs(&interleaved, 2).unwrap();
-        assert_eq!(
-            halves.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
-            [0., 2., 1., 3., 4., 6., 5., 7.]
-        );
+        let one_column = [0., 1., 2., 3.];
+        assert_eq!(halves_from_pairs(&one_column, 1), [0., 2., 1., 3.]);
+        let two_columns = [0., 0., 1., 1., 2., 2., 3., 3.];
+        assert_eq!(halves_from_pairs(&two_columns, 2), [0., 0., 2., 2., 1., 1., 3., 3.]);
     }
 }

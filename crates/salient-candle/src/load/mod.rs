@@ -7,12 +7,11 @@ mod safetensors;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
+use half::{bf16, f16};
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::ops::f32_slice;
+use crate::model::{Model, check_dtype};
 use crate::tokenizer::Tokenizer;
 
 /// A model with its tokenizer.
@@ -55,20 +54,80 @@ struct Place<'a> {
 
 /// Where weights come from, by their Hugging Face names.
 trait Weights {
-    /// A tensor in f32 with the given shape, every value finite.
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+    /// Reads a tensor of a given shape in f32, and gives `each` its values in order, some at a
+    /// time.
+    fn read(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        each: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()>;
 }
 
-/// Builds a model from `weights`.
+/// Builds a model from `weights`. Each matrix is made in the type that it keeps, from values that
+/// are read some at a time: what the host holds beside it does not grow with the model.
 fn assemble(config: ModelConfig, weights: &mut dyn Weights, place: &Place<'_>) -> Result<Model> {
     let Place { device, dtype } = *place;
+    check_dtype(device, dtype)?;
     if let Some(available) = free_memory(device)? {
         let needed = config.weight_bytes(dtype);
         if needed > available {
             return Err(Error::TooLarge { device: device.location(), needed, available });
         }
     }
-    Model::on(device, dtype, config, |name, shape| weights.tensor(name, shape))
+    Model::build(config, |prefix, parts, samples| {
+        let rows = parts.iter().map(|(_, shape)| shape[0]).sum();
+        let mut shape = parts[0].1.to_vec();
+        shape[0] = rows;
+        let mut matrix = Values::new(dtype, shape.iter().product());
+        for (name, shape) in parts {
+            let name = format!("{prefix}{name}");
+            let mut read = 0;
+            weights.read(&name, shape, &mut |values| {
+                if let Some(bad) = values.iter().position(|value| !value.is_finite()) {
+                    return Err(Error::NotFinite { name: name.clone(), index: read + bad });
+                }
+                read += values.len();
+                samples.take_from(values);
+                matrix.extend(values);
+                Ok(())
+            })?;
+        }
+        Ok(matrix.into_tensor(shape)?.to_device(device)?)
+    })
+}
+
+/// A matrix under way, in the type that it keeps.
+enum Values {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+impl Values {
+    fn new(dtype: DType, len: usize) -> Self {
+        match dtype {
+            DType::F16 => Self::F16(Vec::with_capacity(len)),
+            DType::BF16 => Self::Bf16(Vec::with_capacity(len)),
+            _ => Self::F32(Vec::with_capacity(len)),
+        }
+    }
+
+    fn extend(&mut self, values: &[f32]) {
+        match self {
+            Self::F32(all) => all.extend_from_slice(values),
+            Self::F16(all) => all.extend(values.iter().map(|&value| f16::from_f32(value))),
+            Self::Bf16(all) => all.extend(values.iter().map(|&value| bf16::from_f32(value))),
+        }
+    }
+
+    fn into_tensor(self, shape: Vec<usize>) -> candle_core::Result<Tensor> {
+        match self {
+            Self::F32(all) => Tensor::from_vec(all, shape, &Device::Cpu),
+            Self::F16(all) => Tensor::from_vec(all, shape, &Device::Cpu),
+            Self::Bf16(all) => Tensor::from_vec(all, shape, &Device::Cpu),
+        }
+    }
 }
 
 /// A device's free memory in bytes, where it has a memory of its own.
@@ -84,21 +143,12 @@ fn free_memory(device: &Device) -> Result<Option<u64>> {
     }
 }
 
-fn check_tensor(name: &str, shape: &[usize], tensor: Tensor) -> Result<Tensor> {
-    if tensor.dims() != shape {
-        return Err(Error::Shape {
-            name: name.to_owned(),
-            expected: shape.to_vec(),
-            actual: tensor.dims().to_vec(),
-        });
+fn check_shape(name: &str, expected: &[usize], actual: &[usize]) -> Result<()> {
+    if expected == actual {
+        return Ok(());
     }
-    let tensor = tensor.contiguous()?;
-    let bad =
-        f32_slice(&tensor, |values| values.par_iter().position_first(|value| !value.is_finite()))?;
-    match bad {
-        Some(index) => Err(Error::NotFinite { name: name.to_owned(), index }),
-        None => Ok(tensor),
-    }
+    let (expected, actual) = (expected.to_vec(), actual.to_vec());
+    Err(Error::Shape { name: name.to_owned(), expected, actual })
 }
 
 fn read_text(path: &Path) -> Result<String> {

@@ -5,16 +5,19 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::{Loaded, Place, Weights, assemble, check_tensor, read_text};
+use super::{Loaded, Place, Weights, assemble, check_shape, read_text};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
 /// The longest header that is read; real ones have kilobytes.
 const MAX_HEADER: u64 = 100_000_000;
+
+/// Bytes that are read at a time; a multiple of every type's size.
+const CHUNK_BYTES: usize = 1 << 20;
 
 pub(super) fn load(folder: &Path, place: &Place<'_>) -> Result<Loaded> {
     let config = ModelConfig::from_json(&read_text(&folder.join("config.json"))?)?;
@@ -86,13 +89,18 @@ impl Shard {
 }
 
 impl Weights for Shards {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    fn read(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        each: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
         let (shard, info) =
             self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
+        let (width, value): (usize, fn(&[u8]) -> f32) = match info.dtype {
+            Dtype::F32 => (4, |bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
+            Dtype::F16 => (2, |bytes| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()),
+            Dtype::BF16 => (2, |bytes| bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32()),
             other => {
                 return Err(Error::Unsupported {
                     what: "tensor type",
@@ -101,13 +109,20 @@ impl Weights for Shards {
                 });
             }
         };
+        check_shape(name, shape, &info.shape)?;
         let shard = &mut self.files[*shard];
         let read = |source| Error::Read { path: shard.path.clone(), source };
         let (start, end) = info.data_offsets;
-        let mut bytes = vec![0u8; end - start];
         shard.file.seek(SeekFrom::Start(shard.data_start + start as u64)).map_err(read)?;
-        shard.file.read_exact(&mut bytes).map_err(read)?;
-        let tensor = Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu)?;
-        check_tensor(name, shape, tensor.to_dtype(DType::F32)?)
+        let mut bytes = vec![0u8; (end - start).min(CHUNK_BYTES)];
+        let mut values = Vec::with_capacity(bytes.len() / width);
+        for at in (start..end).step_by(CHUNK_BYTES) {
+            let chunk = &mut bytes[..(end - at).min(CHUNK_BYTES)];
+            shard.file.read_exact(chunk).map_err(read)?;
+            values.clear();
+            values.extend(chunk.chunks_exact(width).map(value));
+            each(&values)?;
+        }
+        Ok(())
     }
 }
