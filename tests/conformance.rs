@@ -28,6 +28,11 @@ fn indexer() {
 }
 
 #[test]
+fn rank() {
+    suite::score::rank::all(&Host);
+}
+
+#[test]
 fn compact() {
     suite::compact::all(&Host);
 }

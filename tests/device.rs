@@ -93,6 +93,14 @@ fn scores_from_attention_conform() {
 }
 
 #[test]
+fn ranks_conform() {
+    on_device("ranks_conform", || {
+        suite::score::rank::all(&Device::new(Variant::Auto)?);
+        Ok(())
+    });
+}
+
+#[test]
 fn attention_conforms() {
     on_device("attention_conforms", || {
         let device = Device::new(Variant::Auto)?;

@@ -12,7 +12,7 @@ use salient::host::score::{Predictor, mlp};
 use salient::kernels::score::MlpWeights;
 use salient::score::PredictorWeights;
 use salient_oracle::generate::Random;
-use salient_oracle::suite::score::{Case, Queries, cases, expected, indexer};
+use salient_oracle::suite::score::{Case, Queries, cases, expected, indexer, rank};
 
 use host::Host;
 use pools::in_pools;
@@ -32,6 +32,11 @@ proptest! {
 
     #[test]
     fn an_indexer_equals_the_oracle(case in indexer::cases(120)) {
+        case.check(&Host);
+    }
+
+    #[test]
+    fn ranks_equal_the_oracle(case in rank::cases(300)) {
         case.check(&Host);
     }
 }
@@ -57,6 +62,11 @@ proptest! {
     fn nor_does_it_for_an_indexer(case in indexer::cases(2000)) {
         let built = case.build::<bf16>();
         in_pools(|| bits(&case.run(&Host, &built).unwrap()));
+    }
+
+    #[test]
+    fn nor_does_it_for_ranks(case in rank::cases(10_000)) {
+        in_pools(|| bits(&case.run(&Host)));
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`score::keynorm`] | scores keys by their norms |
 //! | [`score::attention`] | scores tokens by the attention that the last queries, or all, pay them |
 //! | [`score::pool`] | pools scores along tokens |
+//! | [`score::rank`] | makes percentile ranks of scores |
 //! | [`score::expected`] | scores keys by the attention that [`score::Statistics`] of queries expect |
 //! | [`score::indexer`] | logits of a lightning indexer |
 //! | [`select::select`] | decides which tokens stay |

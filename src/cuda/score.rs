@@ -3,10 +3,12 @@
 mod attention;
 mod expected;
 mod indexer;
+mod rank;
 
 pub use attention::{AttentionInputs, attention, pool};
 pub use expected::{ExpectedInputs, Statistics, expected};
 pub use indexer::{IndexerInputs, indexer};
+pub use rank::rank;
 
 use std::sync::Arc;
 

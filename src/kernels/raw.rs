@@ -268,6 +268,55 @@ const _: () = {
     ][::core::mem::offset_of!(SalientPoolParams, width) - 52usize];
 };
 pub const SALIENT_MAX_POOL_WIDTH: i32 = 33;
+/// Percentile ranks of scores: of each, the number of scores of its sequence and head that are strictly lower, over the sequence's length. The rank of NaN is NaN, which is lower than nothing.
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct SalientRankParams {
+    /// \[heads, total\]
+    pub scores: *const f32,
+    /// \[heads, total\]; not where the scores lie
+    pub out: *mut f32,
+    /// \[batch + 1\]
+    pub cu_seqlens: *const i32,
+    pub status: *mut SalientStatus,
+    pub batch: i32,
+    pub heads: i32,
+    pub total: i32,
+    /// no sequence is longer; a longer one is a LENGTHS fault
+    pub max_len: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    ["Size of SalientRankParams"][::core::mem::size_of::<SalientRankParams>() - 48usize];
+    [
+        "Alignment of SalientRankParams",
+    ][::core::mem::align_of::<SalientRankParams>() - 8usize];
+    [
+        "Offset of field: SalientRankParams::scores",
+    ][::core::mem::offset_of!(SalientRankParams, scores) - 0usize];
+    [
+        "Offset of field: SalientRankParams::out",
+    ][::core::mem::offset_of!(SalientRankParams, out) - 8usize];
+    [
+        "Offset of field: SalientRankParams::cu_seqlens",
+    ][::core::mem::offset_of!(SalientRankParams, cu_seqlens) - 16usize];
+    [
+        "Offset of field: SalientRankParams::status",
+    ][::core::mem::offset_of!(SalientRankParams, status) - 24usize];
+    [
+        "Offset of field: SalientRankParams::batch",
+    ][::core::mem::offset_of!(SalientRankParams, batch) - 32usize];
+    [
+        "Offset of field: SalientRankParams::heads",
+    ][::core::mem::offset_of!(SalientRankParams, heads) - 36usize];
+    [
+        "Offset of field: SalientRankParams::total",
+    ][::core::mem::offset_of!(SalientRankParams, total) - 40usize];
+    [
+        "Offset of field: SalientRankParams::max_len",
+    ][::core::mem::offset_of!(SalientRankParams, max_len) - 44usize];
+};
 /// Softmax attention of the last queries of each sequence, made one score per token. The contract is that of salient::score: the last min(window, queries, tokens) queries of a sequence see its keys causally, aligned at the end. A query's sum of exponentials is computed, or taken from an LSE that prefill saved; a query whose LSE is -infinity counts nothing. Sequences with impossible offsets are reported and not written. q and k are 16-byte aligned. The workspace's parts are null where they are not needed: stats and sums if there is an LSE; logits but for windows of few queries, which save them instead of reading keys twice and then need no raw; maxima unless heads are normalised. A tile is SALIENT_SCORE_TILE keys, or more.
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
@@ -1567,6 +1616,10 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     pub fn salient_pool(
         params: *const SalientPoolParams,
+        stream: SalientStream,
+    ) -> ::core::ffi::c_int;
+    pub fn salient_rank(
+        params: *const SalientRankParams,
         stream: SalientStream,
     ) -> ::core::ffi::c_int;
     pub fn salient_attention_score(

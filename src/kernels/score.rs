@@ -6,6 +6,7 @@ mod indexer;
 mod keynorm;
 mod mlp;
 mod pool;
+mod rank;
 
 pub use attention::{
     AttentionBuffers, AttentionPlan, AttentionShape, MAX_SCORE_DIM, MAX_WINDOW, attention_params,
@@ -22,3 +23,4 @@ pub use mlp::{
     MAX_HIDDEN, MAX_WIDTH, MlpBuffers, MlpPlan, MlpShape, MlpWeights, check_mlp, mlp_params,
 };
 pub use pool::{PoolBuffers, PoolPlan, pool_params};
+pub use rank::{RankBuffers, RankPlan, rank_params};

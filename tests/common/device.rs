@@ -8,6 +8,8 @@ mod attention;
 mod expected;
 #[path = "device/indexer.rs"]
 mod indexer;
+#[path = "device/rank.rs"]
+mod rank;
 
 use std::env;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use salient::{Element, Layout, PagedLayout, Ragged, Result, Span, View, ViewMut}
 use salient_oracle::compact::Kept;
 use salient_oracle::implementation::{
     AttendDecode, AttendFp8, AttendPrefill, Compact, Score, ScoreAttention, ScoreExpected,
-    ScoreIndexer, ScorePositions, Select,
+    ScoreIndexer, ScorePositions, ScoreRanks, Select,
 };
 use salient_oracle::select::Selected;
 
@@ -201,6 +201,12 @@ impl ScoreIndexer for Host {
         out: &mut [f32],
     ) -> Result<()> {
         score::indexer(queries, keys, logits, out)
+    }
+}
+
+impl ScoreRanks for Host {
+    fn rank(&self, scores: &[f32], rows: &Ragged, out: &mut [f32]) -> Result<()> {
+        score::rank(scores, rows, out)
     }
 }
 

@@ -22,6 +22,7 @@ mod fp8;
 mod indexer;
 mod kv;
 mod prefill;
+mod rank;
 mod rows;
 mod score;
 mod select;

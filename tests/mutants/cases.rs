@@ -13,7 +13,7 @@ use salient_oracle::implementation::{ScoreAttention, ScoreExpected};
 use salient_oracle::suite;
 use salient_oracle::suite::assert_same_bits;
 use salient_oracle::suite::attend::{Case, Decode, Prefill, Sees};
-use salient_oracle::suite::score::{expected, indexer};
+use salient_oracle::suite::score::{expected, indexer, rank};
 use salient_oracle::suite::select::{self, Keep};
 
 use crate::device::Device;
@@ -186,6 +186,13 @@ cases! {
     }
 
     pools(device) { suite::score::pools(device) }
+
+    ranks(device) {
+        // The second sequence begins at no address of 16 bytes.
+        let (distribution, lens) = (Distribution::Bf16, vec![131, 1300]);
+        rank::Case { seed: 3, distribution, lens, heads: 1 }.check(device);
+    }
+
     key_norms(device) { suite::score::key_norms(device) }
     predictors(device) { suite::score::predictors(device) }
     predictor_alone(device) { suite::score::tokens_are_alone(device) }

@@ -1,4 +1,4 @@
-//! The predictor, norms of keys, expected attention and the indexer.
+//! The predictor, norms of keys, expected attention, the indexer and percentile ranks.
 
 use half::bf16;
 use salient::cuda::DeviceElement;
@@ -6,10 +6,11 @@ use salient::dtype::F8E4M3;
 use salient::kernels::score::MlpPlan;
 use salient::score::Per;
 use salient::{Layout, Result, View};
-use salient_oracle::suite::score::{expected, indexer};
+use salient_oracle::generate::Distribution;
+use salient_oracle::suite::score::{expected, indexer, rank};
 
 use crate::runs::problem::{mlp_weights, values};
-use crate::runs::score::{ExpectedRun, IndexerRun, Scored, run_keynorm, run_mlp};
+use crate::runs::score::{ExpectedRun, IndexerRun, RankRun, Scored, run_keynorm, run_mlp};
 use crate::{Counting, Launched, assert_kernels, counting};
 
 #[test]
@@ -206,4 +207,33 @@ fn check_indexer<T: DeviceElement + Default>(on: &Counting<'_>) -> Result<()> {
         launched[0].assert_few_conflicts(&context);
     }
     Ok(())
+}
+
+/// A sequence once for every 128 of its scores, and scores once for each of 8 warps and at the end.
+#[test]
+fn ranks_read_a_sequence_once_per_block() {
+    counting("ranks_read_a_sequence_once_per_block", |on| {
+        let heads = 2;
+        for (lens, aligned) in [([1304usize, 96], true), ([1301, 90], false)] {
+            let (seed, distribution) = (1, Distribution::Normal);
+            let case = rank::Case { seed, distribution, lens: lens.to_vec(), heads };
+            let (scored, launched) = on.launches(|device| {
+                RankRun::new(device, &case.scores(), &case.rows(), 0)?.launch(device)
+            })?;
+            let context = format!("{lens:?}");
+            assert_kernels(&launched, &["rank"]);
+            let of = |name| launched[0].buffer(&scored.places, name);
+            let read: usize = lens.iter().map(|len| len * (len.div_ceil(128) + 8 + 1) * 4).sum();
+            assert_eq!(of("scores").read as usize, heads * read, "{context}");
+            let written = heads * lens.iter().sum::<usize>() * 4;
+            assert_eq!(of("out").written as usize, written, "{context}");
+            assert_eq!(launched[0].written() as usize, written, "{context}");
+            if aligned {
+                of("scores").assert_whole_sectors(&context);
+                of("out").assert_whole_sectors(&context);
+            }
+            launched[0].assert_few_conflicts(&context);
+        }
+        Ok(())
+    });
 }

@@ -132,6 +132,16 @@ pub trait ScoreAttention {
     }
 }
 
+/// An implementation of percentile ranks. Every error leaves `out` as it was.
+pub trait ScoreRanks {
+    /// Of each of `[heads, total]` scores, the share of those of its sequence and head that are
+    /// strictly lower. The rank of NaN is [`f32::NAN`], and it is lower than nothing.
+    ///
+    /// # Errors
+    /// On lengths that disagree.
+    fn rank(&self, scores: &[f32], rows: &Ragged, out: &mut [f32]) -> Result<()>;
+}
+
 /// An implementation of **score** that looks at no data. Every error leaves `out` as it was.
 pub trait ScorePositions {
     /// Uniform in [0, 1), from seed and position alone.

@@ -2,9 +2,11 @@
 
 mod expected;
 mod indexer;
+mod rank;
 
 pub use expected::expected;
 pub use indexer::indexer;
+pub use rank::rank;
 
 use salient::score::{
     AttentionScore, HeadReduce, Per, Pool, PoolKind, PredictorWeights, QueryWeights,

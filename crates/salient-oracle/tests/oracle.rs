@@ -28,6 +28,11 @@ fn indexer() {
 }
 
 #[test]
+fn rank() {
+    suite::score::rank::all(&Oracle);
+}
+
+#[test]
 fn prefill() {
     suite::attend::prefill(&Oracle);
 }

@@ -64,6 +64,21 @@ enum { SALIENT_MAX_POOL_WIDTH = 33 };
 
 int salient_pool(const SalientPoolParams* params, SalientStream stream);
 
+// Percentile ranks of scores: of each, the number of scores of its sequence and head that are strictly
+// lower, over the sequence's length. The rank of NaN is NaN, which is lower than nothing.
+typedef struct SalientRankParams {
+    const float* scores;        // [heads, total]
+    float* out;                 // [heads, total]; not where the scores lie
+    const int32_t* cu_seqlens;  // [batch + 1]
+    SalientStatus* status;
+    int32_t batch;
+    int32_t heads;
+    int32_t total;
+    int32_t max_len;            // no sequence is longer; a longer one is a LENGTHS fault
+} SalientRankParams;
+
+int salient_rank(const SalientRankParams* params, SalientStream stream);
+
 // Softmax attention of the last queries of each sequence, made one score per token. The contract is
 // that of salient::score: the last min(window, queries, tokens) queries of a sequence see its
 // keys causally, aligned at the end. A query's sum of exponentials is computed, or taken from an LSE

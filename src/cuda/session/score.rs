@@ -6,13 +6,13 @@ use super::Session;
 use crate::attend::RowLimit;
 use crate::cuda::score::{
     AttentionInputs, ExpectedInputs, IndexerInputs, Predictor, Statistics, attention, expected,
-    indexer, keynorm, mlp, pool,
+    indexer, keynorm, mlp, pool, rank,
 };
 use crate::cuda::{Array, DeviceElement, TensorView};
 use crate::error::{Error, Result};
 use crate::kernels::score::{
     AttentionPlan, AttentionShape, ExpectedPlan, ExpectedTensors, IndexerPlan, IndexerShape,
-    KeynormPlan, MlpPlan, PoolPlan,
+    KeynormPlan, MlpPlan, PoolPlan, RankPlan,
 };
 use crate::ragged::Ragged;
 use crate::score::{AttentionScore, ExpectedAttention, Logits, Per, Pool};
@@ -147,6 +147,26 @@ impl Session {
         let mut out = self.cleared(plan.scores_len())?;
         let (from, to) = (&cu_seqlens.view(), &mut out.view_mut());
         pool(&self.stream, &plan, scores, from, to, &mut self.status)?;
+        Ok(out)
+    }
+
+    /// Percentile ranks of scores, `[heads, total]`, inside each sequence and head
+    /// ([`crate::host::score::rank`]).
+    ///
+    /// # Errors
+    /// [`Error::LengthMismatch`], [`Error::OutOfRange`] for no heads, those of the device.
+    pub fn rank(
+        &mut self,
+        scores: &CudaView<'_, f32>,
+        rows: &Ragged,
+        heads: usize,
+    ) -> Result<Array<f32>> {
+        let longest = rows.lens().max().unwrap_or(0);
+        let plan = RankPlan::new(heads, rows.batch(), rows.total(), longest)?;
+        let cu_seqlens = self.upload(rows.cu_seqlens())?;
+        let mut out = self.cleared(plan.scores_len())?;
+        let (from, to) = (&cu_seqlens.view(), &mut out.view_mut());
+        rank(&self.stream, &plan, scores, from, to, &mut self.status)?;
         Ok(out)
     }
 

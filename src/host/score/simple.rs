@@ -5,6 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::check_rows;
 use crate::checks::check_len;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -99,12 +100,8 @@ pub fn position(rows: &Ragged, out: &mut [f32]) -> Result<()> {
 /// `scores` is no whole number of rows or `out` is not as long.
 pub fn pool(scores: &[f32], rows: &Ragged, pool: &Pool, out: &mut [f32]) -> Result<()> {
     pool.check()?;
-    check_len("out", scores.len(), out.len())?;
-    let total = rows.total();
-    if total == 0 {
-        return check_len("scores", 0, scores.len());
-    }
-    check_len("scores", scores.len() / total * total, scores.len())?;
+    check_rows(scores, rows, out)?;
+    let total = rows.total().max(1);
     for (scores, out) in scores.chunks_exact(total).zip(out.chunks_exact_mut(total)) {
         for span in rows.spans() {
             pool_sequence(&scores[span.range()], pool, &mut out[span.range()]);

@@ -4,11 +4,11 @@ use salient::attend::{Attention, RowLimit};
 use salient::cuda::DeviceElement;
 use salient::cuda::score::{
     AttentionInputs, ExpectedInputs, IndexerInputs, Predictor, Statistics, attention, expected,
-    indexer, keynorm, mlp,
+    indexer, keynorm, mlp, rank,
 };
 use salient::kernels::score::{
     AttentionPlan, AttentionShape, ExpectedPlan, ExpectedTensors, ExpectedWeights, IndexerPlan,
-    KeynormPlan, MlpPlan, MlpWeights,
+    KeynormPlan, MlpPlan, MlpWeights, RankPlan,
 };
 use salient::score::{
     ExpectedAttention, IndexerKeys, IndexerQueries, Logits, Per, QueryStatistics,
@@ -66,6 +66,41 @@ pub(crate) fn run_keynorm<T: DeviceElement + Default>(
     keynorm(&device.stream, &plan, &keys.view_from(skip), &mut scores.view_mut())?;
     let places = vec![("keys", keys.address()), ("scores", scores.address())];
     Ok(Scored { scores: scores.read()?, status: Status::CLEAR, places })
+}
+
+/// Percentile ranks of scores that lie so many elements away from an aligned address, behind scores
+/// that are lower than all.
+pub(crate) struct RankRun {
+    plan: RankPlan,
+    scores: Upload<f32>,
+    skip: usize,
+    /// `[batch + 1]`.
+    pub(crate) cu_seqlens: Upload<i32>,
+}
+
+impl RankRun {
+    pub(crate) fn new(device: &Device, scores: &[f32], rows: &Ragged, skip: usize) -> Result<Self> {
+        let longest = rows.lens().max().unwrap_or(0);
+        let heads = scores.len() / rows.total();
+        let before = std::iter::repeat_n(f32::NEG_INFINITY, skip);
+        let padded: Vec<f32> = before.chain(scores.iter().copied()).collect();
+        Ok(Self {
+            plan: RankPlan::new(heads, rows.batch(), rows.total(), longest)?,
+            scores: device.upload(&padded)?,
+            skip,
+            cu_seqlens: device.upload(rows.cu_seqlens())?,
+        })
+    }
+
+    pub(crate) fn launch(&self, device: &Device) -> Result<Scored> {
+        let mut out = device.upload(&vec![7.0; self.plan.scores_len()])?;
+        let status = device.with_status(|status| {
+            let (scores, cu_seqlens) = (self.scores.view_from(self.skip), self.cu_seqlens.view());
+            rank(&device.stream, &self.plan, &scores, &cu_seqlens, &mut out.view_mut(), status)
+        })?;
+        let places = vec![("scores", self.scores.address()), ("out", out.address())];
+        Ok(Scored { scores: out.read()?, status, places })
+    }
 }
 
 /// Scores from attention.

@@ -3,6 +3,7 @@
 pub mod expected;
 pub mod indexer;
 mod predictor;
+pub mod rank;
 
 use half::{bf16, f16};
 use proptest::prelude::*;
