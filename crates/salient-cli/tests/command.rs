@@ -127,3 +127,38 @@ fn what_cannot_be_pruned_or_shown_is_refused_before_any_work() {
         assert!(output.stdout.is_empty());
     }
 }
+
+/// A device is opened before the model, so none of this needs one.
+#[test]
+fn a_device_that_cannot_be_used_is_refused_with_the_reason() {
+    let home = tempfile::tempdir().unwrap();
+    let refused = |command: &str, arguments: &[&str], code: i32| {
+        let mut all = vec![command];
+        if command != "bench" {
+            all.push("a prompt");
+        }
+        all.extend(arguments);
+        let (output, errors) = run(home.path(), &all);
+        assert_eq!(output.status.code(), Some(code), "{all:?}: {errors}");
+        errors
+    };
+    for command in ["generate", "inspect", "bench"] {
+        let errors = refused(command, &["--device", "gpu"], 2);
+        assert!(errors.contains("auto, cpu, cuda and cuda:N"), "{errors}");
+        let errors = refused(command, &["--device", "cpu", "--dtype", "f16"], 2);
+        assert!(errors.contains("f16") && errors.contains("f32"), "{errors}");
+        // Beyond any machine's.
+        let errors = refused(command, &["--device", "cuda:9999"], 1);
+        assert!(errors.contains("cuda:9999 cannot be used: "), "{errors}");
+        #[cfg(not(feature = "cuda"))]
+        assert!(errors.contains("built without feature `cuda`"), "{errors}");
+    }
+    // What `auto` takes is said, with the reason, unless nobody wants to know.
+    #[cfg(not(feature = "cuda"))]
+    {
+        let errors = refused("generate", &[], 1);
+        assert!(errors.contains("running on cpu in f32: this salient was built"), "{errors}");
+        let errors = refused("generate", &["--quiet"], 1);
+        assert!(!errors.contains("running on"), "{errors}");
+    }
+}

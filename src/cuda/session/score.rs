@@ -84,7 +84,7 @@ impl Session {
         window: usize,
         score: &AttentionScore,
     ) -> Result<Array<f32>> {
-        let shape = attention_shape(q, queries, k, rows);
+        let shape = AttentionShape::of([q.layout, k.layout], T::DTYPE, queries, rows);
         let plan = AttentionPlan::window(shape, *score, window)?;
         self.attention(&plan, (q, queries), (k, rows), None)
     }
@@ -102,7 +102,7 @@ impl Session {
         score: &AttentionScore,
         lse: &CudaView<'_, f32>,
     ) -> Result<Array<f32>> {
-        let shape = attention_shape(q, queries, k, rows);
+        let shape = AttentionShape::of([q.layout, k.layout], T::DTYPE, queries, rows);
         let plan = AttentionPlan::window_of_lse(shape, *score, window)?;
         self.attention(&plan, (q, queries), (k, rows), Some(lse))
     }
@@ -183,13 +183,7 @@ impl Session {
         rows: &Ragged,
         options: &ExpectedAttention,
     ) -> Result<Array<f32>> {
-        let tensors = ExpectedTensors {
-            batch: rows.batch(),
-            total: rows.total(),
-            max_len: rows.lens().max().unwrap_or(0),
-            k: k.layout,
-            v: v.map(|v| v.layout),
-        };
+        let tensors = ExpectedTensors::of(k.layout, v.map(|v| v.layout), rows);
         let plan = ExpectedPlan::new(statistics.shape(), tensors, *options)?;
         let cu_seqlens = self.upload(rows.cu_seqlens())?;
         let mut scores = self.cleared(plan.scores_len())?;
@@ -246,22 +240,5 @@ impl Session {
         };
         indexer(&self.stream, &plan, &inputs, &mut out.view_mut(), &mut self.status)?;
         Ok(out)
-    }
-}
-
-fn attention_shape<T: DeviceElement>(
-    q: &TensorView<'_, T>,
-    queries: &Ragged,
-    k: &TensorView<'_, T>,
-    rows: &Ragged,
-) -> AttentionShape {
-    AttentionShape {
-        batch: rows.batch(),
-        queries: queries.total(),
-        total: rows.total(),
-        max_len: rows.lens().max().unwrap_or(0),
-        dtype: T::DTYPE,
-        q: q.layout,
-        k: k.layout,
     }
 }

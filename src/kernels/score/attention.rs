@@ -8,6 +8,7 @@ use super::pool::pool_code;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::ragged::Ragged;
 use crate::score::{AttentionScore, HeadReduce, Per, Pool, PoolKind, QueryWeights, check_heads};
 
 /// The most queries of a window whose softmax is computed, and not taken from an LSE.
@@ -37,6 +38,21 @@ pub struct AttentionShape {
     pub q: Layout,
     /// How keys lie.
     pub k: Layout,
+}
+
+impl AttentionShape {
+    /// That of packed queries and keys of type `dtype`; `q` and `k` say how they lie.
+    pub fn of([q, k]: [Layout; 2], dtype: DType, queries: &Ragged, rows: &Ragged) -> Self {
+        Self {
+            batch: rows.batch(),
+            queries: queries.total(),
+            total: rows.total(),
+            max_len: rows.lens().max().unwrap_or(0),
+            dtype,
+            q,
+            k,
+        }
+    }
 }
 
 /// Attention of the last queries of every sequence, made scores.

@@ -10,6 +10,7 @@ use super::super::{
 use crate::checks::check_len;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::ragged::Ragged;
 use crate::score::{ExpectedAttention, Per};
 
 /// What is scored, as far as the host knows.
@@ -25,6 +26,14 @@ pub struct ExpectedTensors {
     pub k: Layout,
     /// How values lie, if their norms count.
     pub v: Option<Layout>,
+}
+
+impl ExpectedTensors {
+    /// Packed keys, and values if their norms count; `k` and `v` say how they lie.
+    pub fn of(k: Layout, v: Option<Layout>, rows: &Ragged) -> Self {
+        let max_len = rows.lens().max().unwrap_or(0);
+        Self { batch: rows.batch(), total: rows.total(), max_len, k, v }
+    }
 }
 
 /// The scoring of a number of keys.

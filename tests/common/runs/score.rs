@@ -124,15 +124,7 @@ impl<T: DeviceElement + Default> AttentionRun<T> {
         [(q, queries), (k, rows)]: [(View<'_, T>, &Ragged); 2],
         lse: Option<&[f32]>,
     ) -> Result<Self> {
-        let plan = plan(AttentionShape {
-            batch: rows.batch(),
-            queries: queries.total(),
-            total: rows.total(),
-            max_len: rows.lens().max().unwrap_or(0),
-            dtype: T::DTYPE,
-            q: q.layout,
-            k: k.layout,
-        })?;
+        let plan = plan(AttentionShape::of([q.layout, k.layout], T::DTYPE, queries, rows))?;
         Ok(Self {
             plan,
             q: device.upload(q.data)?,
@@ -205,13 +197,7 @@ impl<T: DeviceElement + Default> ExpectedRun<T> {
         options: &ExpectedAttention,
     ) -> Result<Self> {
         let weights = ExpectedWeights::<T>::new(statistics, options.scale)?;
-        let tensors = ExpectedTensors {
-            batch: rows.batch(),
-            total: rows.total(),
-            max_len: rows.lens().max().unwrap_or(0),
-            k: k.layout,
-            v: v.map(|v| v.layout),
-        };
+        let tensors = ExpectedTensors::of(k.layout, v.map(|v| v.layout), rows);
         let heads = if options.per == Per::Token { 1 } else { k.layout.heads };
         Ok(Self {
             plan: ExpectedPlan::new(weights.shape(), tensors, *options)?,
