@@ -5,7 +5,7 @@
 //!
 //! # Learned sinks
 //!
-//! With [`Attention::sinks`], a learned logit s of each query head joins the softmax of all its
+//! With [`Attention::attention_sink`], a learned logit s of each query head joins the softmax of all
 //! rows as a key with no value would (as in the gpt-oss models): over logits x the weights are
 //! `exp(x_i) / (sum of exp(x_j) + exp(s))`, and the log-sum-exp counts s. Neither scale nor softcap
 //! applies to it. A row that sees no key is 0, its log-sum-exp s. These sinks are not the
@@ -39,7 +39,7 @@ pub struct Attention<'a> {
     /// A query whose row limit is L sees the key rows `L - window..L` alone.
     pub sliding_window: Option<usize>,
     /// `[q heads]`: a learned logit that joins every row of the head; -inf joins none.
-    pub sinks: Option<&'a [f32]>,
+    pub attention_sink: Option<&'a [f32]>,
     /// `[kv heads]`: what the stored keys of a head are multiplied with to be its keys, for caches
     /// in fp8.
     pub k_scales: Option<&'a [f32]>,
@@ -50,8 +50,8 @@ pub struct Attention<'a> {
 impl Attention<'_> {
     /// Plain attention with a scale.
     pub fn new(scale: f32) -> Self {
-        let (softcap, sliding_window, sinks) = (None, None, None);
-        Self { scale, softcap, sliding_window, sinks, k_scales: None, v_scales: None }
+        let (softcap, sliding_window, attention_sink) = (None, None, None);
+        Self { scale, softcap, sliding_window, attention_sink, k_scales: None, v_scales: None }
     }
 
     /// The same without sinks and scales per head.
@@ -62,7 +62,7 @@ impl Attention<'_> {
 
     /// The sink of a query head, -inf if there are none.
     pub(crate) fn sink(&self, head: usize) -> f32 {
-        self.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head])
+        self.attention_sink.map_or(f32::NEG_INFINITY, |sink| sink[head])
     }
 
     /// What the stored keys of a KV head are multiplied with.
@@ -97,10 +97,10 @@ impl Attention<'_> {
     ///
     /// # Errors
     /// [`Error::LengthMismatch`], [`Error::OutOfRange`].
-    pub fn check_sinks(&self, q_heads: usize) -> Result<()> {
-        let Some(sinks) = self.sinks else { return Ok(()) };
-        check_len("sinks", q_heads, sinks.len())?;
-        match sinks.iter().find(|&&sink| sink.is_nan() || sink == f32::INFINITY) {
+    pub fn check_attention_sink(&self, q_heads: usize) -> Result<()> {
+        let Some(sink) = self.attention_sink else { return Ok(()) };
+        check_len("attention_sink", q_heads, sink.len())?;
+        match sink.iter().find(|&&logit| logit.is_nan() || logit == f32::INFINITY) {
             Some(&sink) => {
                 let expected = "a number, or -inf for none";
                 Err(Error::OutOfRange { what: "sink", value: sink.into(), expected })

@@ -289,7 +289,7 @@ fn a_session_attends_as_the_functions_do() {
             spans: &spans,
         };
         let sinks: Vec<f32> = (0..q_heads).map(|head| head as f32 - 2.0).collect();
-        let attention = Attention { sinks: Some(&sinks), ..Attention::new(0.125) };
+        let attention = Attention { attention_sink: Some(&sinks), ..Attention::new(0.125) };
 
         let q_view = View::token_major(&q[..], q_heads, dim);
         let (mut out, mut lse) = (vec![0f32; q.len()], vec![0f32; queries.total() * q_heads]);

@@ -100,7 +100,7 @@ fn many_queries(
             key_lens: lens.as_view(),
             firsts: None,
             limits: keep.map(|_| limits_there.as_view()),
-            sinks: None,
+            attention_sink: None,
         };
         prefill(stream, &plan, &inputs, &mut AttendOutputs::new(out.as_view_mut()), &mut status)
     })?;

@@ -98,7 +98,7 @@ struct Whole {
 template <typename T>
 __device__ __forceinline__ void write(const SalientDecodeParams& p, int sequence, int q_head,
                                       int channel, bool exists, Whole whole) {
-    whole.join(p.sinks != nullptr ? p.sinks[q_head] : -INFINITY);
+    whole.join(p.attention_sink != nullptr ? p.attention_sink[q_head] : -INFINITY);
     int64_t at = sequence * p.out_stride + q_head * p.out_head_stride + channel;
     float scale = p.v_scales != nullptr ? p.v_scales[q_head / p.group] : 1.0f;
     float mean = whole.mean() * scale;

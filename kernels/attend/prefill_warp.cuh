@@ -256,7 +256,7 @@ struct Warp {
 
     // Divides by the sums of weights, the sink among them, and writes the LSE of rows that exist.
     __device__ void normalise(const Place& at) {
-        float sink = p.sinks != nullptr ? p.sinks[at.head] : -INFINITY;
+        float sink = p.attention_sink != nullptr ? p.attention_sink[at.head] : -INFINITY;
 #pragma unroll
         for (int i = 0; i < M; i++) {
 #pragma unroll

@@ -1168,7 +1168,7 @@ pub struct SalientPrefillParams {
     /// \[queries\]; null unless sees is SALIENT_SEES_ROWS
     pub limits: *const i32,
     /// \[q_heads\] logits that join every row's sum of weights; or null
-    pub sinks: *const f32,
+    pub attention_sink: *const f32,
     /// INDEX: a first row or limit beyond the keys; row: the query
     pub status: *mut SalientStatus,
     pub q_strides: SalientStrides,
@@ -1240,8 +1240,8 @@ const _: () = {
         "Offset of field: SalientPrefillParams::limits",
     ][::core::mem::offset_of!(SalientPrefillParams, limits) - 72usize];
     [
-        "Offset of field: SalientPrefillParams::sinks",
-    ][::core::mem::offset_of!(SalientPrefillParams, sinks) - 80usize];
+        "Offset of field: SalientPrefillParams::attention_sink",
+    ][::core::mem::offset_of!(SalientPrefillParams, attention_sink) - 80usize];
     [
         "Offset of field: SalientPrefillParams::status",
     ][::core::mem::offset_of!(SalientPrefillParams, status) - 88usize];
@@ -1361,7 +1361,7 @@ pub struct SalientDecodeParams {
     /// \[batch * list_heads\]; null if kept is
     pub kept_lens: *const i32,
     /// \[kv_heads * group\] logits that join every row's sum of weights; or null
-    pub sinks: *const f32,
+    pub attention_sink: *const f32,
     /// \[kv_heads\] what the keys of a head are multiplied with; null: 1
     pub k_scales: *const f32,
     /// \[kv_heads\] and its values
@@ -1450,8 +1450,8 @@ const _: () = {
         "Offset of field: SalientDecodeParams::kept_lens",
     ][::core::mem::offset_of!(SalientDecodeParams, kept_lens) - 72usize];
     [
-        "Offset of field: SalientDecodeParams::sinks",
-    ][::core::mem::offset_of!(SalientDecodeParams, sinks) - 80usize];
+        "Offset of field: SalientDecodeParams::attention_sink",
+    ][::core::mem::offset_of!(SalientDecodeParams, attention_sink) - 80usize];
     [
         "Offset of field: SalientDecodeParams::k_scales",
     ][::core::mem::offset_of!(SalientDecodeParams, k_scales) - 88usize];

@@ -70,11 +70,11 @@ fn sinks_that_are_no_logits_stay_in_their_head() {
         let problem = Decoding::<bf16>::new(&[60, 700, 0], 0.9, 4, 64, 0);
         for bad in [f32::NAN, f32::INFINITY] {
             let mut run = problem.run(&device, problem.layout(), DType::F32, 0)?;
-            let mut sinks = vec![0.5; problem.heads()];
-            run.sinks = Some(device.upload(&sinks)?);
+            let mut attention_sink = vec![0.5; problem.heads()];
+            run.attention_sink = Some(device.upload(&attention_sink)?);
             let clean = run.launch(&device, &problem.untouched())?;
-            sinks[5] = bad;
-            run.sinks = Some(device.upload(&sinks)?);
+            attention_sink[5] = bad;
+            run.attention_sink = Some(device.upload(&attention_sink)?);
             let with = run.launch(&device, &problem.untouched())?;
             assert_eq!(with.status, Status::CLEAR);
             for (row, lse) in with.lse.iter().enumerate() {

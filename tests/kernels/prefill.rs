@@ -251,9 +251,9 @@ fn sinks_that_are_no_logits_stay_in_their_head() {
         limits[7] = 0;
         limits[150] = 0;
         for device in devices()? {
-            let solve = |sinks: &[f32]| -> Result<Attended<f32>> {
+            let solve = |attention_sink: &[f32]| -> Result<Attended<f32>> {
                 let mut run = problem.run(&device, RowLimit::PerRow(&limits), DType::F32)?;
-                run.sinks = Some(device.upload(sinks)?);
+                run.attention_sink = Some(device.upload(attention_sink)?);
                 run.launch(&device, &vec![7f32; problem.q.len()])
             };
             let clean = solve(&[0.5, 0.5, 0.5, 0.5])?;

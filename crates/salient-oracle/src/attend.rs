@@ -122,7 +122,8 @@ pub fn row<R: Real, T: Element, K: Element>(
 ) -> (Vec<R>, R) {
     let scale_of = |scales: Option<&[f32]>| R::of(scales.map_or(1.0, |s| s[kv_head].into()));
     let scale = R::of(attention.scale.into()) * scale_of(attention.k_scales);
-    let sink = attention.sinks.map(|sinks| sinks[head]).filter(|&sink| sink > f32::NEG_INFINITY);
+    let sink =
+        attention.attention_sink.map(|sinks| sinks[head]).filter(|&sink| sink > f32::NEG_INFINITY);
     let sink = sink.map(|sink| R::of(sink.into()));
     let logits: Vec<R> = seen
         .iter()
@@ -350,7 +351,7 @@ fn check<T: Element, K: Element>(
     in_range("softcap", cap.into(), cap.is_normal() && cap > 0.0, "positive and finite")?;
     let window = attention.sliding_window.unwrap_or(1);
     in_range("sliding window", window as f64, window > 0, "at least 1")?;
-    if let Some(sinks) = attention.sinks {
+    if let Some(sinks) = attention.attention_sink {
         same("sinks", q_heads, sinks.len())?;
         for &sink in sinks {
             in_range("sink", sink.into(), sink < f32::INFINITY, "a number or -infinity")?;

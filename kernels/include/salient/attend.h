@@ -23,7 +23,7 @@ typedef struct SalientPrefillParams {
     const int32_t* key_lens;    // [batch] key rows of every sequence
     const int32_t* firsts;      // [queries] counted from the sequence's first key; null: 0
     const int32_t* limits;      // [queries]; null unless sees is SALIENT_SEES_ROWS
-    const float* sinks;         // [q_heads] logits that join every row's sum of weights; or null
+    const float* attention_sink;  // [q_heads] logits that join every row's sum of weights; or null
     SalientStatus* status;      // INDEX: a first row or limit beyond the keys; row: the query
     SalientStrides q_strides;
     SalientStrides k_strides;
@@ -78,8 +78,8 @@ typedef struct SalientDecodeParams {
     const int32_t* page_table;   // [batch, max_pages]; null if contiguous
     const int32_t* kept;         // [batch * list_heads, capacity]; null: every token
     const int32_t* kept_lens;    // [batch * list_heads]; null if kept is
-    const float* sinks;          // [kv_heads * group] logits that join every row's sum of weights;
-                                 // or null
+    const float* attention_sink;  // [kv_heads * group] logits that join every row's sum of
+                                  // weights; or null
     const float* k_scales;       // [kv_heads] what the keys of a head are multiplied with; null: 1
     const float* v_scales;       // [kv_heads] and its values
     SalientStatus* status;       // rows are those of lists; without lists, sequences

@@ -36,7 +36,7 @@ pub struct DecodeInputs<'a, T, C = T> {
     /// `[q heads]` learned logits that join every row of their head
     /// ([`Attention::sinks`](crate::attend::Attention::sinks)). One that is NaN or infinity
     /// makes NaN of its head's rows.
-    pub sinks: Option<CudaView<'a, f32>>,
+    pub attention_sink: Option<CudaView<'a, f32>>,
     /// `[KV heads]` what stored keys are to be multiplied by
     /// ([`Attention::k_scales`](crate::attend::Attention::k_scales)).
     pub k_scales: Option<CudaView<'a, f32>>,
@@ -61,7 +61,7 @@ impl<'a, T, C> DecodeInputs<'a, T, C> {
             page_table: None,
             kept: None,
             kept_lens: None,
-            sinks: None,
+            attention_sink: None,
             k_scales: None,
             v_scales: None,
         }
@@ -157,7 +157,7 @@ pub fn decode<T: DeviceElement, C: DeviceElement, O: DeviceElement>(
         page_table: operands.read_optional("page table", inputs.page_table.as_ref())?,
         kept: operands.read_optional("kept", inputs.kept.as_ref())?,
         kept_lens: operands.read_optional("kept_lens", inputs.kept_lens.as_ref())?,
-        sinks: operands.read_optional("sinks", inputs.sinks.as_ref())?,
+        attention_sink: operands.read_optional("attention_sink", inputs.attention_sink.as_ref())?,
         k_scales: operands.read_optional("scales of k", inputs.k_scales.as_ref())?,
         v_scales: operands.read_optional("scales of v", inputs.v_scales.as_ref())?,
         status: word(operands.write("status", &mut status)?),

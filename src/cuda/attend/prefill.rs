@@ -37,7 +37,7 @@ pub struct PrefillInputs<'a, T> {
     /// `[q heads]` learned logits that join every row of their head
     /// ([`Attention::sinks`](crate::attend::Attention::sinks)). One that is NaN or infinity
     /// makes NaN of its head's rows.
-    pub sinks: Option<CudaView<'a, f32>>,
+    pub attention_sink: Option<CudaView<'a, f32>>,
 }
 
 /// Attention of packed queries over the keys of their sequences, `softmax(scale q k) v`, in f32 and
@@ -126,7 +126,7 @@ pub fn prefill<T: DeviceElement, O: DeviceElement>(
         key_lens: operands.read("key lengths", &inputs.key_lens)?,
         firsts: operands.read_optional("first rows", inputs.firsts.as_ref())?,
         limits: operands.read_optional("row limits", inputs.limits.as_ref())?,
-        sinks: operands.read_optional("sinks", inputs.sinks.as_ref())?,
+        attention_sink: operands.read_optional("attention_sink", inputs.attention_sink.as_ref())?,
         status: word(operands.write("status", &mut status)?),
     };
     let params = prefill_params(plan, &buffers)?;

@@ -79,7 +79,7 @@ impl Session {
         if attention.k_scales.or(attention.v_scales).is_some() {
             return Err(Error::Unfit { what: "scales", expected: "none: prefill takes no fp8" });
         }
-        attention.check_sinks(q.layout.heads)?;
+        attention.check_attention_sink(q.layout.heads)?;
         let out = Layout::token_major(q.layout.heads, v.dim);
         let shape = PrefillShape {
             batch: queries.batch(),
@@ -95,7 +95,7 @@ impl Session {
         };
         let plan =
             PrefillPlan::new(shape, attention.scalars(), limit.kind())?.with_variant(self.prefill);
-        let sinks = self.upload_heads(attention.sinks)?;
+        let attention_sink = self.upload_heads(attention.attention_sink)?;
         let cu_queries = self.upload(queries.cu_seqlens())?;
         let mut attended = self.attended(queries.total(), out)?;
         let (starts, _) = keys.place.views();
@@ -109,7 +109,7 @@ impl Session {
             key_lens: keys.lens.slice(..),
             firsts: limit.firsts().map(|firsts| firsts.slice(..)),
             limits: limit.limits().map(|limits| limits.slice(..)),
-            sinks: sinks.as_ref().map(Array::view),
+            attention_sink: attention_sink.as_ref().map(Array::view),
         };
         prefill(&self.stream, &plan, &inputs, &mut attended.outputs(), &mut self.status)?;
         Ok(attended)
@@ -131,7 +131,7 @@ impl Session {
         attention: &Attention<'_>,
     ) -> Result<Attended<O>> {
         let (batch, heads) = (keys.lens.len(), q.layout.heads);
-        attention.check_sinks(heads)?;
+        attention.check_attention_sink(heads)?;
         attention.check_scales(keys.layout.heads())?;
         let out = Layout::token_major(heads, q.layout.dim);
         let plan = DecodePlan::new(DecodeShape {
@@ -146,7 +146,7 @@ impl Session {
             out_dtype: O::DTYPE,
             attention: attention.scalars(),
         })?;
-        let sinks = self.upload_heads(attention.sinks)?;
+        let attention_sink = self.upload_heads(attention.attention_sink)?;
         let scales =
             [attention.k_scales, attention.v_scales].map(|scales| self.upload_heads(scales));
         let [k_scales, v_scales] = scales;
@@ -163,7 +163,7 @@ impl Session {
             page_table,
             kept: lists.lists().map(|[kept, _]| kept.slice(..)),
             kept_lens: lists.lists().map(|[_, lens]| lens.slice(..)),
-            sinks: sinks.as_ref().map(Array::view),
+            attention_sink: attention_sink.as_ref().map(Array::view),
             k_scales: k_scales.as_ref().map(Array::view),
             v_scales: v_scales.as_ref().map(Array::view),
         };

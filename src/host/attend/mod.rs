@@ -26,7 +26,7 @@ fn check<T: Element, K: Element>(
     lse: Option<&[f32]>,
 ) -> Result<()> {
     attention.check()?;
-    attention.check_sinks(q.layout.heads)?;
+    attention.check_attention_sink(q.layout.heads)?;
     keys.check()?;
     let (q_heads, kv_heads) = (q.layout.heads, keys.heads());
     attention.check_scales(kv_heads)?;

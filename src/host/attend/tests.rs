@@ -409,9 +409,10 @@ fn infinite_logits_are_not_numbers() {
 /// Above, among and far below the logits.
 #[test]
 fn sinks_join_every_row() {
-    let sinks = [0.5, -40.0, 300.0, -300.0, f32::NEG_INFINITY, 2.0, -1.0, 6.0, 0.0];
+    let attention_sink = [0.5, -40.0, 300.0, -300.0, f32::NEG_INFINITY, 2.0, -1.0, 6.0, 0.0];
     for softcap in [None, Some(3.0)] {
-        let attention = Attention { softcap, sinks: Some(&sinks), ..Attention::new(0.25) };
+        let attention =
+            Attention { softcap, attention_sink: Some(&attention_sink), ..Attention::new(0.25) };
         let batch = Batch::<f32>::new(SHAPES[1], &[(20, 40), (40, 20), (3, 0)]);
         let causal = |s: usize, i, _, key| {
             let (queries, keys) = (batch.queries.span(s).len, batch.spans[s].len);
@@ -428,8 +429,8 @@ fn sinks_join_every_row() {
 fn sinks_at_the_edge() {
     let shape = Shape { q_heads: 2, kv_heads: 1, dim: 4, value_dim: 4 };
     let batch = Batch::<f32>::new(shape, &[(1, 300)]);
-    let both = |batch: &Batch<f32>, sinks: Option<&[f32]>| {
-        let attention = Attention { sinks, ..Attention::new(0.5) };
+    let both = |batch: &Batch<f32>, attention_sink: Option<&[f32]>| {
+        let attention = Attention { attention_sink, ..Attention::new(0.5) };
         [batch.prefill(RowLimit::Full, &attention), batch.decode(KeyLists::Dense, &attention)]
     };
     assert_eq!(both(&batch, Some(&[f32::NEG_INFINITY; 2])), both(&batch, None));
@@ -465,9 +466,11 @@ fn bad_input_is_refused() {
     assert!(run(RowLimit::Full, &capped, 4, 64).is_err());
     let windowed = Attention { sliding_window: Some(0), ..plain };
     assert!(run(RowLimit::Full, &windowed, 4, 64).is_err());
-    for sinks in [&[0.0; 3][..], &[0.0; 5], &[0.0, f32::NAN, 0.0, 0.0], &[f32::INFINITY; 4]] {
-        let with = Attention { sinks: Some(sinks), ..plain };
-        assert!(run(RowLimit::Full, &with, 4, 64).is_err(), "{sinks:?}");
+    for attention_sink in
+        [&[0.0; 3][..], &[0.0; 5], &[0.0, f32::NAN, 0.0, 0.0], &[f32::INFINITY; 4]]
+    {
+        let with = Attention { attention_sink: Some(attention_sink), ..plain };
+        assert!(run(RowLimit::Full, &with, 4, 64).is_err(), "{attention_sink:?}");
     }
 
     let batch = Batch::<f32>::new(shape, &[(1, 5)]);

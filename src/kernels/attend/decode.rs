@@ -181,7 +181,7 @@ impl DecodePlan {
     ) -> Result<Self> {
         keys.check()?;
         lists.check(keys)?;
-        attention.check_sinks(q.heads)?;
+        attention.check_attention_sink(q.heads)?;
         attention.check_scales(keys.heads())?;
         let longest = match lists.lists() {
             None => keys.longest(),

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 fn check_attention(attention: &Attention<'static>) -> Result<()> {
     attention.check()?;
     for (what, given) in [
-        ("sinks", attention.sinks),
+        ("attention_sink", attention.attention_sink),
         ("scales of k", attention.k_scales),
         ("scales of v", attention.v_scales),
     ] {

@@ -155,7 +155,7 @@ impl PrefillPlan {
             });
         };
         check_len("sequences of keys", queries.batch(), keys.batch())?;
-        attention.check_sinks(q.heads)?;
+        attention.check_attention_sink(q.heads)?;
         if attention.k_scales.or(attention.v_scales).is_some() {
             return Err(Error::Unfit { what: "scales", expected: "none: prefill takes no fp8" });
         }
@@ -213,7 +213,7 @@ pub struct PrefillBuffers {
     pub limits: Option<Buffer>,
     /// f32 `[q heads]`: the [sinks](Attention::sinks). One that is NaN or infinity makes NaN of its
     /// head's rows.
-    pub sinks: Option<Buffer>,
+    pub attention_sink: Option<Buffer>,
     /// `[1]`, added to.
     pub status: Buffer,
 }
@@ -251,7 +251,7 @@ pub fn prefill_params(
         key_lens: buffers.key_lens.exactly("key lengths", shape.batch)?,
         firsts: Buffer::optional(buffers.firsts, "first rows", shape.queries)?,
         limits: Buffer::optional(buffers.limits, "row limits", shape.queries)?,
-        sinks: Buffer::optional(buffers.sinks, "sinks", shape.q.heads)?,
+        attention_sink: Buffer::optional(buffers.attention_sink, "attention_sink", shape.q.heads)?,
         status: buffers.status.exactly("status", 1)?,
         q_strides: strides(shape.q),
         k_strides: strides(shape.k),

@@ -136,7 +136,7 @@ impl Device {
         let layouts = [q.layout, out.layout];
         let plan = PrefillPlan::of(layouts, DType::F32, queries, keys, limit.kind(), attention)?
             .with_variant(self.prefill);
-        let sinks = self.sinks(attention)?;
+        let attention_sink = self.attention_sink(attention)?;
         let (k, v) = tensors(keys);
         let (q, k, v) = (self.upload(q.data)?, self.upload(k)?, self.upload(v)?);
         let [starts, lens] = self.spans(keys)?;
@@ -156,7 +156,7 @@ impl Device {
                 key_lens: lens.view(),
                 firsts: firsts.as_ref().map(Upload::view),
                 limits: limits.as_ref().map(Upload::view),
-                sinks: sinks.as_ref().map(Upload::view),
+                attention_sink: attention_sink.as_ref().map(Upload::view),
             };
             prefill(&self.stream, &plan, &inputs, &mut results.views(), status)
         })?
@@ -175,7 +175,7 @@ impl Device {
     ) -> Result<()> {
         let (layouts, dtypes) = ([q.layout, out.layout], [T::DTYPE, DType::F32]);
         let plan = DecodePlan::of(layouts, dtypes, keys, lists, attention, SPARE)?;
-        let sinks = self.sinks(attention)?;
+        let attention_sink = self.attention_sink(attention)?;
         let upload = |scales: Option<&[f32]>| scales.map(|scales| self.upload(scales)).transpose();
         let (k_scales, v_scales) = (upload(attention.k_scales)?, upload(attention.v_scales)?);
         let (k, v) = tensors(keys);
@@ -206,7 +206,7 @@ impl Device {
                 page_table: table.as_ref().map(Upload::view),
                 kept: lists.as_ref().map(|(kept, _)| kept.view()),
                 kept_lens: lists.as_ref().map(|(_, lens)| lens.view()),
-                sinks: sinks.as_ref().map(Upload::view),
+                attention_sink: attention_sink.as_ref().map(Upload::view),
                 k_scales: k_scales.as_ref().map(Upload::view),
                 v_scales: v_scales.as_ref().map(Upload::view),
             };
@@ -218,8 +218,8 @@ impl Device {
         results.download(self, out.data, lse)
     }
 
-    fn sinks(&self, attention: &Attention<'_>) -> Result<Option<Upload<f32>>> {
-        attention.sinks.map(|sinks| self.upload(sinks)).transpose()
+    fn attention_sink(&self, attention: &Attention<'_>) -> Result<Option<Upload<f32>>> {
+        attention.attention_sink.map(|sink| self.upload(sink)).transpose()
     }
 
     /// Where the keys of every sequence start, if they are contiguous, and how many there are.

@@ -35,7 +35,7 @@ pub(crate) struct PrefillRun<T> {
     firsts: Option<Upload<i32>>,
     limits: Option<Upload<i32>>,
     /// `[q heads]`.
-    pub(crate) sinks: Option<Upload<f32>>,
+    pub(crate) attention_sink: Option<Upload<f32>>,
     rows: usize,
 }
 
@@ -66,7 +66,7 @@ impl<T: DeviceElement + Default> PrefillRun<T> {
             key_lens: device.upload(&ints(&|span| span.len))?,
             firsts: upload(limit.firsts())?,
             limits: upload(limit.limits())?,
-            sinks: attention.sinks.map(|sinks| device.upload(sinks)).transpose()?,
+            attention_sink: attention.attention_sink.map(|sink| device.upload(sink)).transpose()?,
             rows: queries.total() * q.layout.heads,
         })
     }
@@ -88,7 +88,7 @@ impl<T: DeviceElement + Default> PrefillRun<T> {
                 key_lens: self.key_lens.view(),
                 firsts: self.firsts.as_ref().map(Upload::view),
                 limits: self.limits.as_ref().map(Upload::view),
-                sinks: self.sinks.as_ref().map(Upload::view),
+                attention_sink: self.attention_sink.as_ref().map(Upload::view),
             };
             let mut outputs = AttendOutputs { out: out.view_mut(), lse: Some(lse.view_mut()) };
             prefill(&device.stream, &self.plan, &inputs, &mut outputs, status)
@@ -120,7 +120,7 @@ pub(crate) struct DecodeRun<T, C = T> {
     /// `[lists]`, if there are lists.
     pub(crate) kept_lens: Option<Upload<i32>>,
     /// `[q heads]`, if there are sinks.
-    pub(crate) sinks: Option<Upload<f32>>,
+    pub(crate) attention_sink: Option<Upload<f32>>,
     /// `[KV heads]`, of keys and of values.
     pub(crate) scales: [Option<Upload<f32>>; 2],
     rows: usize,
@@ -172,7 +172,7 @@ impl<T: DeviceElement + Default, C: DeviceElement + Default> DecodeRun<T, C> {
             page_table,
             kept,
             kept_lens,
-            sinks: floats(attention.sinks)?,
+            attention_sink: floats(attention.attention_sink)?,
             scales: [floats(attention.k_scales)?, floats(attention.v_scales)?],
         })
     }
@@ -195,7 +195,7 @@ impl<T: DeviceElement + Default, C: DeviceElement + Default> DecodeRun<T, C> {
                 page_table: self.page_table.as_ref().map(Upload::view),
                 kept: self.kept.as_ref().map(Upload::view),
                 kept_lens: self.kept_lens.as_ref().map(Upload::view),
-                sinks: self.sinks.as_ref().map(Upload::view),
+                attention_sink: self.attention_sink.as_ref().map(Upload::view),
                 k_scales: self.scales[0].as_ref().map(Upload::view),
                 v_scales: self.scales[1].as_ref().map(Upload::view),
             };

@@ -37,7 +37,7 @@ pub struct DecodeBuffers {
     pub v_scales: Option<Buffer>,
     /// f32 `[q heads]`: the [sinks](crate::attend::Attention::sinks). One that is NaN or
     /// infinity makes NaN of its head's rows.
-    pub sinks: Option<Buffer>,
+    pub attention_sink: Option<Buffer>,
     /// `[1]`, added to.
     pub status: Buffer,
     /// [`DecodePlan::workspace_bytes`] bytes, aligned to 16.
@@ -117,7 +117,7 @@ pub fn decode_params(
         page_table: Buffer::optional(buffers.page_table, "page table", batch * pages.max_pages)?,
         kept: Buffer::optional(buffers.kept, "kept", lists_len(list_count, capacity)?)?,
         kept_lens: Buffer::optional(buffers.kept_lens, "kept_lens", list_count)?,
-        sinks: Buffer::optional(buffers.sinks, "sinks", q.heads)?,
+        attention_sink: Buffer::optional(buffers.attention_sink, "attention_sink", q.heads)?,
         k_scales: Buffer::optional(buffers.k_scales, "scales of k", plan.kv_heads)?,
         v_scales: Buffer::optional(buffers.v_scales, "scales of v", plan.kv_heads)?,
         status: buffers.status.exactly("status", 1)?,

@@ -42,7 +42,7 @@ fn buffers(shape: &DecodeShape, plan: &DecodePlan) -> DecodeBuffers {
         page_table: paged.then_some(at(12)),
         kept: lists.then_some(at(rows * 300)),
         kept_lens: lists.then_some(at(rows)),
-        sinks: Some(at(8)),
+        attention_sink: Some(at(8)),
         k_scales: Some(at(2)),
         v_scales: Some(at(2)),
         status: at(1),
@@ -114,7 +114,7 @@ fn bad_buffers_are_refused() {
         (|b| b.page_table.as_mut(), 4),
         (|b| b.kept.as_mut(), 4),
         (|b| b.kept_lens.as_mut(), 4),
-        (|b| b.sinks.as_mut(), 4),
+        (|b| b.attention_sink.as_mut(), 4),
         (|b| b.k_scales.as_mut(), 4),
         (|b| b.v_scales.as_mut(), 4),
         (|b| Some(&mut b.status), 4),
@@ -176,7 +176,10 @@ fn shapes_that_the_kernel_cannot_take_are_refused() {
         DecodeShape { capacity: 1 << 31, ..good },
         DecodeShape { batch: 1 << 31, ..good },
         DecodeShape { attention: Attention::new(f32::NAN), ..good },
-        DecodeShape { attention: Attention { sinks: Some(&[0.0; 8]), ..good.attention }, ..good },
+        DecodeShape {
+            attention: Attention { attention_sink: Some(&[0.0; 8]), ..good.attention },
+            ..good
+        },
     ];
     for (i, shape) in bad.into_iter().enumerate() {
         assert!(DecodePlan::new(shape).is_err(), "shape {i}");

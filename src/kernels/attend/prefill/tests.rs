@@ -34,7 +34,7 @@ fn buffers() -> PrefillBuffers {
         key_lens: Buffer::new(0x80000, 2),
         firsts: Some(Buffer::new(0x90000, 10)),
         limits: Some(Buffer::new(0xa0000, 10)),
-        sinks: Some(Buffer::new(0xc0000, 4)),
+        attention_sink: Some(Buffer::new(0xc0000, 4)),
         status: Buffer::new(0xb0000, 1),
     }
 }
@@ -45,9 +45,10 @@ fn good_buffers_become_parameters() {
     assert_eq!((raw.q_heads, raw.kv_heads, raw.dim, raw.keys), (4, 2, 16, 20));
     assert_eq!((raw.q_strides.token, raw.v_strides.head), (64, 320));
     assert_eq!((raw.window, raw.sees, raw.dtype, raw.out_dtype), (i32::MAX, 2, 2, 0));
-    let causal = PrefillBuffers { firsts: None, limits: None, lse: None, sinks: None, ..buffers() };
+    let causal =
+        PrefillBuffers { firsts: None, limits: None, lse: None, attention_sink: None, ..buffers() };
     let raw = prefill_params(&plan(RowLimit::Causal), &causal).unwrap();
-    assert!(raw.limits.is_null() && raw.lse.is_null() && raw.sinks.is_null());
+    assert!(raw.limits.is_null() && raw.lse.is_null() && raw.attention_sink.is_null());
 }
 
 #[test]
@@ -64,7 +65,7 @@ fn bad_buffers_are_refused() {
         (|b| &mut b.key_lens, 4),
         (|b| b.firsts.as_mut().unwrap(), 4),
         (|b| b.limits.as_mut().unwrap(), 4),
-        (|b| b.sinks.as_mut().unwrap(), 4),
+        (|b| b.attention_sink.as_mut().unwrap(), 4),
         (|b| &mut b.status, 4),
     ];
     for (field, align) in fields {
@@ -125,7 +126,7 @@ fn what_the_kernel_cannot_take_is_refused() {
     }
     let attention = Attention::new(f32::NAN);
     assert!(PrefillPlan::new(shape(), attention, RowLimit::Full).is_err());
-    let attention = Attention { sinks: Some(&[0.0; 4]), ..Attention::new(1.0) };
+    let attention = Attention { attention_sink: Some(&[0.0; 4]), ..Attention::new(1.0) };
     let error = PrefillPlan::new(shape(), attention, RowLimit::Full);
-    assert!(matches!(error, Err(Error::Unfit { what: "sinks", .. })));
+    assert!(matches!(error, Err(Error::Unfit { what: "attention_sink", .. })));
 }

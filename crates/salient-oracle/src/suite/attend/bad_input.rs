@@ -214,7 +214,7 @@ fn bad_keys<T: Element>(
         &[f32::NAN; HEADS],
         &[0.0, 0.0, f32::INFINITY, 0.0],
     ] {
-        let attention = Attention { sinks: Some(sinks), ..good.attention };
+        let attention = Attention { attention_sink: Some(sinks), ..good.attention };
         both(&format!("sinks {sinks:?}"), Problem { attention, ..good });
     }
 }

@@ -234,7 +234,7 @@ impl Case {
 
     /// What is done to logits, with what joins them.
     pub(super) fn attention<'a, T>(&self, built: &'a Built<T>) -> Attention<'a> {
-        Attention { sinks: built.sinks.as_deref(), ..self.attention }
+        Attention { attention_sink: built.sinks.as_deref(), ..self.attention }
     }
 
     /// For each key of a KV head, whether any query sees it.
