@@ -137,8 +137,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Makes room for this many more tokens per sequence, so that nothing moves while they come. Every
-    /// layer has a token.
+    /// Makes room for this many more tokens per sequence, so that nothing moves while they come.
+    /// Every layer has a token.
     pub(crate) fn make_room(&mut self, tokens: usize) -> Result<()> {
         let rows = Ragged::from_lens(&vec![tokens; self.batch()])?;
         for layer in &mut self.layers {

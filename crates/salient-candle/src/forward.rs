@@ -104,9 +104,10 @@ impl Model {
     /// `reserve` tokens per sequence can be appended to it without moving it.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::UnknownToken`], [`Error::ContextExceeded`] if prompt and
-    /// reserve do not fit the context, [`Error::Unsupported`] on a device that salient has no
-    /// kernels for, those of the scorer and of the backend.
+    /// [`EmptyPrompt`](crate::Error::EmptyPrompt), [`UnknownToken`](crate::Error::UnknownToken),
+    /// [`ContextExceeded`](crate::Error::ContextExceeded) if prompt and reserve do not fit the
+    /// context, [`Unsupported`](crate::Error::Unsupported) on a device that salient has no kernels
+    /// for, those of the scorer and of the backend.
     pub fn prefill(
         &self,
         prompts: &[Vec<u32>],
@@ -172,8 +173,9 @@ impl Model {
     /// waits for the device.
     ///
     /// # Errors
-    /// [`Error::UnknownToken`], [`Error::ContextExceeded`], and [`salient::Error::LengthMismatch`]
-    /// if `tokens` has another batch size than the cache.
+    /// [`UnknownToken`](crate::Error::UnknownToken),
+    /// [`ContextExceeded`](crate::Error::ContextExceeded), and [`salient::Error::LengthMismatch`] if
+    /// `tokens` has another batch size than the cache.
     pub fn extend(&self, tokens: &[Vec<u32>], cache: &mut KvCache) -> Result<Tensor> {
         match self.device() {
             Device::Cpu => self.extend_with(&mut HostBackend::default(), tokens, cache),

@@ -218,8 +218,8 @@ impl Model {
     }
 
     /// 16 hexadecimal digits that tell this model from others: of its configuration and of weights
-    /// spread over every tensor, as they were before they were put on a device. So they are the same
-    /// from whatever file the model came, and wherever it runs.
+    /// spread over every tensor, as they were before they were put on a device. So they are the
+    /// same from whatever file the model came, and wherever it runs.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
@@ -317,8 +317,8 @@ impl Model {
         &self.head
     }
 
-    /// Q, K and V of a block from its normalised input, `[rows, heads, head_dim]` each, normalised by
-    /// head where the family does that, and rotated.
+    /// Q, K and V of a block from its normalised input, `[rows, heads, head_dim]` each, normalised
+    /// by head where the family does that, and rotated.
     pub(crate) fn qkv<B: Backend>(
         &self,
         backend: &mut B,

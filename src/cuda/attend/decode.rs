@@ -34,7 +34,7 @@ pub struct DecodeInputs<'a, T, C = T> {
     /// `[batch]` or `[batch, KV heads]` lengths of the lists; with lists only.
     pub kept_lens: Option<CudaView<'a, i32>>,
     /// `[q heads]` learned logits that join every row of their head
-    /// ([`Attention::sinks`](crate::attend::Attention::sinks)). One that is NaN or infinity
+    /// ([`Attention::attention_sink`](crate::attend::Attention::attention_sink)). One that is NaN or infinity
     /// makes NaN of its head's rows.
     pub attention_sink: Option<CudaView<'a, f32>>,
     /// `[KV heads]` what stored keys are to be multiplied by

@@ -35,7 +35,7 @@ pub struct PrefillInputs<'a, T> {
     /// and only then.
     pub limits: Option<CudaView<'a, i32>>,
     /// `[q heads]` learned logits that join every row of their head
-    /// ([`Attention::sinks`](crate::attend::Attention::sinks)). One that is NaN or infinity
+    /// ([`Attention::attention_sink`](crate::attend::Attention::attention_sink)). One that is NaN or infinity
     /// makes NaN of its head's rows.
     pub attention_sink: Option<CudaView<'a, f32>>,
 }

@@ -211,8 +211,8 @@ pub struct PrefillBuffers {
     /// i32 `[queries]`, for [`RowLimit::PerRow`] and [`RowLimit::Between`], and only then: the row
     /// limit of each.
     pub limits: Option<Buffer>,
-    /// f32 `[q heads]`: the [sinks](Attention::sinks). One that is NaN or infinity makes NaN of its
-    /// head's rows.
+    /// f32 `[q heads]`: the [sinks](Attention::attention_sink). One that is NaN or infinity makes NaN
+    /// of its head's rows.
     pub attention_sink: Option<Buffer>,
     /// `[1]`, added to.
     pub status: Buffer,

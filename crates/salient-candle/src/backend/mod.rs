@@ -1,5 +1,5 @@
-//! What a block and a stage do to tensors: on the host ([`HostBackend`]), and with feature `cuda` on
-//! a CUDA device (`cuda::CudaBackend`).
+//! What a block and a stage do to tensors: on the host ([`HostBackend`]), and with feature `cuda`
+//! on a CUDA device (`cuda::CudaBackend`).
 
 mod host;
 #[cfg(any(feature = "cuda", test))]

@@ -13,14 +13,15 @@
 //! ([`salient::cuda::compact::kv`]) are best owned as `CudaSlice`s, with tensors made of them last.
 //!
 //! candle's device launches on the per-thread default stream, another stream on every thread, and
-//! cudarc's events do not order those. A [`CudaBackend`] owns its workspace and stays on its thread. A
-//! prefill has ended when it returns. What [`crate::Model::extend`] returns, and the cache that it
+//! cudarc's events do not order those. A [`CudaBackend`] owns its workspace and stays on its thread.
+//! A prefill has ended when it returns. What [`crate::Model::extend`] returns, and the cache that it
 //! appends to, may be used on its thread at once, on another one after `Device::synchronize`.
 //!
 //! # What was run
 //!
 //! `tests/cuda.rs` compares device and host where there is a device, and says so where there is
-//! none. It runs on the software GPU (`scripts/candle-software-gpu`); on a GPU it has not run so far.
+//! none. It runs on the software GPU (`scripts/candle-software-gpu`); on a GPU it has not run so
+//! far.
 
 mod attend;
 mod backend;

@@ -35,7 +35,7 @@ pub struct DecodeBuffers {
     /// f32 `[kv heads]`: the [scales of values](crate::attend::Attention::v_scales), 1
     /// without.
     pub v_scales: Option<Buffer>,
-    /// f32 `[q heads]`: the [sinks](crate::attend::Attention::sinks). One that is NaN or
+    /// f32 `[q heads]`: the [sinks](crate::attend::Attention::attention_sink). One that is NaN or
     /// infinity makes NaN of its head's rows.
     pub attention_sink: Option<Buffer>,
     /// `[1]`, added to.
