@@ -109,7 +109,9 @@ fn end(error: &anyhow::Error) -> ExitCode {
     }
     match error.downcast_ref::<Error>() {
         Some(Error::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
-        Some(Error::Usage(_) | Error::Unknown { .. }) => ExitCode::from(2),
+        Some(Error::Usage(_) | Error::Unknown { .. } | Error::UnknownModel { .. }) => {
+            ExitCode::from(2)
+        }
         _ => ExitCode::FAILURE,
     }
 }

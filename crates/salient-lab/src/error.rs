@@ -51,8 +51,11 @@ pub enum Error {
         problem: String,
     },
     /// No folder for the cache can be worked out.
-    #[error("no home folder to keep the cache in: set SALIENT_HOME to a folder")]
-    NoHome,
+    #[error("no home folder to keep the cache in: set {variable} to a folder")]
+    NoHome {
+        /// The environment variable that names it.
+        variable: &'static str,
+    },
     /// Neither a file nor an asset.
     #[error("{name} is neither a file nor an asset; the assets are {known}")]
     Unknown {
@@ -60,6 +63,82 @@ pub enum Error {
         name: String,
         /// The assets' names, separated by commas.
         known: String,
+    },
+    /// Neither a file, an asset nor a name of the hub.
+    #[error(
+        "{name} is neither a file nor a folder, nor an asset (the assets are {known}), nor a name \
+         of the Hugging Face hub (org/name or org/name/FILE.gguf, either with @REVISION)"
+    )]
+    UnknownModel {
+        /// What was asked for.
+        name: String,
+        /// The assets' names, separated by commas.
+        known: String,
+    },
+    /// A repository of the hub that does not exist or may not be seen.
+    #[error(
+        "{endpoint} shows no model {repository} with revision {revision} (status {status}): there \
+         is none, or it is private or gated and HF_TOKEN must hold a token that may read it; as a \
+         path it does not exist either"
+    )]
+    HubRefused {
+        /// The hub's address.
+        endpoint: String,
+        /// `org/name`.
+        repository: String,
+        /// The branch, tag or commit.
+        revision: String,
+        /// What the hub answered.
+        status: u16,
+    },
+    /// A repository of the hub without something that was asked for or is needed.
+    #[error("{repository} on the hub has no {missing}, but {has}")]
+    HubLacks {
+        /// `org/name`.
+        repository: String,
+        /// The file or kind of file.
+        missing: String,
+        /// The files that it has in its place.
+        has: String,
+    },
+    /// A repository of GGUF files alone, of which none is named.
+    #[error("{repository} on the hub holds GGUF files: name one, as in {example}; it has {files}")]
+    HubOnlyGguf {
+        /// `org/name`.
+        repository: String,
+        /// How one of the files is named.
+        example: String,
+        /// Its .gguf files, separated by commas.
+        files: String,
+    },
+    /// The network is to be left alone, and the cache lacks something.
+    #[error(
+        "HF_HUB_OFFLINE keeps {name} from being downloaded, and its cache ({}) lacks {missing}",
+        cache.display()
+    )]
+    HubOffline {
+        /// The model.
+        name: String,
+        /// What is not there.
+        missing: String,
+        /// The cache.
+        cache: PathBuf,
+    },
+    /// No connection to the hub, or no answer that a hub would give.
+    #[error("cannot reach a hub at {endpoint}: {reason}")]
+    HubUnreachable {
+        /// The hub's address.
+        endpoint: String,
+        /// What the client says.
+        reason: String,
+    },
+    /// A download that ended early; what it brought is kept.
+    #[error("the download of {file} broke off ({reason}): the same command goes on from there")]
+    HubBroken {
+        /// `org/name/FILE`.
+        file: String,
+        /// What the client says.
+        reason: String,
     },
     /// An asset that has not been fetched.
     #[error("{name} is not in the cache ({}): run `salient fetch {name}`", path.display())]

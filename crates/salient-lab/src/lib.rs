@@ -1,6 +1,6 @@
 //! What the command `salient` has beside the runner: training of predictors, evaluation (corpora,
-//! needles, statistics), pages and charts, the asset cache, output files and interruption. Programs
-//! that run models link `salient-candle` alone.
+//! needles, statistics), pages and charts, the asset cache, models of the hub, output files and
+//! interruption. Programs that run models link `salient-candle` alone.
 #![forbid(unsafe_code)]
 
 pub mod corpus;
@@ -9,6 +9,7 @@ pub mod error;
 pub mod eval;
 pub mod fetch;
 pub mod html;
+pub mod hub;
 pub mod interrupt;
 pub mod machine;
 pub mod needle;

@@ -9,7 +9,7 @@ use salient::schedule::Schedule;
 use salient_candle::scorer::{LastQuery, Scorer};
 use salient_candle::{Loaded, Message, Model, Preset};
 use salient_lab::crossover::CROSSOVER;
-use salient_lab::{Error, fetch, output};
+use salient_lab::{Error, hub, output};
 
 use super::device::Place;
 use super::scorers::ScorerName;
@@ -18,17 +18,37 @@ use crate::Global;
 /// Which model runs.
 #[derive(clap::Args)]
 pub(crate) struct ModelArguments {
-    /// A .gguf file, a folder with safetensors, config.json and tokenizer.json, or an asset's name.
+    /// A .gguf file, a folder with safetensors, config.json and tokenizer.json, an asset's name, or
+    /// org/name or org/name/FILE.gguf of the Hugging Face hub, either with @REVISION. These are
+    /// downloaded into the cache of Python's huggingface_hub; HF_HOME, HF_HUB_CACHE, HF_TOKEN,
+    /// HF_ENDPOINT and HF_HUB_OFFLINE=1 mean here what they mean there.
     #[arg(long, value_name = "MODEL", default_value = "smollm2")]
     pub(crate) model: String,
 }
 
 impl ModelArguments {
+    /// The model's file or folder, downloaded if it is of the hub and not there.
+    pub(crate) fn path(&self, global: &Global) -> Result<PathBuf, Error> {
+        let bar = output::progress_bytes(global.quiet, 0, self.model.clone());
+        let path = hub::resolve(&self.model, &bar);
+        bar.finish_and_clear();
+        path
+    }
+
     /// The model where it is to run.
     pub(crate) fn load(&self, place: &Place, global: &Global) -> anyhow::Result<Loaded> {
-        let path = fetch::resolve(&self.model)?;
+        self.load_from(&self.path(global)?, place, global)
+    }
+
+    /// The same, from the path that [`ModelArguments::path`] gave.
+    pub(crate) fn load_from(
+        &self,
+        path: &Path,
+        place: &Place,
+        global: &Global,
+    ) -> anyhow::Result<Loaded> {
         let bar = output::spinner(global.quiet, format!("loading {}", self.model));
-        let loaded = salient_candle::load_on(&path, &place.device, place.dtype)
+        let loaded = salient_candle::load_on(path, &place.device, place.dtype)
             .with_context(|| format!("cannot load the model {}", path.display()));
         bar.finish_and_clear();
         loaded

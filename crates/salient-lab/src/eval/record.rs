@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Placement, Task};
 use crate::corpus::Split;
 use crate::error::{Error, Result};
+use crate::hub;
 
 /// Everything that a result depends on, but for the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +40,7 @@ pub struct Key {
 /// What tells models apart: the file's or folder's name, and the bytes of the weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelId {
-    /// The file's or folder's name.
+    /// The file's or folder's name; `org/name@COMMIT` of a folder of the hub's cache.
     pub name: String,
     /// The size of the file, or of all weight files in the folder.
     pub bytes: u64,
@@ -60,6 +61,7 @@ impl ModelId {
         if !metadata.is_dir() {
             return Ok(Self { name, bytes: metadata.len(), on: None });
         }
+        let name = hub::name_of_snapshot(path).unwrap_or(name);
         let mut bytes = 0;
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -389,5 +391,21 @@ mod tests {
         fs::write(folder.path().join("b.safetensors"), "123").unwrap();
         assert_eq!(ModelId::of(folder.path()).unwrap().bytes, 8);
         assert!(matches!(ModelId::of(&folder.path().join("no")), Err(Error::Read { .. })));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn snapshots_of_the_hub_are_called_by_their_repository() {
+        let cache = tempfile::tempdir().unwrap();
+        let model = cache.path().join("models--org--my-model");
+        let snapshot = model.join("snapshots/0123456789abcdef0123456789abcdef01234567");
+        fs::create_dir_all(model.join("blobs")).unwrap();
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::write(model.join("blobs/ffff"), "12345").unwrap();
+        std::os::unix::fs::symlink("../../blobs/ffff", snapshot.join("a.safetensors")).unwrap();
+        let id = ModelId::of(&snapshot).unwrap();
+        assert_eq!((id.name.as_str(), id.bytes), ("org/my-model@0123456789ab", 5));
+        assert_eq!(ModelId::of(&model).unwrap().name, "models--org--my-model");
+        assert_eq!(ModelId::of(&snapshot.join("a.safetensors")).unwrap().name, "a.safetensors");
     }
 }

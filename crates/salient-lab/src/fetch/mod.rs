@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use catalog::{ASSETS, Asset, Client, Contents, GROUPS, Package};
 use client::Clients;
+pub(crate) use unpack::hash;
 
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -101,7 +102,7 @@ impl Cache {
         let root = match env::var_os("SALIENT_HOME").filter(|home| !home.is_empty()) {
             Some(home) => path::absolute(&home).map_err(|e| Error::read(&home, e))?,
             None => etcetera::choose_base_strategy()
-                .map_err(|_| Error::NoHome)?
+                .map_err(|_| Error::NoHome { variable: "SALIENT_HOME" })?
                 .cache_dir()
                 .join("salient"),
         };

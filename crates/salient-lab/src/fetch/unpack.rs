@@ -15,7 +15,7 @@ use crate::output::Partial;
 
 /// The hash of a file, or of a folder's listing as [`Asset::sha256`] defines it. The bar moves by
 /// the bytes read.
-pub(super) fn hash(path: &Path, stop: fn() -> bool, bar: &ProgressBar) -> Result<String> {
+pub(crate) fn hash(path: &Path, stop: fn() -> bool, bar: &ProgressBar) -> Result<String> {
     let read = |path: &Path| {
         let mut file = File::open(path).map_err(|e| Error::read(path, e))?;
         let reading = |e| Error::read(path, e);

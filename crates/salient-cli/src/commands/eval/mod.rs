@@ -110,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     let settings = settings(arguments)?;
     let items = settings.plan()?;
     let prunings = prunings(arguments)?;
-    let model_path = fetch::resolve(&arguments.model.model)?;
+    let model_path = arguments.model.path(global)?;
     for task in &settings.tasks {
         fetch::resolve(task.asset())?;
     }
@@ -133,7 +133,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
         if done > 0 && !global.quiet {
             output::note(format_args!("{done} of {} results are there already", done + missing));
         }
-        let loaded = arguments.model.load(&place, global)?;
+        let loaded = arguments.model.load_from(&model_path, &place, global)?;
         check(&loaded.model, &settings, &prunings)?;
         measure(&loaded, &settings, &items, &prunings, &mut results, global)?;
     }

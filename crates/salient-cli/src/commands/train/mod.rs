@@ -19,7 +19,7 @@ use salient_lab::train::{
     Config, FileHash, History, Record, Report, Row, Scored, StageMetrics, TextsReport,
 };
 use salient_lab::train::{Marks, Phase, Progress, Sample, StepReport, Target, Trainer, text_hash};
-use salient_lab::{Error, fetch, interrupt, output, plot};
+use salient_lab::{Error, interrupt, output, plot};
 use sha2::{Digest, Sha256};
 
 use super::device::{DeviceArguments, DeviceName, TypeName};
@@ -117,7 +117,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     let config = config(arguments)?;
     config.check()?;
     config.options.check()?;
-    let model_id = ModelId::of(&fetch::resolve(&arguments.model.model)?)?;
+    let model_path = arguments.model.path(global)?;
+    let model_id = ModelId::of(&model_path)?;
     let out = &arguments.out;
     let marks = arguments.marks.clone().unwrap_or_else(|| out.join("marks"));
     for folder in [out, &marks] {
@@ -128,7 +129,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
     let place = DeviceArguments::of(arguments.device, TypeName::F32).open(global)?;
     let _one = only_one(out)?;
 
-    let loaded = arguments.model.load(&place, global)?;
+    let loaded = arguments.model.load_from(&model_path, &place, global)?;
     let model = &loaded.model;
     let (tokens, context) = (config.data.tokens, model.config().context);
     if tokens > context {
