@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 use salient::schedule::{Plan, Schedule};
 use salient_candle::scorer::KeyNorm;
-use salient_candle::{GenerateOptions, Loaded, Message, Model, Result, Sampling, generate, load};
+use salient_candle::{GenerateOptions, Message, Model, Result, Sampling, generate, load};
 
 const MODEL: &str = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
 /// As many tokens as the answer has. What would follow it is no clear choice.

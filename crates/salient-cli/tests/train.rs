@@ -269,7 +269,7 @@ fn what_cannot_work_is_refused() {
     refused(&["--schedule", "1=300t"], 1, &short);
     refused(&["--device", "gpu"], 2, &["gpu", "cpu, cuda"]);
     #[cfg(not(feature = "cuda"))]
-    refused(&["--device", "cuda"], 2, &["cuda:0", "feature `cuda`"]);
+    refused(&["--device", "cuda"], 1, &["cuda:0", "feature `cuda`"]);
     let other = fs::File::create(home.path().join("out/.lock")).unwrap();
     other.try_lock().unwrap();
     refused(&[], 1, &["another run", "give another --out"]);
