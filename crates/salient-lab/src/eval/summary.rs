@@ -19,6 +19,10 @@ pub struct Summary {
     pub version: &'static str,
     /// The model.
     pub model: ModelId,
+    /// The device that it ran on.
+    pub device: String,
+    /// The type of its weights and hidden states.
+    pub dtype: &'static str,
     /// Where it was measured.
     pub machine: Machine,
     /// What was measured.

@@ -144,7 +144,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
             (key, outcome)
         }))?;
     let version = env!("CARGO_PKG_VERSION");
-    let summary = Summary { version, model, machine: Machine::this(), settings, rows };
+    let (device, dtype, machine) = (place.name, place.dtype.as_str(), Machine::this());
+    let summary = Summary { version, model, device, dtype, machine, settings, rows };
     output::write_whole(out.join("results.csv"), summary::csv(&summary.rows))?;
     let json = serde_json::to_string_pretty(&summary)? + "\n";
     output::write_whole(out.join("results.json"), json)?;
@@ -392,6 +393,7 @@ fn print(summary: &Summary) -> anyhow::Result<()> {
         }
         writeln!(out, "{table}\n")?;
     }
+    writeln!(out, "on {} in {}", summary.device, summary.dtype)?;
     writeln!(out, "means with 95% intervals; losses in nats per token, KL(dense || pruned)")?;
     Ok(())
 }
