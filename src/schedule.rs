@@ -63,7 +63,7 @@ pub struct Schedule {
     pub stages: Stages,
     /// How many tokens at the start are protected.
     pub sinks: usize,
-    /// The last so many tokens are protected: this fraction, in [0, 1), of the ORIGINAL length,
+    /// The last tokens are protected: this fraction, in [0, 1), of the ORIGINAL length,
     /// rounded up.
     pub local: f64,
     /// What the block behind a stage caches.
@@ -247,7 +247,7 @@ pub struct StagePlan {
     pub counts: Vec<usize>,
     /// The same as rows of a packed batch.
     pub rows: Ragged,
-    /// The protected tokens, `[batch]`: so many of the first and of the last tokens alive.
+    /// The protected tokens, `[batch]`: how many of the first and of the last tokens alive.
     pub edges: Vec<Edges>,
 }
 

@@ -16,7 +16,7 @@ constexpr int COLUMNS = 4;  // words of a token that a thread moves at a time
 constexpr int WIDE_ROW = 64;
 constexpr int NARROW_ROW = 32;
 
-// Hole-fill: below so many blocks, groups of tensors get smaller.
+// Hole-fill: below this many blocks, groups of tensors get smaller.
 constexpr int64_t ENOUGH_BLOCKS = 1024;
 
 // A block's list and which of the list's blocks it is.

@@ -15,7 +15,7 @@ constexpr int MOVE_THREADS = 128;
 constexpr int MOST_THREADS = 512;
 constexpr int64_t ENOUGH_STREAMS = 64;
 
-// The threads of a block among so many streams, each `width` threads wide and `rows` rows long.
+// The threads of a block among this many streams, each `width` threads wide and `rows` rows long.
 inline int stream_threads(int64_t streams, int64_t width, int64_t rows) {
     int threads = MOVE_THREADS;
     while (threads < MOST_THREADS && streams * threads < ENOUGH_STREAMS * MOST_THREADS &&
@@ -34,7 +34,7 @@ __host__ __device__ inline int word_bytes(uint64_t bits) {
     return static_cast<int>(bits & (~bits + 1));
 }
 
-// Calls f with a word of so many bytes.
+// Calls f with a word of this many bytes.
 template <typename F>
 __device__ __forceinline__ void with_word(int bytes, F f) {
     switch (bytes) {

@@ -50,7 +50,7 @@ __device__ __forceinline__ void mbarrier_arrive(Mbarrier* barrier) {
     }
 }
 
-// The same, and lets the phase wait for so many bytes more. The copies that bring them are started
+// The same, and lets the phase wait for this many bytes more. The copies that bring them are started
 // after it, so that the phase cannot end between.
 __device__ __forceinline__ void mbarrier_arrive_expect(Mbarrier* barrier, uint32_t bytes) {
     if constexpr (SM_90A) {

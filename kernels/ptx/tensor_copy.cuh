@@ -9,7 +9,7 @@
 
 namespace salient {
 
-// How 16-byte units of shared memory are permuted within rows that are so many bytes wide: bits 4
+// How 16-byte units of shared memory are permuted within rows of this width in bytes: bits 4
 // and up of an address are XORed with as many from bit 7 up, 1, 2 or 3 of them (PTX ISA: Swizzling
 // Modes). The pattern repeats every 8 rows, and a tile begins where it does.
 enum class Swizzle : uint32_t { NONE = 0, BYTES_32 = 32, BYTES_64 = 64, BYTES_128 = 128 };

@@ -34,7 +34,7 @@ __device__ __forceinline__ uint64_t matrix_descriptor(const void* shared, uint32
            static_cast<uint64_t>(stride & 0x3ffff) >> 4 << 32 | MODE << 62;
 }
 
-// The operand that begins so many bytes further on, a multiple of 16; 32 for the next 16 elements
+// The operand that begins this many bytes further on, a multiple of 16; 32 for the next 16 elements
 // along the width of a swizzled row.
 __device__ __forceinline__ uint64_t advance(uint64_t descriptor, uint32_t bytes) {
     return descriptor + (bytes >> 4);
@@ -91,7 +91,7 @@ __device__ __forceinline__ void warpgroup_hold(uint32_t (&a)[TILES][4]) {
     }
 }
 
-// Takes up to so many registers per thread, a multiple of 8 from 24 to 256, once they are free; by
+// Takes up to this many registers per thread, a multiple of 8 from 24 to 256, once they are free; by
 // all warps of a warpgroup, in a kernel with launch bounds.
 template <int REGISTERS>
 __device__ __forceinline__ void registers_increase() {
@@ -103,7 +103,7 @@ __device__ __forceinline__ void registers_increase() {
     }
 }
 
-// Gives back all above so many.
+// Gives back all above this many.
 template <int REGISTERS>
 __device__ __forceinline__ void registers_decrease() {
     static_assert(REGISTERS >= 24 && REGISTERS <= 256 && REGISTERS % 8 == 0, "");

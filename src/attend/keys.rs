@@ -229,7 +229,7 @@ fn end_of(spans: &[Span]) -> Result<usize> {
     })
 }
 
-/// Whole pages in a pool of so many elements.
+/// Whole pages in a pool of this many elements.
 fn pages_in(layout: &PagedLayout, pool: usize) -> usize {
     match layout.required_len(1) {
         Some(first) if first <= pool => {

@@ -172,7 +172,7 @@ impl<Rows> RowLimit<Rows> {
 }
 
 impl RowLimit<&[i32]> {
-    /// Per query, the rows it sees, of sequences with so many keys; none begins beyond its end.
+    /// Per query, the rows it sees, of sequences with `keys` keys; none begins beyond its end.
     pub(crate) fn visible(
         self,
         queries: &Ragged,

@@ -54,7 +54,7 @@ impl<T: DeviceElement> Predictor<T> {
 
 /// Scores hidden states `x`, `[tokens, hidden]` (or with the plan's stride), into `scores`,
 /// `[tokens]`: `w2 . gelu(w1 norm(x) + b1) + b2`, accumulated in f32 and in a fixed order. If there
-/// is `valid`, `[1]`, only so many tokens exist, and the rest score -inf. `workspace` holds at
+/// is `valid`, `[1]`, only that many tokens exist, and the rest score -inf. `workspace` holds at
 /// least [`MlpPlan::workspace_bytes`].
 ///
 /// A NaN or infinity in a hidden state makes its own score NaN or infinite and touches no other.

@@ -16,7 +16,7 @@ pub(crate) fn check_type(what: &'static str, expected: DType, actual: DType) -> 
     if expected == actual { Ok(()) } else { Err(Error::TensorType { what, expected, actual }) }
 }
 
-/// Checks that so many elements make up a shape.
+/// Checks that this many elements make up a shape.
 #[cfg(any(feature = "cuda", test))]
 pub(crate) fn check_count(shape: &Shape, actual: usize) -> Result<()> {
     match shape.elem_count() {

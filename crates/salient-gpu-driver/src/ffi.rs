@@ -176,7 +176,7 @@ impl Text {
 pub(crate) struct HostPointer(pub(crate) u64);
 
 impl HostPointer {
-    /// So many bytes from there on.
+    /// This many bytes from there on.
     ///
     /// # Safety
     ///
@@ -186,7 +186,7 @@ impl HostPointer {
         unsafe { slice::from_raw_parts(self.0 as *const u8, length) }
     }
 
-    /// So many bytes from there on, to be written.
+    /// This many bytes from there on, to be written.
     ///
     /// # Safety
     ///

@@ -354,7 +354,7 @@ impl Device {
         whole + rest * per_processor / blocks
     }
 
-    /// Dynamic shared memory that each of so many blocks of a multiprocessor can have.
+    /// Dynamic shared memory that each block of a multiprocessor can have if it has this many.
     pub fn dynamic_shared_for(&self, needs: &Needs, blocks: u32) -> Option<u32> {
         let each = self.shared / blocks.max(1) / SHARED_GRANULARITY * SHARED_GRANULARITY;
         let each = each.checked_sub(RESERVED_SHARED)?.min(self.shared_opt_in);

@@ -46,7 +46,7 @@ fn samples(model: &Model, options: &TrainOptions, seeds: std::ops::Range<u64>) -
     seeds.map(sample).collect()
 }
 
-/// Goes on to the end, or to so many steps from here.
+/// Goes on to the end, or for this many steps.
 fn run(trainer: &mut Trainer, model: &Model, train: &[Sample], held_out: &[Sample], steps: usize) {
     for _ in 0..steps {
         if trainer.progress().phase == Phase::Done {

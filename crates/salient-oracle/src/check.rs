@@ -11,7 +11,7 @@ pub(crate) fn at_least(what: &'static str, needed: Option<usize>, actual: usize)
     if actual < expected { Err(Error::LengthMismatch { what, expected, actual }) } else { Ok(()) }
 }
 
-/// Whether a view holds so many tokens.
+/// Whether a view holds this many tokens.
 pub(crate) fn fits<T>(what: &'static str, view: View<'_, T>, tokens: usize) -> Result<()> {
     at_least(what, view.layout.required_len(tokens), view.data.len())
 }

@@ -73,8 +73,8 @@ pub fn exact<R: Real>(values: &[R]) -> Vec<f64> {
     values.iter().map(|value| value.to_f64()).collect()
 }
 
-/// f32, but sums of products are those of a tensor core with blocks of so many products and so many
-/// extra bits.
+/// f32, but sums of products are those of a tensor core with blocks of this many products and this
+/// many extra bits.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Truncated<const BLOCK: usize, const EXTRA: i32>(f32);
 

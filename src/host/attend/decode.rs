@@ -20,7 +20,7 @@ use crate::layout::{View, ViewMut};
 /// Keys per chunk.
 const CHUNK: usize = 256;
 
-/// Below so many bytes of keys and values another thread takes longer to wake than to read them.
+/// Below this many bytes of keys and values another thread takes longer to wake than to read them.
 const SERIAL_BYTES: usize = 1 << 18;
 
 /// Keys per step over values, for each of which a weighted sum is loaded and stored once.

@@ -26,7 +26,7 @@ use crate::ragged::Ragged;
 /// Row tiles per block at most: every key tile is widened and packed once for all of them.
 const MAX_ROW_TILES: usize = 8;
 
-/// Below so many floating-point operations another thread takes longer to wake than to do it.
+/// Below this many floating-point operations another thread takes longer to wake than to do it.
 const SERIAL_WORK: usize = 2_000_000;
 
 /// Attention of packed queries over the keys of their sequences.

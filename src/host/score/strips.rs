@@ -30,7 +30,7 @@ pub(super) const KEYS: usize = 192;
 /// Rows (query head, query) of a strip.
 const ROWS: usize = 48;
 
-/// Up to so many rows are cheaper as dot products than by way of packed keys.
+/// Up to this many rows are cheaper as dot products than by way of packed keys.
 const FEW: usize = 6;
 
 /// Parts that the strips of a window are dealt to.

@@ -19,7 +19,7 @@ const MAX_GROUP: usize = 16;
 /// The most channels of a head.
 const MAX_DIM: usize = 256;
 
-/// The fewest entries per block; so many keep a block's partial results small beside what it reads.
+/// The fewest entries per block: enough that its partial results are small beside what it reads.
 const MIN_SPLIT: usize = 256;
 
 /// The most splits of a list, but for rounding.
@@ -230,7 +230,7 @@ fn out_of_range<R>(what: &'static str, value: usize, expected: &'static str) -> 
     Err(Error::OutOfRange { what, value: value as f64, expected })
 }
 
-/// Checks that strides are multiples of so many elements, which are 16 bytes.
+/// Checks that strides are multiples of this number of elements, which are 16 bytes.
 fn strides(what: &'static str, strides: &[usize], chunk: usize) -> Result<()> {
     for &stride in strides {
         if !stride.is_multiple_of(chunk) {

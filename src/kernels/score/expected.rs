@@ -198,7 +198,7 @@ pub fn expected_params(
     })
 }
 
-/// Checks that the kernel takes keys that lie like this, for statistics of so many heads and
+/// Checks that the kernel takes keys that lie like this, for statistics of this many heads and
 /// channels.
 fn check_keys(q_heads: usize, dim: usize, k: Layout) -> Result<()> {
     let out_of_range =

@@ -58,7 +58,7 @@ impl RowsRun {
         })
     }
 
-    /// Moves into destinations of so many bytes. Sources and destinations lie as many bytes away
+    /// Moves into destinations of this many bytes. Sources and destinations lie as many bytes away
     /// from an aligned address as is said beside the source.
     pub(crate) fn gather(
         &self,
@@ -116,7 +116,7 @@ impl RowsRun {
 /// Where sequences lie in a cache.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum KvStore<'a> {
-    /// At spans of a cache of so many tokens.
+    /// At spans of a cache of this many tokens.
     Contiguous(&'a [Span], usize),
     /// On pages: the table and the pool.
     Paged(&'a [i32], Pages),
@@ -238,7 +238,7 @@ impl KvRun {
     }
 }
 
-/// A tensor so many bytes behind an aligned address.
+/// A tensor this many bytes behind an aligned address.
 struct Apart {
     buffer: Upload<u8>,
     skip: usize,

@@ -27,7 +27,7 @@ pub(crate) struct Scored {
     pub(crate) places: Places,
 }
 
-/// A predictor's scores of hidden states, of which so many exist.
+/// A predictor's scores of hidden states, of which this many exist.
 pub(crate) fn run_mlp<T: DeviceElement + Default>(
     device: &Device,
     x: &[T],
@@ -68,7 +68,7 @@ pub(crate) fn run_keynorm<T: DeviceElement + Default>(
     Ok(Scored { scores: scores.read()?, status: Status::CLEAR, places })
 }
 
-/// Percentile ranks of scores that lie so many elements away from an aligned address, behind scores
+/// Percentile ranks of scores that lie this many elements away from an aligned address, behind scores
 /// that are lower than all.
 pub(crate) struct RankRun {
     plan: RankPlan,

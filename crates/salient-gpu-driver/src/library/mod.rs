@@ -22,7 +22,7 @@ pub(crate) trait Task: Send + Sync {
     fn run(&self, memory: &Memory) -> Result<(), MemoryError>;
 }
 
-/// So many bytes are within an allocation.
+/// Whether this many bytes are within an allocation.
 fn check(memory: &Memory, address: u64, bytes: u64) -> Result<(), MemoryError> {
     let error = MemoryError { address, bytes };
     let end = address.checked_add(bytes).ok_or(error)?;

@@ -179,7 +179,7 @@ impl Drop for Context {
     }
 }
 
-/// So many words of device memory.
+/// This many words of device memory.
 pub(crate) fn words(count: usize) -> u64 {
     get("cuMemAlloc_v2", &[count as u64 * 4])
 }

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use api::{Context, address, call, get, ok};
 
-/// So many bytes of device memory, which hold these.
+/// Device memory that holds these.
 fn device(bytes: &[u8]) -> u64 {
     let to: u64 = get("cuMemAlloc_v2", &[bytes.len() as u64]);
     ok(call("cuMemcpyHtoD_v2", &[to, bytes.as_ptr() as u64, bytes.len() as u64]));

@@ -10,7 +10,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 const PAGE_WORDS: usize = 256;
 const PAGE_BYTES: u64 = 4 * PAGE_WORDS as u64;
-/// So many of the newest entries of a list are compared with a new one.
+/// How many of the newest entries of a list are compared with a new one.
 const NEAR: usize = 8;
 /// A list never grows longer. More than 32 warps and their copies fit.
 const MOST: usize = 128;

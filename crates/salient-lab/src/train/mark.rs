@@ -10,7 +10,7 @@ use candle_core::{D, Device, Tensor};
 use salient_candle::reference;
 use salient_candle::{Error, Model, Result};
 
-/// Attention counts from so many tokens later on: near ones attend to each other whatever they say,
+/// Attention counts from this many tokens later on: near ones attend to each other whatever they say,
 /// and the local window keeps them anyway.
 pub const LATER: usize = 8;
 

@@ -47,7 +47,7 @@ pub struct TrainOptions {
     pub temperature: f64,
     /// Steps between two evaluations on the held-out texts.
     pub evaluate_every: usize,
-    /// A phase ends after so many evaluations without a better one.
+    /// A phase ends after this many evaluations without a better one.
     pub patience: usize,
 }
 

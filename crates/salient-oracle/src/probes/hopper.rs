@@ -148,7 +148,7 @@ impl Multiply {
         if self.bf16 { bf16::from_f32(x).to_bits() } else { f16::from_f32(x).to_bits() }
     }
 
-    /// The byte of element `(row, k)` of an operand of so many rows (columns, of b), from the
+    /// The byte of element `(row, k)` of an operand of this many rows (columns, of b), from the
     /// figures of the PTX manual (Shared Memory Matrix Layout; Strides).
     fn byte(&self, rows: usize, row: usize, k: usize) -> usize {
         match (self.swizzle, self.rows_major) {

@@ -40,7 +40,7 @@ pub struct Case {
     pub keep: Keep,
     /// Sinks and local window of every sequence.
     pub edges: Edges,
-    /// One token in so many is protected by a mask; 0 is no mask.
+    /// One token in this many is protected by a mask; 0 is no mask.
     pub masked_one_in: usize,
 }
 

@@ -62,7 +62,7 @@ fn fp8_caches_have_their_own_rules() {
     let raw = decode_params(&plan, &buffers(&shape(), &plan)).unwrap();
     assert_eq!((raw.dtype, raw.cache_dtype, raw.k_scales.is_null()), (2, 3, false));
     assert!(fp8(72, 144).is_err() && fp8(64, 136).is_err());
-    // The output may begin where so many bytes of keys end.
+    // The output may begin where the bytes of the keys end.
     let (q, out) = (Buffer::new(0x100000, 1536), Buffer::new(0x10000 + plan.k_len, 1536));
     let beside = DecodeBuffers { q, out, ..buffers(&shape(), &plan) };
     assert!(decode_params(&plan, &beside).is_ok());

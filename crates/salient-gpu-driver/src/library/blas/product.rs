@@ -34,7 +34,7 @@ pub(super) struct Operand {
 /// Where the matrices of a batch are.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {
-    /// So many elements from one to the next.
+    /// Elements from one to the next.
     Strided { address: u64, stride: i64 },
     /// Where an array on the device says.
     Listed { array: u64 },

@@ -106,7 +106,7 @@ fn highest(shift: bool, kind: &str) -> Option<Lanes> {
     })
 }
 
-/// The bits of a field, as far as they lie in a word of so many bits. Position and length are
+/// The bits of a field, as far as they lie in a word of this many bits. Position and length are
 /// bytes.
 #[inline(always)]
 fn field(position: u32, length: u32, bits: u32) -> u64 {

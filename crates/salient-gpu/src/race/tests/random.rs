@@ -33,7 +33,7 @@ struct Pair {
     detector: Detector,
     reference: Reference,
     random: Random,
-    /// For so many steps more, accesses that race are left out. The launch ends with the first one.
+    /// For this many steps more, accesses that race are left out. The launch ends with the first one.
     careful: u32,
     /// How often each kind of step is taken.
     weights: [u32; 8],

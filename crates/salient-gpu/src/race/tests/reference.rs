@@ -5,7 +5,7 @@ use crate::race::{Kind, Scope, Space, Ticket, Warp};
 use std::collections::HashMap;
 
 pub(super) const WARPS: u32 = 2;
-/// Only so many lanes of a warp do anything on their own.
+/// How many lanes of a warp do anything on their own.
 pub(super) const LANES: u32 = 3;
 
 /// A set of accesses by their index.

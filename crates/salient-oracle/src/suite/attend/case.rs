@@ -20,9 +20,9 @@ pub enum Store {
     HeadMajor,
     /// `[token, head, dim]` inside wider rows, with room between sequences.
     Padded,
-    /// Pages of so many tokens in random order, `[page, slot, head, dim]`.
+    /// Pages of this many tokens in random order, `[page, slot, head, dim]`.
     Paged(usize),
-    /// Pages of so many tokens in random order, `[page, head, slot, dim]`.
+    /// Pages of this many tokens in random order, `[page, head, slot, dim]`.
     PagedHeadsFirst(usize),
 }
 

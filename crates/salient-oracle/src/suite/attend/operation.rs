@@ -14,7 +14,7 @@ pub trait Operation {
     /// What its queries may see.
     fn sees(&self) -> &'static [Sees];
 
-    /// [`Case::plain`] for this operation, of sequences of so many queries and keys.
+    /// [`Case::plain`] for this operation, of sequences of these numbers of queries and keys.
     fn case(&self, seed: u64, lens: &[(usize, usize)], sees: Sees) -> Case;
 
     /// Rows that are cut into parts, in several stores.

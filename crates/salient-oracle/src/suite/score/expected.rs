@@ -269,7 +269,7 @@ pub fn options(on: &impl ScoreExpected) {
 }
 
 impl Case {
-    /// With so many times the usual scale.
+    /// With this many times the usual scale.
     fn scaled(mut self, factor: f32) -> Self {
         self.options.scale = factor * (self.dim as f32).powf(-0.5);
         self

@@ -27,7 +27,7 @@ const FLOOR: f64 = 8.0 * f32::EPSILON as f64;
 pub enum Queries {
     /// The last of each sequence.
     Last,
-    /// Up to so many last ones.
+    /// Up to this many last ones.
     Window(usize),
     /// All.
     All,

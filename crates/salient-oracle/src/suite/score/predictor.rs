@@ -31,7 +31,7 @@ pub fn predictors(on: &impl Score) {
         (128, 1024, 300),
         (576, 128, 128),
         (136, 4096, 5),
-        // So many tiles that they may be of 256 tokens.
+        // Enough tiles for them to be of 256 tokens.
         (16, 4096, 1793),
         (1024, 129, 1),
         (4096, 64, 3),

@@ -16,7 +16,7 @@ fn bit(word: u64, at: u32) -> u64 {
     if at < 64 { word >> at & 1 } else { 0 }
 }
 
-/// A word of so many bits from a function of their places.
+/// A word of this many bits from a function of their places.
 fn word(bits: u32, f: impl Fn(u32) -> u64) -> u64 {
     (0..bits).fold(0, |word, at| word | (f(at) & 1) << at)
 }

@@ -28,7 +28,7 @@ fn value(kind: &str, bits: u64) -> i128 {
     if kind.starts_with('s') && bits >> (width - 1) != 0 { bits - (1 << width) } else { bits }
 }
 
-/// A number in a register of so many bits, as its type extends it.
+/// A number in a register of this many bits, as its type extends it.
 fn within(register: u32, kind: &str, value: i128) -> u64 {
     let low = value & ((1 << width(kind)) - 1);
     (self::value(kind, low as u64) & ((1 << register) - 1)) as u64

@@ -216,7 +216,7 @@ impl Draw {
     }
 }
 
-/// Integers of so many bits: the ends of both signs and what is near them, powers of two, and
+/// Integers of this many bits: the ends of both signs and what is near them, powers of two, and
 /// others.
 pub(super) fn integers(bits: u32) -> Vec<u64> {
     let mask = u64::MAX >> (64 - bits);
