@@ -140,12 +140,50 @@ impl ModelConfig {
                 reason: format!("head dim {} is odd, rotary embedding needs pairs", self.head_dim),
             });
         }
-        if !(self.rms_eps > 0.0 && self.rope_theta > 0.0) {
-            return Err(Error::Config {
-                reason: "RMSNorm epsilon and RoPE base must be positive".into(),
-            });
+        let positive = |name: &str, value: f64| {
+            if value > 0.0 && value.is_finite() {
+                return Ok(());
+            }
+            let reason = format!("{name} is {value}, which must be above 0 and finite");
+            Err(Error::Config { reason })
+        };
+        positive("RMSNorm epsilon", self.rms_eps)?;
+        positive("RoPE base", self.rope_theta)?;
+        match &self.rope_scaling {
+            None => {}
+            Some(RopeScaling::Linear { factor }) => positive("RoPE scaling factor", *factor)?,
+            Some(RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_context,
+            }) => {
+                positive("RoPE scaling factor", *factor)?;
+                positive("RoPE scaling low_freq_factor", *low_freq_factor)?;
+                positive("RoPE scaling high_freq_factor", *high_freq_factor)?;
+                positive("RoPE scaling original context", *original_context as f64)?;
+                if high_freq_factor <= low_freq_factor {
+                    let reason = format!(
+                        "RoPE scaling high_freq_factor is {high_freq_factor}, which must be above \
+                         low_freq_factor, {low_freq_factor}"
+                    );
+                    return Err(Error::Config { reason });
+                }
+            }
+            Some(RopeScaling::Factors(factors)) => {
+                if factors.len() != self.head_dim / 2 {
+                    let (actual, expected) = (factors.len(), self.head_dim / 2);
+                    let reason = format!("{actual} RoPE factors, expected {expected}");
+                    return Err(Error::Config { reason });
+                }
+                for factor in factors {
+                    positive("a RoPE factor", f64::from(*factor))?;
+                }
+            }
         }
-        Ok(self)
+        // A window of 0 is none.
+        let sliding_window = self.sliding_window.filter(|&window| window > 0);
+        Ok(Self { sliding_window, ..self })
     }
 
     /// Reads a `config.json` as Hugging Face models ship it.
@@ -234,7 +272,7 @@ impl ModelConfig {
                 reason: "the plan was made for other prompts or another model".into(),
             });
         }
-        self.check_context(lens.iter().map(|len| len + reserve))?;
+        self.check_context(lens.iter().map(|len| len.saturating_add(reserve)))?;
         Ok(lens)
     }
 
@@ -275,8 +313,12 @@ struct RawConfig {
     attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
     hidden_act: Option<String>,
-    #[serde(default)]
-    tie_word_embeddings: bool,
+    tie_word_embeddings: Option<bool>,
+    partial_rotary_factor: Option<f64>,
+    quantization_config: Option<serde_json::Value>,
+    layer_types: Option<Vec<String>>,
+    #[serde(alias = "num_local_experts")]
+    num_experts: Option<usize>,
 }
 
 impl RawConfig {
@@ -301,7 +343,32 @@ impl RawConfig {
                 supported: "biases on Q, K and V of qwen2 only",
             });
         }
-        let rope = self.rope_parameters.as_ref();
+        if let Some(quantised) = self.quantization_config.filter(|value| !value.is_null()) {
+            let method = quantised.get("quant_method").and_then(serde_json::Value::as_str);
+            return Err(Error::Unsupported {
+                what: "quantisation (quantization_config)",
+                name: method.unwrap_or("unknown").to_owned(),
+                supported: "weights in F32, F16 and BF16; or a GGUF file",
+            });
+        }
+        if let Some(experts) = self.num_experts.filter(|&experts| experts > 0) {
+            return Err(Error::Unsupported {
+                what: "mixture",
+                name: format!("of {experts} experts"),
+                supported: "models with one feed-forward network per block",
+            });
+        }
+        let rope = self.rope_parameters.as_ref().filter(|value| !value.is_null());
+        let partial = self.partial_rotary_factor.or_else(|| {
+            rope.and_then(|r| r.get("partial_rotary_factor")).and_then(serde_json::Value::as_f64)
+        });
+        if let Some(factor) = partial.filter(|&factor| factor != 1.0) {
+            return Err(Error::Unsupported {
+                what: "partial_rotary_factor",
+                name: factor.to_string(),
+                supported: "1: rotation of whole heads",
+            });
+        }
         let rope_theta = self
             .rope_theta
             .or_else(|| rope.and_then(|r| r.get("rope_theta")).and_then(serde_json::Value::as_f64))
@@ -312,10 +379,13 @@ impl RawConfig {
         let (sliding_window, sliding_from) = match family {
             Family::Mistral => (self.sliding_window, 0),
             Family::Qwen2 | Family::Qwen3 if self.use_sliding_window == Some(true) => {
-                (self.sliding_window, self.max_window_layers.unwrap_or(0))
+                (self.sliding_window, self.max_window_layers.unwrap_or(QWEN_WINDOW_FROM))
             }
             _ => (None, 0),
         };
+        if let Some(types) = &self.layer_types {
+            check_layer_types(types, self.num_hidden_layers, sliding_window, sliding_from)?;
+        }
         if self.num_attention_heads == 0 {
             return Err(Error::Config { reason: "num_attention_heads is 0".into() });
         }
@@ -336,9 +406,38 @@ impl RawConfig {
             sliding_from,
             attention_bias: family == Family::Qwen2,
             qk_norm: family == Family::Qwen3,
-            tied: self.tie_word_embeddings,
+            tied: self.tie_word_embeddings.unwrap_or(false),
         })
     }
+}
+
+/// The first block with a sliding window where a Qwen model's configuration does not say
+/// (`max_window_layers` of transformers' Qwen2Config and Qwen3Config).
+const QWEN_WINDOW_FROM: usize = 28;
+
+/// Checks that what a configuration says of each layer's attention is what the other keys give.
+fn check_layer_types(
+    types: &[String],
+    layers: usize,
+    window: Option<usize>,
+    from: usize,
+) -> Result<()> {
+    if types.len() != layers {
+        let reason = format!("layer_types names {} layers of {layers}", types.len());
+        return Err(Error::Config { reason });
+    }
+    for (layer, name) in types.iter().enumerate() {
+        let windowed = window.is_some() && layer >= from;
+        let expected = if windowed { "sliding_attention" } else { "full_attention" };
+        if name != expected {
+            return Err(Error::Unsupported {
+                what: "layer type",
+                name: format!("{name} at layer {layer}"),
+                supported: "full_attention, and sliding_attention from max_window_layers on",
+            });
+        }
+    }
+    Ok(())
 }
 
 fn rope_scaling(value: &serde_json::Value) -> Result<Option<RopeScaling>> {

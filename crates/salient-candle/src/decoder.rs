@@ -108,6 +108,8 @@ impl Model {
             }
         }
         cache.make_room(steps)?;
+        let longest = cache.next_positions().iter().copied().max().unwrap_or(0);
+        self.rope().reach(longest + steps)?;
         let mut state = State {
             tokens: Tensor::new(tokens, self.device())?,
             positions: self.numbers(cache.next_positions())?,

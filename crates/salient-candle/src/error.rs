@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, DeviceLocation};
 
+use crate::config::Family;
 use crate::scorer::Scorer;
 
 /// A specialised `Result`.
@@ -46,6 +47,23 @@ pub enum Error {
     MissingTensor {
         /// Its name.
         name: String,
+    },
+    /// A file has a tensor that the decoder would not use: it is of another kind than the
+    /// configuration says.
+    #[error(
+        "tensor `{name}` has no place in a {family:?} model{}: the file is of another kind, or its \
+         configuration is wrong", match others {
+            0 => String::new(),
+            others => format!(", and {others} others have none"),
+        }
+    )]
+    UnreadTensor {
+        /// Its name in the file.
+        name: String,
+        /// The family that the configuration says.
+        family: Family,
+        /// How many more there are.
+        others: usize,
     },
     /// A tensor has another shape than the configuration says.
     #[error("tensor `{name}` has shape {actual:?}, expected {expected:?}")]
@@ -129,6 +147,9 @@ pub enum Error {
         /// The block on whose entry the stage stands, where that is known.
         layer: Option<usize>,
     },
+    /// The model gives no next token: a logit is NaN, or none is finite.
+    #[error("a logit is NaN, or none is finite: the weights are wrong, or overflow their type")]
+    NanLogits,
     /// Predictors were trained for another model.
     #[error("{} is of the model {actual}; this one is {expected}", path.display())]
     OtherModel {

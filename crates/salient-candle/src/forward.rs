@@ -234,6 +234,7 @@ impl Model {
     ) -> Result<Tensor> {
         let rows = Ragged::from_lens(lens)?;
         let positions: Vec<u32> = lens.iter().flat_map(|&len| 0..len as u32).collect();
+        self.reach(&positions)?;
         let positions = Tensor::new(positions, self.device())?;
         self.with_verbs(|verbs| {
             let norm = &self.blocks()[layer].attn_norm;
@@ -263,6 +264,7 @@ impl Model {
 
     /// Rows of tokens, of which there is at least one.
     fn rows(&self, tokens: &[u32], positions: Vec<u32>, ragged: Ragged) -> Result<Rows> {
+        self.reach(&positions)?;
         let positions = Tensor::new(positions, self.device())?;
         Ok(Rows { hidden: self.embed(tokens)?, positions, ragged })
     }

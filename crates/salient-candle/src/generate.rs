@@ -115,7 +115,7 @@ pub fn answer(
             if !open[sequence] {
                 continue;
             }
-            let token = sampler.next(logits);
+            let token = sampler.next(logits)?;
             let wanted = !options.stop.contains(&token) && {
                 tokens[sequence].push(token);
                 on_token(sequence, token)

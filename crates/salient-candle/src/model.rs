@@ -275,6 +275,11 @@ impl Model {
         &self.rope
     }
 
+    /// Makes sure that heads can be rotated to these positions.
+    pub(crate) fn reach(&self, positions: &[u32]) -> Result<()> {
+        self.rope.reach(positions.iter().max().map_or(0, |&last| last as usize + 1))
+    }
+
     pub(crate) fn rms_eps(&self) -> f32 {
         self.config.rms_eps as f32
     }

@@ -288,9 +288,11 @@ fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 fn rotate(model: &Model, x: &Tensor, positions: &[i32]) -> Result<Tensor> {
     let half = model.config().head_dim / 2;
     let positions: Vec<u32> = positions.iter().map(|&position| position as u32).collect();
+    model.reach(&positions)?;
     let positions = Tensor::new(positions, x.device())?;
     let rows = |table: &Tensor| in_f32(&table.index_select(&positions, 0)?)?.unsqueeze(1);
-    let (cos, sin) = (rows(model.rope().cos())?, rows(model.rope().sin())?);
+    let [cos, sin] = model.rope().tables();
+    let (cos, sin) = (rows(&cos)?, rows(&sin)?);
     let (low, high) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
     let rotated_low = (low.broadcast_mul(&cos)? - high.broadcast_mul(&sin)?)?;
     let rotated_high = (high.broadcast_mul(&cos)? + low.broadcast_mul(&sin)?)?;

@@ -44,7 +44,17 @@ impl Sampler {
     }
 
     /// The next token, by its place in `logits`. Equal logits: the lower id.
-    pub fn next(&mut self, logits: &[f32]) -> u32 {
+    ///
+    /// # Errors
+    /// [`Error::NanLogits`] if a logit is NaN or none is finite.
+    pub fn next(&mut self, logits: &[f32]) -> Result<u32> {
+        if logits.iter().any(|logit| logit.is_nan()) || !logits.iter().any(|l| l.is_finite()) {
+            return Err(Error::NanLogits);
+        }
+        Ok(self.choose(logits))
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> u32 {
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
         let by_logit =
             |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
@@ -85,7 +95,7 @@ mod tests {
         let mut sampler = Sampler::new(sampling).unwrap();
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..draws {
-            counts[sampler.next(logits) as usize] += 1.0 / draws as f64;
+            counts[sampler.next(logits).unwrap() as usize] += 1.0 / draws as f64;
         }
         counts
     }
@@ -93,7 +103,7 @@ mod tests {
     #[test]
     fn zero_temperature_is_greedy_and_ties_go_low() {
         let mut sampler = Sampler::new(Sampling::default()).unwrap();
-        assert_eq!(sampler.next(&[1.0, 3.0, 3.0, 2.0]), 1);
+        assert_eq!(sampler.next(&[1.0, 3.0, 3.0, 2.0]).unwrap(), 1);
     }
 
     #[test]
@@ -123,10 +133,22 @@ mod tests {
         let draw = |seed| {
             let mut sampler =
                 Sampler::new(Sampling { temperature: 1.5, top_p: None, seed }).unwrap();
-            (0..40).map(|_| sampler.next(&logits)).collect::<Vec<_>>()
+            (0..40).map(|_| sampler.next(&logits).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(draw(3), draw(3));
         assert_ne!(draw(3), draw(4));
+    }
+
+    #[test]
+    fn a_logit_that_is_nan_is_an_error_whatever_the_temperature() {
+        for temperature in [0.0, 1.0] {
+            let sampling = Sampling { temperature, top_p: Some(0.9), seed: 1 };
+            let mut sampler = Sampler::new(sampling).unwrap();
+            for logits in [[1.0, f32::NAN, 2.0], [f32::NEG_INFINITY; 3], [f32::NAN; 3]] {
+                assert!(matches!(sampler.next(&logits), Err(Error::NanLogits)), "{logits:?}");
+            }
+            assert!(sampler.next(&[f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY]).unwrap() == 1);
+        }
     }
 
     #[test]

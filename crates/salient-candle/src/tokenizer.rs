@@ -188,9 +188,14 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         let bytes =
             std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
             Error::Malformed { path, format: "tokenizer.json", reason: error.to_string() }
         })?;
+        // Settings of whoever saved it: a prompt is neither cut nor filled up.
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|error| Error::Tokenizer { reason: error.to_string() })?;
         let json = |name: &str| -> Result<serde_json::Value> {
             let path = folder.join(name);
             match std::fs::read_to_string(&path) {

@@ -45,8 +45,9 @@ impl Verbs for HostBackend {
 
     fn rotate(&mut self, heads: Tensor, positions: &Tensor, rope: &RopeTable) -> Result<Tensor> {
         let positions = signed(positions)?;
-        f32_slice(rope.cos(), |cos| {
-            f32_slice(rope.sin(), |sin| {
+        let [cos, sin] = rope.tables();
+        f32_slice(&cos, |cos| {
+            f32_slice(&sin, |sin| {
                 ops::on_heads("rotate", &heads, |data, layout| {
                     elementwise::rotate(data, layout, &positions, cos, sin)
                 })

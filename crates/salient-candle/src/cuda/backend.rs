@@ -135,8 +135,8 @@ impl Verbs for CudaBackend {
     }
 
     fn rotate(&mut self, heads: Tensor, positions: &Tensor, rope: &RopeTable) -> Result<Tensor> {
-        let (cos, sin) =
-            (rope.cos().index_select(positions, 0)?, rope.sin().index_select(positions, 0)?);
+        let [cos, sin] = rope.tables();
+        let (cos, sin) = (cos.index_select(positions, 0)?, sin.index_select(positions, 0)?);
         let rotated = candle_nn::rotary_emb::rope_thd(&heads.unsqueeze(0)?, &cos, &sin)?;
         Ok(rotated.squeeze(0)?)
     }

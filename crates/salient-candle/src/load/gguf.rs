@@ -13,6 +13,9 @@ use crate::config::{Family, ModelConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::tokenizer::{GgufVocabulary, Tokenizer};
 
+/// The tensor of Llama 3's RoPE scaling.
+const FACTORS: &str = "rope_freqs.weight";
+
 /// Values that are dequantised at a time.
 const CHUNK: usize = 1 << 18;
 
@@ -56,10 +59,16 @@ impl Gguf {
 
     fn integer(&self, key: &str) -> Result<usize> {
         let value = self.value(key)?;
-        let number = value
-            .to_u64()
-            .or_else(|_| value.to_i32().map(|v| v as u64))
-            .map_err(|_| self.malformed(format!("metadata `{key}` is not an integer")))?;
+        let number = match *value {
+            Value::I8(number) => u64::try_from(number).ok(),
+            Value::I16(number) => u64::try_from(number).ok(),
+            Value::I32(number) => u64::try_from(number).ok(),
+            Value::I64(number) => u64::try_from(number).ok(),
+            _ => value.to_u64().ok(),
+        };
+        let number = number.ok_or_else(|| {
+            self.malformed(format!("metadata `{key}` is {value:?}, not an integer of 0 or more"))
+        })?;
         usize::try_from(number)
             .map_err(|_| self.malformed(format!("metadata `{key}` is too large")))
     }
@@ -95,13 +104,41 @@ impl Gguf {
         let kv_key = key("attention.head_count_kv");
         let dim_key = key("attention.key_length");
         let window_key = key("attention.sliding_window");
+        let layers = self.integer(&key("block_count"))?;
+        // Before anything is made for each of them.
+        if layers > self.content.tensor_infos.len() {
+            let tensors = self.content.tensor_infos.len();
+            let reason = format!("block_count is {layers}, but the file has {tensors} tensors");
+            return Err(self.malformed(reason));
+        }
+        let head_dim = self.optional(&dim_key, |g| g.integer(&dim_key))?.unwrap_or(hidden / heads);
+        let rotated_key = key("rope.dimension_count");
+        if let Some(rotated) = self.optional(&rotated_key, |g| g.integer(&rotated_key))?
+            && rotated != head_dim
+        {
+            return Err(Error::Unsupported {
+                what: "rope.dimension_count",
+                name: rotated.to_string(),
+                supported: "that of whole heads",
+            });
+        }
+        let experts_key = key("expert_count");
+        if let Some(experts) = self.optional(&experts_key, |g| g.integer(&experts_key))?
+            && experts > 0
+        {
+            return Err(Error::Unsupported {
+                what: "mixture",
+                name: format!("of {experts} experts"),
+                supported: "models with one feed-forward network per block",
+            });
+        }
         let config = ModelConfig {
             family,
-            layers: self.integer(&key("block_count"))?,
+            layers,
             hidden,
             heads,
             kv_heads: self.optional(&kv_key, |g| g.integer(&kv_key))?.unwrap_or(heads),
-            head_dim: self.optional(&dim_key, |g| g.integer(&dim_key))?.unwrap_or(hidden / heads),
+            head_dim,
             ffn: self.integer(&key("feed_forward_length"))?,
             vocab: self.vocab()?,
             context: self.integer(&key("context_length"))?,
@@ -136,7 +173,6 @@ impl Gguf {
     }
 
     fn rope_scaling(&mut self, architecture: &str) -> Result<Option<RopeScaling>> {
-        const FACTORS: &str = "rope_freqs.weight";
         if let Some(info) = self.content.tensor_infos.get(FACTORS) {
             let info = TensorInfo { shape: info.shape.clone(), ..*info };
             let Some(&count) = info.shape.dims().first() else {
@@ -149,10 +185,15 @@ impl Gguf {
             return Ok(Some(RopeScaling::Factors(factors)));
         }
         let key = format!("{architecture}.rope.scaling.type");
-        let factor = format!("{architecture}.rope.scaling.factor");
+        // Older files have the second.
+        let factors = ["rope.scaling.factor", "rope.scale_linear"];
+        let factors = factors.map(|name| format!("{architecture}.{name}"));
+        let given = factors.iter().find(|key| self.content.metadata.contains_key(*key));
+        let linear = |factor: &str| Ok(Some(RopeScaling::Linear { factor: self.float(factor)? }));
         match self.optional(&key, |g| g.text(&key).map(str::to_owned))?.as_deref() {
-            None | Some("none") => Ok(None),
-            Some("linear") => Ok(Some(RopeScaling::Linear { factor: self.float(&factor)? })),
+            Some("none") => Ok(None),
+            None => given.map_or(Ok(None), |factor| linear(factor)),
+            Some("linear") => linear(given.unwrap_or(&factors[0])),
             Some(other) => Err(Error::Unsupported {
                 what: "RoPE scaling",
                 name: other.to_owned(),
@@ -255,6 +296,16 @@ impl Weights for Gguf {
             }
         }
         Ok(())
+    }
+
+    fn names(&self) -> Vec<String> {
+        // Factors are a part of the configuration.
+        let tensors = self.content.tensor_infos.keys().filter(|name| *name != FACTORS);
+        tensors.cloned().collect()
+    }
+
+    fn name_of(&self, name: &str) -> String {
+        gguf_name(name)
     }
 }
 

@@ -4,6 +4,7 @@
 mod gguf;
 mod safetensors;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -62,6 +63,12 @@ trait Weights {
         shape: &[usize],
         each: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()>;
+
+    /// The file's names of the tensors that it has.
+    fn names(&self) -> Vec<String>;
+
+    /// The file's name of a tensor.
+    fn name_of(&self, name: &str) -> String;
 }
 
 /// Builds a model from `weights`. Each matrix is made in the type that it keeps, from values that
@@ -75,13 +82,19 @@ fn assemble(config: ModelConfig, weights: &mut dyn Weights, place: &Place<'_>) -
             return Err(Error::TooLarge { device: device.location(), needed, available });
         }
     }
-    Model::build(config, |prefix, parts, samples| {
+    let (mut unread, tied) = (BTreeSet::from_iter(weights.names()), config.tied);
+    unread.retain(|name| !is_buffer(name));
+    if tied {
+        unread.remove(&weights.name_of(HEAD));
+    }
+    let model = Model::build(config, |prefix, parts, samples| {
         let rows = parts.iter().map(|(_, shape)| shape[0]).sum();
         let mut shape = parts[0].1.to_vec();
         shape[0] = rows;
         let mut matrix = Values::new(dtype, shape.iter().product());
         for (name, shape) in parts {
             let name = format!("{prefix}{name}");
+            unread.remove(&weights.name_of(&name));
             let mut read = 0;
             weights.read(&name, shape, &mut |values| {
                 if let Some(bad) = values.iter().position(|value| !value.is_finite()) {
@@ -94,7 +107,24 @@ fn assemble(config: ModelConfig, weights: &mut dyn Weights, place: &Place<'_>) -
             })?;
         }
         Ok(matrix.into_tensor(shape)?.to_device(device)?)
-    })
+    })?;
+    match unread.pop_first() {
+        None => Ok(model),
+        Some(name) => {
+            let family = model.config().family;
+            Err(Error::UnreadTensor { name, family, others: unread.len() })
+        }
+    }
+}
+
+/// The output head, which a file may have though it is the embedding.
+const HEAD: &str = "lm_head.weight";
+
+/// What some files have beside weights, and models make themselves.
+fn is_buffer(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq")
+        || name.ends_with("attn.masked_bias")
+        || name.ends_with("attn.bias")
 }
 
 /// A matrix under way, in the type that it keeps.

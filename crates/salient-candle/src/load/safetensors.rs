@@ -1,12 +1,13 @@
 //! Folders of safetensors, single or sharded, as Hugging Face models ship them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::Deserialize;
 
 use super::{Loaded, Place, Weights, assemble, check_shape, read_text};
 use crate::config::ModelConfig;
@@ -40,26 +41,76 @@ struct Shard {
 }
 
 impl Shards {
+    /// The files that an index names; without one `model.safetensors`, else all that there are.
     fn open(folder: &Path) -> Result<Self> {
+        let index = folder.join("model.safetensors.index.json");
+        let single = folder.join("model.safetensors");
+        let mut shards = Self { files: Vec::new(), tensors: HashMap::new() };
+        if index.exists() {
+            let of = Index::read(&index)?;
+            for name in of.weight_map.values().collect::<BTreeSet<_>>() {
+                let path = folder.join(name);
+                if !path.exists() {
+                    let reason = format!("it names {name}, which is not there");
+                    return Err(Error::Malformed { path: index, format: "index", reason });
+                }
+                shards.add(path, |tensor| of.weight_map.get(tensor) == Some(name))?;
+            }
+            return Ok(shards);
+        }
+        if single.exists() {
+            shards.add(single, |_| true)?;
+            return Ok(shards);
+        }
         let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
             .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect())
             .map_err(|source| Error::Read { path: folder.to_owned(), source })?;
         paths.retain(|path| path.extension().is_some_and(|e| e == "safetensors"));
         paths.sort();
         if paths.is_empty() {
-            return Err(Error::Config {
-                reason: format!("{} holds no .safetensors file", folder.display()),
-            });
+            let reason = format!("{} holds no .safetensors file", folder.display());
+            return Err(Error::Config { reason });
         }
-        let mut shards = Self { files: Vec::new(), tensors: HashMap::new() };
         for path in paths {
-            let (shard, metadata) = Shard::open(path)?;
-            for (name, info) in metadata.tensors() {
-                shards.tensors.insert(name, (shards.files.len(), info.clone()));
-            }
-            shards.files.push(shard);
+            shards.add(path, |_| true)?;
         }
         Ok(shards)
+    }
+
+    /// Adds those of a file's tensors that are wanted from it.
+    fn add(&mut self, path: PathBuf, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let (shard, metadata) = Shard::open(path)?;
+        for (name, info) in metadata.tensors() {
+            if !wanted(&name) {
+                continue;
+            }
+            if let Some((other, _)) = self.tensors.get(&name) {
+                let other = self.files[*other].path.display();
+                let reason = format!("tensor `{name}` is in {other} too");
+                let path = shard.path;
+                return Err(Error::Malformed { path, format: "safetensors", reason });
+            }
+            self.tensors.insert(name, (self.files.len(), info.clone()));
+        }
+        self.files.push(shard);
+        Ok(())
+    }
+}
+
+/// `model.safetensors.index.json`.
+#[derive(Deserialize)]
+struct Index {
+    /// The file of every tensor.
+    weight_map: HashMap<String, String>,
+}
+
+impl Index {
+    fn read(path: &Path) -> Result<Self> {
+        serde_json::from_str(&read_text(path)?).map_err(|error| Error::Malformed {
+            path: path.to_owned(),
+            format: "index",
+            reason: error.to_string(),
+        })
     }
 }
 
@@ -124,5 +175,13 @@ impl Weights for Shards {
             each(&values)?;
         }
         Ok(())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn name_of(&self, name: &str) -> String {
+        name.to_owned()
     }
 }
