@@ -45,6 +45,7 @@ pub mod reference;
 mod rope;
 mod sample;
 pub mod scorer;
+mod template;
 mod tokenizer;
 
 pub use cache::{CachedKeys, KvCache, LayerCache};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use minijinja::{Environment, Value, context};
+use minijinja::Value;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -11,6 +11,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use crate::error::{Error, Result};
+use crate::template;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone)]
@@ -27,7 +28,7 @@ impl Message {
         Self { role: "user", content: content.into() }
     }
 
-    fn to_value(&self) -> Value {
+    pub(crate) fn to_value(&self) -> Value {
         Value::from_pairs([("role", self.role), ("content", &self.content)])
     }
 }
@@ -37,6 +38,7 @@ impl Message {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: Option<u32>,
+    eos: Option<u32>,
     add_bos: bool,
     stop: Vec<u32>,
     chat_template: Option<String>,
@@ -103,23 +105,9 @@ impl Tokenizer {
         let template = self.chat_template.as_deref().ok_or_else(|| Error::Tokenizer {
             reason: "the model has no chat template; use plain text".into(),
         })?;
-        let mut environment = Environment::new();
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, _> {
-            Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message))
-        });
         let special =
             |id: Option<u32>| id.and_then(|id| self.inner.id_to_token(id)).unwrap_or_default();
-        let text = environment.render_str(
-            template,
-            context! {
-                messages => messages.iter().map(Message::to_value).collect::<Vec<_>>(),
-                add_generation_prompt => true,
-                bos_token => special(self.bos),
-                eos_token => special(self.stop.first().copied()),
-            },
-        )?;
+        let text = template::render(template, messages, &special(self.bos), &special(self.eos))?;
         self.check_markup(&text)?;
         // A template that writes the BOS itself must not get a second one.
         self.encode_more(&text)
@@ -181,7 +169,9 @@ impl Tokenizer {
         const USER_DEFINED: i32 = 4;
         inner.add_special_tokens(added(CONTROL, true)).map_err(failed)?;
         inner.add_tokens(added(USER_DEFINED, false)).map_err(failed)?;
-        Ok(Self { inner, bos, add_bos, stop, chat_template })
+        // The first that the file names.
+        let eos = stop.first().copied();
+        Ok(Self { inner, bos, eos, add_bos, stop, chat_template })
     }
 
     pub(crate) fn from_folder(folder: &Path) -> Result<Self> {
@@ -216,7 +206,8 @@ impl Tokenizer {
             inner.token_to_id(token.get("content").unwrap_or(token).as_str()?)
         };
         let bos = token_id("bos_token");
-        let mut stop: Vec<u32> = token_id("eos_token").into_iter().collect();
+        let eos = token_id("eos_token");
+        let mut stop: Vec<u32> = eos.into_iter().collect();
         for name in ["generation_config.json", "config.json"] {
             match json(name)?.get("eos_token_id") {
                 Some(serde_json::Value::Array(ids)) => {
@@ -241,7 +232,7 @@ impl Tokenizer {
                 _ => None,
             });
         // A tokenizer.json adds its BOS itself, in its post-processor.
-        Ok(Self { inner, bos, add_bos: false, stop, chat_template })
+        Ok(Self { inner, bos, eos, add_bos: false, stop, chat_template })
     }
 
     /// Every `<|name|>` that a template writes must be one token of the vocabulary.
