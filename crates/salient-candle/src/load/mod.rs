@@ -94,11 +94,13 @@ fn assemble(config: ModelConfig, weights: &mut dyn Weights, place: &Place<'_>) -
         let mut matrix = Values::new(dtype, shape.iter().product());
         for (name, shape) in parts {
             let name = format!("{prefix}{name}");
-            unread.remove(&weights.name_of(&name));
+            let in_file = weights.name_of(&name);
+            unread.remove(&in_file);
             let mut read = 0;
             weights.read(&name, shape, &mut |values| {
                 if let Some(bad) = values.iter().position(|value| !value.is_finite()) {
-                    return Err(Error::NotFinite { name: name.clone(), index: read + bad });
+                    let name = in_file.clone();
+                    return Err(Error::NotFinite { name, index: read + bad });
                 }
                 read += values.len();
                 samples.take_from(values);
