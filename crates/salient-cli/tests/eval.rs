@@ -141,7 +141,8 @@ fn an_evaluation_of_the_real_model_goes_on_where_it_ended() {
 
     // Nothing is left to do, and the results of one scorer are not those of another.
     let (fewer, errors) = with(&["random"]);
-    assert!(errors.is_empty(), "{errors}");
+    let rest: Vec<_> = errors.lines().filter(|line| !line.starts_with("running on ")).collect();
+    assert!(rest.is_empty(), "{errors}");
     assert_eq!(fewer["rows"].as_array().unwrap().len(), 8);
     assert_eq!(fs::read_to_string(&results).unwrap().lines().count(), 12);
 
