@@ -166,8 +166,15 @@ fn weights_come_by_the_index_where_there_is_one() {
     let person = Person::new();
     let (folder, repository) = tiny(2);
     let second = "model-00002-of-00002.safetensors";
-    let index = serde_json::json!({"weight_map": {"a": WEIGHTS, "b": second}});
-    let index = index.to_string().into_bytes();
+    let mut map = serde_json::Map::new();
+    for file in [WEIGHTS, second] {
+        let path = folder.path().join(file);
+        for name in candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap().keys()
+        {
+            map.insert(name.clone(), file.into());
+        }
+    }
+    let index = serde_json::json!({"weight_map": map}).to_string().into_bytes();
     let repository = repository.with("model.safetensors.index.json", &index);
     person.server.put("org/tiny", repository.with("consolidated.safetensors", b"not these"));
     let expected = person.generate(folder.path().to_str().unwrap());
