@@ -5,6 +5,7 @@ use candle_core::{D, DType, Device, Tensor};
 
 use crate::backend::{Backend, HostBackend, unsupported};
 use crate::cache::{CachedKeys, KvCache};
+use crate::config::ModelConfig;
 #[cfg(feature = "cuda")]
 use crate::cuda::StepGraph;
 use crate::error::{Error, Result};
@@ -80,16 +81,16 @@ impl Model {
         config.check_steps(&next, cache.next_positions())?;
         config.check_tokens(tokens)?;
         let on = match self.device() {
-            Device::Cpu => On::Host(HostBackend::default()),
+            Device::Cpu => On::Host(HostBackend),
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => On::Cuda(Box::new(StepGraph::new(device)?)),
             other => return Err(unsupported(other)),
         };
-        let (dtype, sizes) = (self.dtype(), (config.heads, config.kv_heads, config.head_dim));
+        let (dtype, &ModelConfig { heads, kv_heads, head_dim, .. }) = (self.dtype(), config);
         let decodes = match &on {
-            On::Host(backend) => backend.decodes(dtype, sizes.0, sizes.1, sizes.2),
+            On::Host(backend) => backend.decodes(dtype, heads, kv_heads, head_dim),
             #[cfg(feature = "cuda")]
-            On::Cuda(graph) => graph.backend().decodes(dtype, sizes.0, sizes.1, sizes.2),
+            On::Cuda(graph) => graph.backend().decodes(dtype, heads, kv_heads, head_dim),
         };
         let windowed = (0..config.layers).find(|&layer| self.window_at(layer).is_some());
         if !decodes || windowed.is_some() {
@@ -97,7 +98,9 @@ impl Model {
                 what: "attention of a decoder",
                 name: match windowed {
                     Some(layer) => format!("a sliding window at layer {layer}"),
-                    None => format!("{dtype:?} with heads {sizes:?}"),
+                    None => {
+                        format!("{dtype:?}, {heads} heads over {kv_heads} of {head_dim} channels")
+                    }
                 },
                 supported: "full attention, on a CUDA device in f16 or bf16",
             });

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use salient::Ragged;
 use salient::schedule::{KvAtStage, Plan, StagePlan};
 
-use crate::backend::{Backend, HostBackend, Mark, Queries, Reach, Verbs, unsupported};
+use crate::backend::{Backend, HostBackend, Queries, Reach, Timestamp, Verbs, unsupported};
 use crate::cache::KvCache;
 use crate::error::Result;
 use crate::model::{Block, Model, Projection};
@@ -76,27 +76,27 @@ struct Rows {
     ragged: Ragged,
 }
 
-/// A run under way: the rows, the cache, and the marks of its attention.
+/// A run under way: the rows, the cache, and the timestamps of its attention.
 struct Run<'a, B> {
     model: &'a Model,
     backend: &'a mut B,
     cache: &'a mut KvCache,
     rows: Rows,
     /// Before and after each layer's attention; none of steps, which nobody times.
-    attention: Option<Vec<[Mark; 2]>>,
+    attention: Option<Vec<[Timestamp; 2]>>,
 }
 
-/// A stage's report, and the marks that its times are to be read from when the device is done.
+/// A stage's report, and the timestamps that its times are to be read from when the device is done.
 struct Staged {
     report: StageReport,
     /// The share of the norm's and the keys' time that the block would have taken anyway.
     used: f64,
     /// Around the norm, the keys if there were any, score, select and compact.
-    norm: [Mark; 2],
-    keys: Option<[Mark; 2]>,
-    scored: Mark,
-    selected: Mark,
-    compact: [Mark; 2],
+    norm: [Timestamp; 2],
+    keys: Option<[Timestamp; 2]>,
+    scored: Timestamp,
+    selected: Timestamp,
+    compact: [Timestamp; 2],
 }
 
 impl Model {
@@ -116,9 +116,7 @@ impl Model {
         reserve: usize,
     ) -> Result<Prefill> {
         match self.device() {
-            Device::Cpu => {
-                self.prefill_with(&mut HostBackend::default(), prompts, plan, scorer, reserve)
-            }
+            Device::Cpu => self.prefill_with(&mut HostBackend, prompts, plan, scorer, reserve),
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => {
                 let mut backend = crate::cuda::CudaBackend::new(device)?;
@@ -178,7 +176,7 @@ impl Model {
     /// `tokens` has another batch size than the cache.
     pub fn extend(&self, tokens: &[Vec<u32>], cache: &mut KvCache) -> Result<Tensor> {
         match self.device() {
-            Device::Cpu => self.extend_with(&mut HostBackend::default(), tokens, cache),
+            Device::Cpu => self.extend_with(&mut HostBackend, tokens, cache),
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => {
                 self.extend_with(&mut crate::cuda::CudaBackend::new(device)?, tokens, cache)
@@ -255,7 +253,7 @@ impl Model {
     /// Runs `run` with the verbs of the device that the model is on.
     pub(crate) fn with_verbs<R>(&self, run: impl FnOnce(&mut dyn Verbs) -> Result<R>) -> Result<R> {
         match self.device() {
-            Device::Cpu => run(&mut HostBackend::default()),
+            Device::Cpu => run(&mut HostBackend),
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => run(&mut crate::cuda::CudaBackend::new(device)?),
             other => Err(unsupported(other)),
@@ -287,10 +285,10 @@ impl<'a, B: Backend> Run<'a, B> {
         let window = model.window_at(layer);
         let reach = Reach { scale: model.config().attention_scale(), window };
         let queries = Queries { rows: &rows.ragged, positions: &rows.positions, limits };
-        let before = attention.is_some().then(|| backend.mark()).transpose()?;
+        let before = attention.is_some().then(|| backend.timestamp()).transpose()?;
         let attended = backend.attend(q, &queries, &cache.layers()[layer], &reach)?;
-        if let (Some(marks), Some(before)) = (attention, before) {
-            marks.push([before, backend.mark()?]);
+        if let (Some(times), Some(before)) = (attention, before) {
+            times.push([before, backend.timestamp()?]);
         }
         let block = &model.blocks()[layer];
         let hidden = rows.hidden.clone();
@@ -308,9 +306,9 @@ impl<'a, B: Backend> Run<'a, B> {
         let Self { model, backend, rows, cache, .. } = self;
         let (model, layer, kv) = (*model, stage.layer, plan.kv_at_stage());
         let block = &model.blocks()[layer];
-        let start = backend.mark()?;
+        let start = backend.timestamp()?;
         let normed = backend.rms_norm(&rows.hidden, &block.attn_norm, model.rms_eps())?;
-        let norm = [start, backend.mark()?];
+        let norm = [start, backend.timestamp()?];
         let tokens = StageTokens {
             index,
             layer,
@@ -322,12 +320,12 @@ impl<'a, B: Backend> Run<'a, B> {
         };
         let mut input = StageInput::new(model, &mut **backend, tokens);
         let scores = scorer.score(&mut input)?;
-        let (keys, key_marks) = input.into_keys();
-        let scored = backend.mark()?;
+        let (keys, key_times) = input.into_keys();
+        let scored = backend.timestamp()?;
         let kept = backend
             .select(&scores, &rows.ragged, stage)
             .map_err(|error| error.of_scorer(scorer))?;
-        let selected = backend.mark()?;
+        let selected = backend.timestamp()?;
 
         // The block caches all incoming tokens: their keys and values come before the drop.
         if kv == KvAtStage::Incoming {
@@ -339,7 +337,7 @@ impl<'a, B: Backend> Run<'a, B> {
             cache.append(layer, &rows.ragged, &k, &v, &rows.positions)?;
         }
 
-        let before = backend.mark()?;
+        let before = backend.timestamp()?;
         // How many of its sequence's keys each token sees; or keys that there are.
         let fourth = match kv {
             KvAtStage::Incoming => Some(counted(&rows.ragged, model.device())?),
@@ -354,7 +352,7 @@ impl<'a, B: Backend> Run<'a, B> {
             unreachable!("as many tensors come back as went in");
         };
         let fourth = gathered.next();
-        let compact = [before, backend.mark()?];
+        let compact = [before, backend.timestamp()?];
         let survivors = Rows { hidden, positions, ragged: stage.rows.clone() };
         let incoming = std::mem::replace(rows, survivors);
 
@@ -388,7 +386,7 @@ impl<'a, B: Backend> Run<'a, B> {
             select_time: Duration::ZERO,
             compact_time: Duration::ZERO,
         };
-        Ok(Staged { report, used, norm, keys: key_marks, scored, selected, compact })
+        Ok(Staged { report, used, norm, keys: key_times, scored, selected, compact })
     }
 }
 

@@ -243,9 +243,8 @@ mod tests {
     #[test]
     fn json_is_pythons() {
         let template = |options: &str| {
-            format!(
-                "{{{{ {{'z': [1, 2.5, true, none], 'a': '<é \"q\">', 'e': []}} | tojson{options} }}}}"
-            )
+            let value = "{'z': [1, 2.5, true, none], 'a': '<é \"q\">', 'e': []}";
+            format!("{{{{ {value} | tojson{options} }}}}")
         };
         assert_eq!(
             rendered(&template("")),

@@ -91,7 +91,7 @@ fn verbs_refuse_lengths_that_do_not_fit() {
     let schedule = Schedule { stages: Stages::Single { layer: 1, ratio: 0.5 }, ..Schedule::sdtp() };
     let plan = schedule.plan(&[30, 20], 4).unwrap();
     let stage = &plan.stages()[0];
-    let mut backend = HostBackend::default();
+    let mut backend = HostBackend;
     let scores = Tensor::zeros(50, DType::F32, &Device::Cpu).unwrap();
     let kept = backend.select(&scores, &rows, stage).unwrap();
     let few = scores.narrow(0, 0, 49).unwrap();
@@ -132,7 +132,7 @@ fn rows_of_both_types_move_in_one_pass() {
         ..Schedule::sdtp()
     };
     let plan = schedule.plan(&[6, 4], 4).unwrap();
-    let mut backend = HostBackend::default();
+    let mut backend = HostBackend;
     let scores = [0f32, 5., 1., 4., 2., 3., 9., 1., 8., 0.];
     let scores = Tensor::new(&scores, &Device::Cpu).unwrap();
     let kept = backend.select(&scores, &rows, &plan.stages()[0]).unwrap();

@@ -11,7 +11,9 @@ use salient::score::{AttentionScore, Per, Pool};
 use salient::select::Selection;
 use salient::{Ragged, Span, View, ViewMut};
 
-use super::{Backend, Mark, Predictor, Queries, Reach, Verbs, check_rows, check_stage, request};
+use super::{
+    Backend, Predictor, Queries, Reach, Timestamp, Verbs, check_rows, check_stage, request,
+};
 use crate::cache::{CachedKeys, LayerCache};
 use crate::error::{Error, Result};
 use crate::ops::{self, f32_slice, heads_view};
@@ -22,8 +24,8 @@ use crate::rope::RopeTable;
 const FFN_ROWS: usize = 1024;
 
 /// The host backend of salient on tensors in host memory.
-#[derive(Debug, Default)]
-pub struct HostBackend {}
+#[derive(Debug, Clone, Copy)]
+pub struct HostBackend;
 
 impl Verbs for HostBackend {
     fn rms_norm(&mut self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
@@ -103,8 +105,8 @@ impl Verbs for HostBackend {
         packed(out)
     }
 
-    fn mark(&mut self) -> Result<Mark> {
-        Ok(Mark::Host(Instant::now()))
+    fn timestamp(&mut self) -> Result<Timestamp> {
+        Ok(Timestamp::Host(Instant::now()))
     }
 }
 

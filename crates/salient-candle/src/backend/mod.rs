@@ -86,7 +86,7 @@ pub trait Verbs {
     ///
     /// # Errors
     /// Those of the device.
-    fn mark(&mut self) -> Result<Mark>;
+    fn timestamp(&mut self) -> Result<Timestamp>;
 }
 
 /// The rest of a stage and a block: select, compact, attend, and the sums between.
@@ -190,7 +190,7 @@ pub struct Reach {
 /// A point in time, of the host or of a device's stream.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Mark {
+pub enum Timestamp {
     /// Of the host.
     Host(Instant),
     /// Of a CUDA device.
@@ -198,9 +198,9 @@ pub enum Mark {
     Cuda(salient::cuda::cudarc::driver::CudaEvent),
 }
 
-impl Mark {
-    /// Time from this mark to a later one of the same backend, which has finished; none between
-    /// marks of different kinds.
+impl Timestamp {
+    /// Time from this one to a later one of the same backend, which has finished; none between
+    /// those of different kinds.
     ///
     /// # Errors
     /// Those of the device.

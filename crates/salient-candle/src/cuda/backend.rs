@@ -22,7 +22,7 @@ use salient::{Error as SalientError, Fault, Ragged};
 use super::tensor::{TensorView, no_bytes, tensor};
 use crate::backend::masked::{Masked, WEIGHTS, attend};
 use crate::backend::{
-    Backend, Mark, Predictor as AnyPredictor, Queries, Reach, Verbs, check_rows, check_stage,
+    Backend, Predictor as AnyPredictor, Queries, Reach, Timestamp, Verbs, check_rows, check_stage,
     request,
 };
 use crate::cache::{CachedKeys, LayerCache};
@@ -125,9 +125,7 @@ impl CudaBackend {
 
 impl Verbs for CudaBackend {
     fn rms_norm(&mut self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-        // A stage of a model in half precision may be given states in f32.
-        let weight = weight.to_dtype(x.dtype())?;
-        Ok(candle_nn::ops::rms_norm(x, &weight, eps)?)
+        Ok(candle_nn::ops::rms_norm(x, weight, eps)?)
     }
 
     fn rms_norm_heads(&mut self, heads: Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
@@ -203,10 +201,10 @@ impl Verbs for CudaBackend {
         tensor(ranks.into_slice(), rows.total(), &self.device)
     }
 
-    fn mark(&mut self) -> Result<Mark> {
+    fn timestamp(&mut self) -> Result<Timestamp> {
         let flags = Some(EventFlags::CU_EVENT_DEFAULT);
         let event = self.session.stream().record_event(flags).map_err(SalientError::from)?;
-        Ok(Mark::Cuda(event))
+        Ok(Timestamp::Cuda(event))
     }
 }
 

@@ -83,7 +83,7 @@ fn assemble(config: ModelConfig, weights: &mut dyn Weights, place: &Place<'_>) -
         }
     }
     let (mut unread, tied) = (BTreeSet::from_iter(weights.names()), config.tied);
-    unread.retain(|name| !is_buffer(name));
+    unread.retain(|name| !name.ends_with(BUFFER));
     if tied {
         unread.remove(&weights.name_of(HEAD));
     }
@@ -123,11 +123,7 @@ fn assemble(config: ModelConfig, weights: &mut dyn Weights, place: &Place<'_>) -
 const HEAD: &str = "lm_head.weight";
 
 /// What some files have beside weights, and models make themselves.
-fn is_buffer(name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
-        || name.ends_with("attn.masked_bias")
-        || name.ends_with("attn.bias")
-}
+const BUFFER: &str = "rotary_emb.inv_freq";
 
 /// A matrix under way, in the type that it keeps.
 enum Values {

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use salient::Ragged;
 use salient::schedule::Plan;
 
-use crate::backend::{Mark, Verbs};
+use crate::backend::{Timestamp, Verbs};
 use crate::error::Result;
 use crate::forward::StageTokens;
 use crate::model::{Model, Projection};
@@ -48,7 +48,7 @@ pub struct StageInput<'a> {
     verbs: &'a mut dyn Verbs,
     tokens: StageTokens<'a>,
     /// The block's keys, and the time that it took to compute them.
-    keys: Option<(Tensor, [Mark; 2])>,
+    keys: Option<(Tensor, [Timestamp; 2])>,
 }
 
 impl<'a> StageInput<'a> {
@@ -107,9 +107,9 @@ impl<'a> StageInput<'a> {
         }
         let block = &self.model.blocks()[self.layer()];
         let StageTokens { normed, positions, .. } = self.tokens;
-        let start = self.verbs.mark()?;
+        let start = self.verbs.timestamp()?;
         let keys = self.model.project(self.verbs, block, Projection::Key, normed, positions)?;
-        self.keys = Some((keys.clone(), [start, self.verbs.mark()?]));
+        self.keys = Some((keys.clone(), [start, self.verbs.timestamp()?]));
         Ok(keys)
     }
 
@@ -164,7 +164,7 @@ impl<'a> StageInput<'a> {
         Ok(Tensor::new(all, device)?.index_select(&places, 0)?)
     }
 
-    pub(crate) fn into_keys(self) -> (Option<Tensor>, Option<[Mark; 2]>) {
+    pub(crate) fn into_keys(self) -> (Option<Tensor>, Option<[Timestamp; 2]>) {
         self.keys.unzip()
     }
 }

@@ -28,9 +28,9 @@ pub fn config() -> ModelConfig {
 }
 
 /// A chat template.
-pub const TEMPLATE: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + \
-    message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}\
-    {{ '<|im_start|>assistant\n' }}{% endif %}";
+pub const TEMPLATE: &str = "{% for message in messages %}\
+    {{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}\
+    {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /// The model as a GGUF file, its metadata and tensors changed by `edit`.
 pub fn gguf(
@@ -148,13 +148,15 @@ pub fn folder(model: &Model, path: &Path, dtype: DType, shards: usize) {
         })
         .collect();
     let vocab: HashMap<&String, usize> = tokens.iter().enumerate().map(|(i, t)| (t, i)).collect();
+    let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false,
+        "trim_offsets": true, "use_regex": true});
     let tokenizer = serde_json::json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": null, "post_processor": null,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
             {"type": "Digits", "individual_digits": true},
-            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            byte_level]},
+        "decoder": byte_level,
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "vocab": vocab,
             "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
             "merges": [["h", "e"]]},

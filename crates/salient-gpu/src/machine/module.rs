@@ -262,7 +262,7 @@ impl Kernel {
     }
 }
 
-/// The most registers a thread may have for a block of this many threads, and this many such blocks, to
+/// The most registers a thread may have for a block of this many threads, and that many blocks, to
 /// fit on a multiprocessor of 65,536: in steps of 8, at most 255. The warps of a block take turns
 /// on the four partitions of a multiprocessor, which have a quarter each.
 fn bounded_registers(threads: u32, blocks: u32, asked: Option<u32>) -> u32 {
